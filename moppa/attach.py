@@ -1,0 +1,64 @@
+"""The only two ways in which a method touches a backbone, and what undoes or collects them.
+
+`reweight` where a weight changes (a torch parametrization: the pretrained tensor stays, `merge` folds it in);
+`hold` where activations change (a module that wraps the one it stands for). No hooks, no patched `forward`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from moppa.errors import UserError
+
+
+def reweight(layer: nn.Module, delta: nn.Module, *, tensor: str = "weight") -> None:
+    """From now on `layer.weight` is `delta(pretrained weight)`; the pretrained tensor is kept and stays frozen."""
+    parametrize.register_parametrization(layer, tensor, delta, unsafe=True)  # unsafe: no trial run, also on meta
+
+
+def hold(owner: nn.Module, name: str, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    """From now on `owner.name` is `wrap(owner.name)`."""
+    setattr(owner, name, wrap(getattr(owner, name)))
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> nn.Module:
+    """Folds every `reweight` into its weight, in place; the model is then a stock one where no module is held."""
+    for layer in list(model.modules()):
+        if parametrize.is_parametrized(layer):
+            for tensor in list(layer.parametrizations):
+                parametrize.remove_parametrizations(layer, tensor, leave_parametrized=True)
+    return model
+
+
+@runtime_checkable
+class Penalised(Protocol):
+    """A module with an auxiliary loss."""
+
+    def penalty(self, progress: float) -> Tensor:
+        """The loss of the last forward, which is then forgotten."""
+        ...
+
+
+def penalty(model: nn.Module, progress: float) -> Tensor | float:
+    """The sum of what the modules leave to be added to the loss; `progress` runs from 0 to 1 over the training."""
+    return sum((module.penalty(progress) for module in model.modules() if isinstance(module, Penalised)), start=0.0)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of the method and of the head, by name: all that a checkpoint must hold."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def blocks_of(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Every transformer block as (the module that owns it, its name there)."""
+    blocks = getattr(model, "blocks", None)
+    if not isinstance(blocks, nn.Sequential) or not len(blocks):
+        raise UserError(
+            f"{type(model).__name__} has no transformer blocks in `blocks` to attach to; "
+            f"choose a vision transformer of timm as the backbone"
+        )
+    yield from ((blocks, name) for name, _ in blocks.named_children())

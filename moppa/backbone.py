@@ -1,0 +1,248 @@
+"""timm name + weights -> a frozen vision transformer with a fresh head, and what its checkpoint expects of an image."""
+
+import hashlib
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+from timm.data.config import resolve_model_data_config
+from torch import Tensor, nn
+
+from moppa import check
+from moppa.errors import UserError
+from moppa.files import sha256_of
+from moppa.seeds import seeded, stream
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """What the checkpoint was trained to see: square images of `size` pixels, (x / 255 - mean) / std per channel.
+
+    `pool` is how the model turns its tokens into the one vector that the head reads.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    pool: str
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 (B, S, S, 3) -> a new float32 (B, 3, S, S) on the same device; the input is left as it was."""
+        mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
+        return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A pretrained timm model; every field comes from `configs/backbone/NAME.yaml`.
+
+    `weights` is None (the hub's), a file (safetensors, npz, pth) or "random" (seeded, for tests and benchmarks).
+    `pool` is None for the checkpoint's own way of pooling, else "token" or "avg".
+    `untrained` names modules that the checkpoint has no weights for and that keep their initial ones (a LayerNorm
+    that starts as the identity); `unused` names modules of the checkpoint that this model does not have.
+    """
+
+    name: str
+    timm: str
+    image_size: int
+    pool: str | None
+    weights: str | None
+    untrained: Sequence[str]
+    unused: Sequence[str]
+
+    def __post_init__(self) -> None:
+        check.whole("backbone.image_size", self.image_size, least=1)
+        if self.timm not in timm.list_models(pretrained=True) + timm.list_models():
+            raise UserError(
+                f"backbone.timm={self.timm!r} is not a model of timm {timm.__version__}; see timm.list_models()"
+            )
+
+    def weights_file(self) -> Path | None:
+        """The checkpoint on this machine, fetched from the hub where no file is named; None for random weights."""
+        if self.weights == RANDOM:
+            return None
+        if self.weights is None:
+            return self._fetched()
+        file = Path(self.weights).expanduser()
+        if not file.is_file():
+            raise UserError(f"backbone.weights={self.weights}: there is no such file (looked in {Path.cwd()})")
+        return file
+
+    def _fetched(self) -> Path:
+        from huggingface_hub import hf_hub_download  # late: only where the hub is asked
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        repository = timm.get_pretrained_cfg_value(self.timm, "hf_hub_id")
+        if repository is None:
+            raise UserError(f"backbone.timm={self.timm} has no weights on the hub; give a file: backbone.weights=FILE")
+        try:
+            return Path(hf_hub_download(repository, "model.safetensors"))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise UserError(
+                f"backbone.weights: cannot fetch {repository} ({type(error).__name__}: {str(error).splitlines()[0]}); "
+                f"connect once, or give a file: backbone.weights=FILE"
+            ) from error
+
+    def build(self, *, num_classes: int, drop_path: float, generator: torch.Generator | None) -> nn.Module:
+        """The frozen pretrained model with a trainable head of `num_classes`, drawn from `generator`.
+
+        Raises:
+            UserError: for an image size that the patch does not divide, a pooling that the model lacks, or weights
+                that do not fit, naming the first keys missing, unexpected or of another shape.
+        """
+        model = self.bare(drop_path=drop_path)
+        if file := self.weights_file():
+            load_weights(model, file, untrained=self.untrained, unused=self.unused)
+        model.requires_grad_(False)
+        with seeded(0):  # the draws that follow replace these
+            model.reset_classifier(num_classes)
+        head = model.get_classifier()
+        # std 0.02 and zero bias, as timm starts a vision transformer's head
+        nn.init.trunc_normal_(head.weight, std=0.02, generator=generator)
+        nn.init.zeros_(head.bias)
+        return model
+
+    def bare(self, *, drop_path: float) -> nn.Module:
+        """The model without a head, with the same seeded random weights each time."""
+        pooling = {} if self.pool is None else {"global_pool": self.pool}
+        with seeded(stream(0, "backbone")):
+            try:
+                model = timm.create_model(
+                    self.timm,
+                    pretrained=False,
+                    num_classes=0,
+                    drop_path_rate=drop_path,
+                    img_size=self.image_size,
+                    **pooling,
+                )
+            except AssertionError as error:
+                raise UserError(
+                    f"backbone.pool={self.pool!r} does not go with {self.timm}: choose token or avg"
+                ) from error
+        check_divides(self.image_size, model)
+        return model
+
+    def preprocess(self, model: nn.Module) -> Preprocess:
+        """Normalisation and interpolation from the checkpoint's own timm config, at this backbone's image size."""
+        facts = resolve_model_data_config(model)
+        return Preprocess(
+            size=self.image_size,
+            mean=tuple(facts["mean"]),
+            std=tuple(facts["std"]),
+            interpolation=facts["interpolation"],
+            pool=model.global_pool,
+        )
+
+
+def check_divides(image_size: int, model: nn.Module) -> None:
+    """timm would silently leave out the pixels beyond the last whole patch."""
+    side = model.patch_embed.patch_size[0]
+    if image_size % side:
+        low = image_size // side * side
+        near = " and ".join(str(size) for size in (low, low + side) if size)
+        raise UserError(
+            f"backbone.image_size={image_size} is not a multiple of the {side} px patch; the nearest that fit: {near}"
+        )
+
+
+def weights_digest(backbone: Backbone) -> str:
+    """The sha256 of the weights file, or of the generated tensors where they are random."""
+    if file := backbone.weights_file():
+        return sha256_of(file)
+    total = hashlib.sha256()
+    for name, tensor in sorted(backbone.bare(drop_path=0.0).state_dict().items()):
+        total.update(name.encode() + tensor.numpy().tobytes())
+    return total.hexdigest()
+
+
+def load_weights(model: nn.Module, file: Path, *, untrained: Sequence[str], unused: Sequence[str]) -> None:
+    """Copies a checkpoint into `model`, through timm's own filter (names of other releases, position embeddings)."""
+    if file.suffix == ".npz":
+        load_npz(model, file)
+        return
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", lambda state, _: state)
+    try:
+        state = convert(read_tensors(file), model)
+    except (KeyError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(f"backbone.weights={file}: not a checkpoint of {type(model).__name__} ({error})") from error
+    head = str(getattr(model, "pretrained_cfg", {}).get("classifier", "head"))
+    dropped = (head, *unused)
+    state = {name: tensor for name, tensor in state.items() if not belongs(name, dropped)}
+    check_fit(model, state, file, untrained=untrained)
+    model.load_state_dict(state, strict=False)
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], file: Path, *, untrained: Sequence[str]) -> None:
+    """Every tensor of the model must come from the file and every tensor of the file go into the model."""
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    missing = [name for name in wanted if name not in state and not belongs(name, untrained)]
+    unexpected = [name for name in state if name not in wanted]
+    reshaped = [
+        f"{name} {tuple(state[name].shape)} for {tuple(shape)}"
+        for name, shape in wanted.items()
+        if name in state and state[name].shape != shape
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    if said := "; ".join(f"{what}: {first(names)}" for what, names in faults.items() if names):
+        raise UserError(
+            f"backbone.weights={file} does not fit {model.pretrained_cfg.get('architecture')}: {said}; "
+            f"choose the backbone that these weights belong to"
+        )
+
+
+def first(names: Sequence[str], count: int = 3) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def belongs(name: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor's name lies in one of the named modules."""
+    return any(name.startswith(f"{module}.") for module in modules)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors or pth file; pickled code is never run."""
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        if file.suffix in {".pth", ".pt", ".bin"}:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"backbone.weights={file} cannot be read as tensors ({reason}); it is truncated, or holds more than tensors"
+        ) from error
+    raise UserError(f"backbone.weights={file}: the suffix must be .safetensors, .npz, .pth, .pt or .bin")
+
+
+def load_npz(model: nn.Module, file: Path) -> None:
+    """A checkpoint of the original JAX release (`ViT-B_16.npz`), by timm's own converter."""
+    if not hasattr(model, "load_pretrained"):
+        raise UserError(f"backbone.weights={file}: timm reads no npz for {type(model).__name__}")
+    try:
+        model.load_pretrained(str(file))
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile, RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"backbone.weights={file} does not fit {model.pretrained_cfg.get('architecture')}: missing or of another "
+            f"shape: {error}"
+        ) from error
+
+
+def num_parameters(model: nn.Module) -> dict[str, int]:
+    """How many parameters are trained: those of the method, and those of the head, which some papers leave out."""
+    head = {id(parameter) for parameter in model.get_classifier().parameters()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return {
+        "trainable_params": sum(p.numel() for p in trained if id(p) not in head),
+        "head_params": sum(p.numel() for p in trained if id(p) in head),
+    }

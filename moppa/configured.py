@@ -1,0 +1,42 @@
+"""From a composed config to the objects it names, with errors of one line."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from moppa.errors import UserError
+from moppa.stop import Stopped
+
+
+def make(config: DictConfig, path: str, **settings: Any) -> Any:
+    """What the config's node at the dotted `path` describes with its `_target_`; lists and dicts arrive as Python's."""
+    try:
+        return instantiate(OmegaConf.select(config, path), _convert_="all", **settings)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from error
+        raise UserError(f"{path}: {' '.join(str(cause or error).split())}") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Errors that are the user's to mend end the program with one line; all others keep their traceback."""
+    try:
+        yield
+    except UserError as error:
+        raise CompactHydraException(f"error: {error}") from error  # Hydra prints it without a traceback
+    except Stopped as stopped:
+        print(stopped.message, file=sys.stderr)
+        raise
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,98 @@
+"""A task: what its YAML says of it, and the proof that the images at hand are its official splits."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from moppa import check
+from moppa.errors import UserError
+
+PARTS = {"train800": ("train800",), "val200": ("val200",), "train800val200": ("train800", "val200"), "test": ("test",)}
+GROUPS = ("natural", "specialized", "structured")
+
+Verdict = Literal["official", "differs", "no names"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One classification task of a suite; every field comes from `configs/task/NAME.yaml`.
+
+    `splits` holds a source's name for each of train800, val200 and test; `label` makes the class of one example;
+    `name_key` is where the source keeps an image's name; `fingerprint` holds the sha256 of the official names.
+    """
+
+    name: str
+    version: int
+    suite: str
+    group: str
+    column: int
+    title: str
+    builder: str
+    splits: Mapping[str, str]
+    num_test: int
+    num_classes: int
+    pixel_scale: int
+    label: Callable[[Mapping[str, Any]], int]
+    name_key: str | None
+    fingerprint: Mapping[str, str] | None
+
+    def __post_init__(self) -> None:
+        check.one_of("task.group", self.group, GROUPS)
+        check.whole("task.num_classes", self.num_classes, least=2)
+        check.whole("task.num_test", self.num_test, least=1)
+        check.whole("task.pixel_scale", self.pixel_scale, least=1)
+        if missing := {"train800", "val200", "test"} - set(self.splits):
+            raise UserError(f"task.splits of {self.name} lacks {', '.join(sorted(missing))}")
+
+    def size_of(self, part: str) -> int:
+        """How many images train800, val200 or test holds."""
+        return {"train800": 800, "val200": 200, "test": self.num_test}[part]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What is trained on and what is read afterwards, once: the honest pairs, and no others."""
+
+    name: str
+    train: str
+    evaluate: str
+
+    def __post_init__(self) -> None:
+        honest = {"final": ("train800val200", "test"), "tune": ("train800", "val200")}
+        check.one_of("protocol.name", self.name, honest)
+        if (self.train, self.evaluate) != honest[self.name]:
+            train, evaluate = honest[self.name]
+            raise UserError(
+                f"protocol={self.name} with train={self.train} and evaluate={self.evaluate}: "
+                f"{self.name} means train={train} and evaluate={evaluate}; choose protocol=final or protocol=tune"
+            )
+
+
+def digest_of_names(names: Sequence[str]) -> str:
+    """The sha256 of names, one a line: the form in which the official fingerprints are given."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def fingerprint_of(train800: Sequence[str], val200: Sequence[str]) -> dict[str, str]:
+    """The three digests of a split: the order of val200 counts, for it is cut from a longer list."""
+    return {
+        "train800_sorted": digest_of_names(sorted(train800)),
+        "val200_in_order": digest_of_names(val200),
+        "val200_sorted": digest_of_names(sorted(val200)),
+    }
+
+
+def prove(task: Task, train800: Sequence[str] | None, val200: Sequence[str] | None) -> Verdict:
+    """Whether the training images are the official ones, by their names. A proven difference is an error."""
+    if task.fingerprint is None or train800 is None or val200 is None:
+        return "no names"
+    found = fingerprint_of(train800, val200)
+    wrong = [part for part, digest in task.fingerprint.items() if found[part] != digest]
+    if wrong:
+        raise UserError(
+            f"task {task.name}: the images are not the official split ({', '.join(wrong)} differ from the task's "
+            f"fingerprint; {task.builder}, {task.splits}); get the official data set, or say that this is a split of "
+            f"your own with task.fingerprint=null"
+        )
+    return "official"

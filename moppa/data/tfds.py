@@ -1,0 +1,81 @@
+"""Images as TensorFlow Datasets prepared them (array_record), read without TensorFlow."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moppa.data.task import Task
+from moppa.errors import UserError
+
+
+class Example(NamedTuple):
+    """One image as its source holds it: encoded bytes or a uint8 array (H, W, channels); its class; its name."""
+
+    image: bytes | np.ndarray
+    label: int
+    name: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TfdsSource:
+    """The lossless lineage. `dir` is the TFDS data folder; `store` is where the resized arrays go."""
+
+    lineage: str
+    dir: str
+    store: str
+
+    def examples(self, task: Task, part: str) -> Iterator[Example]:
+        """Yields train800, val200 or test in the data set's own order.
+
+        Raises:
+            UserError: where the data set is absent, in another file format, or damaged.
+        """
+        records = self._open(task, task.splits[part])
+        try:
+            for index in range(len(records)):
+                yield self._example(task, records[index])
+        except (IndexError, RuntimeError, ValueError, OSError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise self._damaged(task, error) from error
+
+    def _open(self, task: Task, split: str) -> Any:
+        import tensorflow_datasets as tfds  # late: it costs a second that a cached split does not need
+
+        folder = Path(self.dir).expanduser()
+        get = (
+            f"get it with: pip install -c constraints.txt -e '.[prepare]' && "
+            f"tfds build {task.builder.partition(':')[0]} --data_dir={self.dir} --file_format=array_record"
+        )
+        try:
+            builder = tfds.builder(task.builder, data_dir=folder)
+        except (AssertionError, tfds.core.registered.DatasetNotFoundError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"task {task.name}: TFDS cannot build task.builder={task.builder}: {reason}") from error
+        if not builder.is_prepared():
+            raise UserError(
+                f"task {task.name}: no prepared {task.builder} in {builder.data_path} (data.dir={self.dir}); {get}"
+            )
+        try:
+            return builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        except NotImplementedError as error:
+            raise UserError(
+                f"task {task.name}: {builder.data_path} is not stored as array_record, which is read without "
+                f"TensorFlow; {get}"
+            ) from error
+        except (RuntimeError, ValueError, OSError) as error:
+            raise self._damaged(task, error) from error
+
+    def _example(self, task: Task, record: dict) -> Example:
+        name = None if task.name_key is None else record[task.name_key]
+        return Example(record["image"], task.label(record), name.decode() if isinstance(name, bytes) else name)
+
+    def _damaged(self, task: Task, error: Exception) -> UserError:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return UserError(
+            f"task {task.name}: {task.builder} in {self.dir} cannot be read ({reason}); a file there is missing, empty "
+            f"or truncated: delete that version's folder and prepare it again"
+        )

@@ -1,0 +1,28 @@
+"""The images of a split are shown to the model once; their predictions are kept."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from moppa import check
+from moppa.backbone import Preprocess
+from moppa.machine import arithmetic
+from moppa.progress import progress_bar
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: np.ndarray, *, preprocess: Preprocess, batch_size: int) -> np.ndarray:
+    """The predicted class (N,) int16 of images (N, S, S, 3) uint8, which may be mapped from disk."""
+    check.whole("run.eval_batch", batch_size, least=1)
+    device = model.get_classifier().weight.device
+    predicted = np.empty(len(images), dtype=np.int16)
+    model.eval()
+    with progress_bar() as bar:
+        line = bar.add_task("test", total=len(images), note="")
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
+            with arithmetic(device):
+                logits = model(preprocess.normalise(batch))
+            predicted[start : start + len(batch)] = logits.argmax(dim=1).cpu().numpy()
+            bar.update(line, completed=start + len(batch))
+    return predicted

@@ -1,0 +1,62 @@
+"""The machine that a cell runs on: its device, its arithmetic, its clock and its memory."""
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from moppa import check
+from moppa.errors import UserError
+
+
+def device_named(name: str) -> torch.device:
+    """The device for `run.device`: auto takes a GPU where there is one. Its peak memory counts from here."""
+    check.one_of("run.device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("run.device='cuda': torch sees no GPU here; use run.device=cpu or run.device=auto")
+    if name != "cpu" and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def arithmetic(device: torch.device) -> torch.autocast:
+    """bfloat16 autocast on a GPU, plain float32 elsewhere."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def facts_of(device: torch.device) -> dict[str, Any]:
+    """What a record says of the device; on a CPU the number of threads decides the order of sums."""
+    if device.type == "cuda":
+        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "threads": torch.get_num_threads()}
+    return {"type": "cpu", "name": platform.machine(), "threads": torch.get_num_threads()}
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """The most that was held: on a GPU by torch's allocator, else by the process; None where the system cannot say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if os.name != "posix":
+        return None
+    import resource  # exists on POSIX systems only
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes
+
+
+class Clock:
+    """Seconds by phase of the work."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Times one phase; a phase in two pieces is summed."""
+        began = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began

@@ -1,0 +1,233 @@
+"""A cell's record: what was run, on what, and how many answers were right. A cell is done when its record exists."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from moppa import check
+from moppa.backbone import Preprocess
+from moppa.errors import UserError
+from moppa.files import whole_file
+from moppa.machine import facts_of, peak_memory_bytes
+from moppa.train import Training
+
+# What stands in the resolved config and cannot change the outcome: names for people, paths, the machine.
+NEUTRAL = (
+    "seed",  # it names the file in the key's folder
+    "run",
+    "logger",
+    "data.dir",
+    "data.store",
+    "task.title",
+    "task.column",
+    "backbone.weights",  # a path: the sha256 of what lies there counts instead
+)
+# What differs between two runs of one cell, and nothing else does.
+MEASURED = ("seconds", "peak_memory_bytes")
+PACKAGES = ("moppa", "torch", "timm", "numpy", "pillow", "tensorflow-datasets")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One resolved config and one seed: its key, and where its record, predictions and checkpoint lie."""
+
+    config: dict[str, Any]
+    weights_sha256: str
+    key: str
+    record: Path
+    checkpoint: Path
+
+    @property
+    def predictions(self) -> Path:
+        """The per-example predictions, beside the record."""
+        return self.record.with_suffix(".npz")
+
+    @property
+    def name(self) -> str:
+        """The cell in words."""
+        config = self.config
+        return f"{config['backbone']['name']} {config['method']['name']} {config['task']['name']} seed {config['seed']}"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the record stands, whole."""
+        return self.record.exists() and bool(read(self.record))
+
+    @property
+    def weights_name(self) -> str:
+        """The weights as a reader would name them: the file, `random`, or the model on the hub."""
+        weights = self.config["backbone"]["weights"]
+        return self.config["backbone"]["timm"] if weights is None else Path(weights).name
+
+    def check_writable(self) -> None:
+        """Fails before the training, not after it, where the results folder cannot be written."""
+        probe = self.record.with_name(f".{self.record.name}.probe")
+        with whole_file(probe) as temporary:
+            temporary.write_bytes(bytes(1 << 16))
+        probe.unlink()
+
+
+def cell_of(config: DictConfig, *, weights_sha256: str) -> Cell:
+    """The cell that a composed config means. Fails where a value is missing (???) or cannot be resolved."""
+    try:
+        resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    seed = check.whole("seed", resolved["seed"], least=0)
+    key = key_of(resolved, weights_sha256)
+    place = Path(
+        resolved["task"]["suite"],
+        resolved["backbone"]["name"],
+        resolved["task"]["name"],
+        resolved["method"]["name"],
+        key,
+    )
+    results = Path(resolved["run"]["results"]).expanduser()
+    return Cell(
+        config=resolved,
+        weights_sha256=weights_sha256,
+        key=key,
+        record=results / "records" / place / f"seed{seed}.json",
+        checkpoint=results / "checkpoints" / place / f"seed{seed}.pt",
+    )
+
+
+def key_of(config: Mapping[str, Any], weights_sha256: str) -> str:
+    """Twelve hex digits over all of a resolved config that can change the outcome, and the weights themselves."""
+    counted = {"config": without(config, NEUTRAL), "weights": weights_sha256}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def without(config: Mapping[str, Any], dotted: tuple[str, ...]) -> dict[str, Any]:
+    """A config less the entries named by dotted paths."""
+    kept: dict[str, Any] = {}
+    for name, value in config.items():
+        inner = tuple(path.removeprefix(f"{name}.") for path in dotted if path.startswith(f"{name}."))
+        if name not in dotted:
+            kept[name] = without(value, inner) if inner else value
+    return kept
+
+
+def write(
+    cell: Cell,
+    *,
+    predicted: np.ndarray,
+    labels: np.ndarray,
+    split: Mapping[str, Any],
+    preprocess: Preprocess,
+    model: nn.Module,
+    training: Training,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """Writes predictions, then the record: once the record stands, the cell is done."""
+    config = cell.config
+    device = model.get_classifier().weight.device
+    record = {
+        "suite": config["task"]["suite"],
+        "backbone": config["backbone"]["name"],
+        "method": config["method"]["name"],
+        "task": config["task"]["name"],
+        "task_version": config["task"]["version"],
+        "key": cell.key,
+        "seed": config["seed"],
+        "protocol": config["protocol"]["name"],
+        "correct": int((predicted == labels).sum()),
+        "total": len(labels),
+        "config": config,
+        "split": dict(split),
+        "weights": {"name": cell.weights_name, "sha256": cell.weights_sha256},
+        "preprocess": asdict(preprocess),
+        "dtype": "bfloat16" if device.type == "cuda" else "float32",
+        "device": facts_of(device),
+        **code_state(),
+        **training.counts,
+        "seconds": {**seconds, "train": training.seconds},
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "curve": training.curve,
+    }
+    with whole_file(cell.predictions) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, predicted=predicted, label=labels.astype(np.int16))
+    with whole_file(cell.record) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+    return record
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record, or an error that names the file."""
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a record: it is not JSON ({error}); delete it and run its cell again"
+        ) from error
+    if missing := [name for name in REQUIRED if name not in record] if isinstance(record, dict) else list(REQUIRED):
+        raise UserError(f"{path} is not a record: it lacks {', '.join(missing[:3])}; delete it and run its cell again")
+    return record
+
+
+REQUIRED = (
+    "suite",
+    "backbone",
+    "method",
+    "task",
+    "task_version",
+    "key",
+    "seed",
+    "protocol",
+    "correct",
+    "total",
+    "config",
+    "split",
+    "weights",
+    "preprocess",
+    "dtype",
+    "device",
+    "versions",
+    "git",
+    "trainable_params",
+    "head_params",
+    "seconds",
+    "peak_memory_bytes",
+    "curve",
+)
+
+
+def code_state() -> dict[str, Any]:
+    """The commit and versions that a result rests on."""
+    return {"git": git_state(), "versions": versions()}
+
+
+@lru_cache
+def git_state() -> dict[str, Any]:
+    """The commit of this checkout and whether tracked files differ from it; nulls outside a checkout."""
+    root = Path(__file__).parent.parent
+    commit = git(root, "rev-parse", "HEAD")
+    dirty = git(root, "status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.yaml", "*.toml", "*.txt")
+    return {"commit": commit or None, "dirty": None if not commit else bool(dirty)}
+
+
+def git(root: Path, *words: str) -> str:
+    """What git says, or nothing where there is no git or no checkout."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+@lru_cache
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that can move a result."""
+    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}

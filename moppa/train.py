@@ -1,0 +1,239 @@
+"""The loop: an optimiser over what is trainable, a schedule per step, checkpoints that resume to the same bytes."""
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moppa import check
+from moppa.attach import penalty, trainable
+from moppa.backbone import Preprocess, num_parameters
+from moppa.data.store import Split
+from moppa.errors import UserError
+from moppa.files import whole_file
+from moppa.log import Logger
+from moppa.machine import arithmetic
+from moppa.progress import progress_bar
+from moppa.seeds import generator_for, seeded, stream
+from moppa.stop import Stopped, StopRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train; every field comes from `configs/train/NAME.yaml`. Rates are absolute.
+
+    The rate rises linearly from `warmup_lr` to `lr` over the first `warmup` share of the epochs, then falls as a
+    cosine to `final_lr`. `weight_decay` acts on everything that is trained; adamw decouples it from the gradient.
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    warmup: float
+    warmup_lr: float
+    final_lr: float
+    drop_path: float
+
+    def __post_init__(self) -> None:
+        check.whole("train.epochs", self.epochs, least=1)
+        check.whole("train.batch_size", self.batch_size, least=1)
+        check.one_of("train.optimizer", self.optimizer, ("adamw", "sgd"))
+        check.number("train.lr", self.lr, low=0, above=True)
+        check.number("train.weight_decay", self.weight_decay, low=0)
+        check.number("train.warmup", self.warmup, low=0, high=1)
+        check.number("train.warmup_lr", self.warmup_lr, low=0)
+        check.number("train.final_lr", self.final_lr, low=0)
+        check.number("train.drop_path", self.drop_path, low=0, high=0.99)
+
+    def optimizer_of(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """AdamW, or SGD with momentum 0.9."""
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(parameters, lr=self.lr, weight_decay=self.weight_decay, momentum=0.9)
+
+    def rate(self, step: int, num_steps: int) -> float:
+        """The learning rate of step 0, 1, ... num_steps - 1."""
+        num_warmup = round(self.warmup * num_steps)
+        if step < num_warmup:
+            return self.warmup_lr + (self.lr - self.warmup_lr) * step / num_warmup
+        share = (step - num_warmup) / max(1, num_steps - num_warmup)
+        return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * share)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Where a cell's training can be resumed from, every `epochs` epochs, by the same `code` alone."""
+
+    path: Path
+    epochs: int
+    code: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        check.whole("run.checkpoint_epochs", self.epochs, least=1)
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Replaces the checkpoint, whole or not at all."""
+        with whole_file(self.path) as temporary:
+            torch.save({"code": dict(self.code), **state}, temporary)
+
+    def read(self) -> dict[str, Any] | None:
+        """The state to go on from; None where there is none, or where it is damaged or of other code (said aloud)."""
+        if not self.path.exists():
+            return None
+        try:
+            state = torch.load(self.path, weights_only=True)
+        except Exception as error:  # any damage means the same: begin again
+            print(f"the checkpoint {self.path} cannot be read ({type(error).__name__}): training begins anew")
+            return None
+        if state["code"] != dict(self.code):
+            print(f"the checkpoint {self.path} was written by other code or versions: training begins anew")
+            return None
+        print(f"resuming at step {state['step']} from {self.path}")
+        return state
+
+    def remove(self) -> None:
+        """Forgets the checkpoint, once the record stands."""
+        self.path.unlink(missing_ok=True)
+
+
+@dataclass(kw_only=True)
+class Training:
+    """What is left of a training besides the weights: mean loss and last rate by epoch, sizes and seconds."""
+
+    curve: list[dict[str, float]]
+    counts: dict[str, int]
+    seconds: float
+
+
+def train(
+    model: nn.Module,
+    learned: Split,
+    *,
+    recipe: Recipe,
+    preprocess: Preprocess,
+    seed: int,
+    checkpoint: Checkpoint,
+    logger: Logger,
+) -> Training:
+    """Trains what requires a gradient on the images of a split, which are moved to the model's device once.
+
+    Raises:
+        UserError: where the loss is not finite, naming the step.
+        Stopped: after Ctrl-C or SIGTERM, with the state saved; the same call resumes to the same bytes.
+    """
+    parameters = trainable(model)
+    device = next(iter(parameters.values())).device
+    images = torch.from_numpy(np.array(learned.images)).to(device)
+    labels = torch.from_numpy(np.array(learned.labels)).to(device)
+    optimizer = recipe.optimizer_of(parameters.values())
+    per_epoch = math.ceil(len(images) / recipe.batch_size)
+    num_steps = recipe.epochs * per_epoch
+    losses = torch.zeros(num_steps, device=device)
+    start, spent, began = 0, 0.0, time.perf_counter()
+
+    def save(step: int) -> None:
+        checkpoint.write(
+            {
+                "step": step,
+                "trainable": {name: parameter.detach() for name, parameter in parameters.items()},
+                "optimizer": optimizer.state_dict(),
+                "generators": generator_states(device),
+                "losses": losses[:step].clone(),
+                "seconds": spent + time.perf_counter() - began,
+            }
+        )
+
+    with seeded(stream(seed, "noise")), StopRequest() as stop, progress_bar() as bar:
+        if state := checkpoint.read():
+            start, spent = state["step"], state["seconds"]
+            restore(state, parameters, optimizer, losses)
+        line = bar.add_task("train", total=num_steps, completed=start, note="")
+        model.train()
+        for step, batch in batches(len(images), recipe, seed=seed, start=start):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(step, num_steps)
+            losses[step] = update(
+                model, optimizer, preprocess.normalise(images[batch]), labels[batch], step / num_steps
+            )
+            bar.update(line, completed=step + 1)
+            if (step + 1) % per_epoch == 0:
+                epoch = end_of_epoch(losses[step + 1 - per_epoch : step + 1], recipe, step, num_steps)
+                bar.update(line, note=f"loss {epoch['loss']:.4f}  rate {epoch['rate']:.2e}")
+                logger.log(epoch, step=step + 1)
+                if (step + 1) // per_epoch % checkpoint.epochs == 0 or step + 1 == num_steps:
+                    save(step + 1)
+            if stop.is_requested:
+                save(step + 1)
+                raise Stopped(f"stopped after step {step + 1} of {num_steps}; the same command goes on from there")
+
+    ends = range(per_epoch, num_steps + 1, per_epoch)
+    return Training(
+        curve=[end_of_epoch(losses[end - per_epoch : end], recipe, end - 1, num_steps) for end in ends],
+        counts=num_parameters(model),
+        seconds=spent + time.perf_counter() - began,
+    )
+
+
+def batches(count: int, recipe: Recipe, *, seed: int, start: int) -> Iterator[tuple[int, Tensor]]:
+    """Yields (step, indices) from `start` on: every epoch all images once, in an order that seed and epoch decide."""
+    per_epoch = math.ceil(count / recipe.batch_size)
+    for epoch in range(start // per_epoch, recipe.epochs):
+        order = torch.randperm(count, generator=generator_for(seed, "order", epoch))
+        for index, batch in enumerate(order.split(recipe.batch_size)):
+            step = epoch * per_epoch + index
+            if step >= start:
+                yield step, batch
+
+
+def update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, progress: float
+) -> Tensor:
+    """One step of the optimiser; gives the loss, penalties included, still on the device."""
+    with arithmetic(images.device):
+        loss = F.cross_entropy(model(images), labels) + penalty(model, progress)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def end_of_epoch(losses: Tensor, recipe: Recipe, step: int, num_steps: int) -> dict[str, float]:
+    """The epoch's mean loss and last rate; a loss that is not finite ends the cell with the step where it began."""
+    if not losses.isfinite().all():
+        bad = step + 1 - len(losses) + int(losses.isfinite().logical_not().nonzero()[0])
+        raise UserError(
+            f"the loss is not finite at step {bad} of {num_steps} (rate {recipe.rate(bad, num_steps):.2e}): "
+            f"lower train.lr={recipe.lr} or lengthen train.warmup={recipe.warmup}"
+        )
+    return {"loss": float(losses.double().mean()), "rate": recipe.rate(step, num_steps)}
+
+
+def restore(
+    state: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, losses: Tensor
+) -> None:
+    """Puts a checkpoint's state back: weights, moments, losses so far and torch's generators."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state["trainable"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    losses[: state["step"]] = state["losses"].to(losses.device)
+    torch.set_rng_state(state["generators"]["cpu"])
+    if losses.device.type == "cuda":
+        torch.cuda.set_rng_state(state["generators"]["cuda"], losses.device)
+
+
+def generator_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's generators, from which dropout and drop path draw."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
