@@ -1,8 +1,10 @@
 """From a composed config to the objects it names, with errors of one line."""
 
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from hydra.errors import CompactHydraException, InstantiationException
@@ -17,12 +19,19 @@ from moppa.stop import Stopped
 def make(config: DictConfig, path: str, **settings: Any) -> Any:
     """What the config's node at the dotted `path` describes with its `_target_`; lists and dicts arrive as Python's."""
     try:
-        return instantiate(OmegaConf.select(config, path), _convert_="all", **settings)
+        made = instantiate(OmegaConf.select(config, path), _convert_="all", **settings)
+        if isinstance(made, partial):
+            inspect.signature(made.func).bind_partial(
+                **made.keywords
+            )  # a setting it lacks is told now, not when called
+        return made
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from error
         raise UserError(f"{path}: {' '.join(str(cause or error).split())}") from error
+    except TypeError as error:
+        raise UserError(f"{path}: {error}; choose from the settings in its YAML") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
 

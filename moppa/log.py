@@ -1,9 +1,10 @@
 """Loggers: where the curve goes while a cell trains. The record keeps it in any case; a logger may fail, a cell not."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Logger(Protocol):
     """What the trainer asks of a logger."""
 

@@ -4,6 +4,7 @@ Source: Wang et al., "Mixture of Physical Priors Adapter for Parameter-Efficient
 paper has no public code; docs/moppa.md says which parts are the paper's and which are our reading.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -50,8 +51,8 @@ class Unit(nn.Module):
         self.source = nn.Parameter(torch.ones(grid))
         self.route_bias = nn.Parameter(torch.zeros(3))  # zero: the three priors start with a third each
         self.route = nn.Parameter(torch.zeros(3, rank)) if router == "dynamic" else None
-        for name, constant in physics.basis(*grid, dtype=torch.float32, device=torch.device("cpu"))._asdict().items():
-            self.register_buffer(f"basis_{name}", constant.to(self.down.device), persistent=False)
+        for name, constant in physics.basis(*grid, dtype=self.down.dtype, device=self.down.device)._asdict().items():
+            self.register_buffer(f"basis_{name}", constant, persistent=False)
         self.weights: Tensor | None = None
 
     @property
@@ -138,7 +139,7 @@ def attach(
     check.number("method.attach.route_weight", route_weight, low=0)
     check.whole("method.attach.rank", rank, least=1)
     blocks = list(blocks_of(model))
-    width: int = model.embed_dim
+    width: int = model.embed_dim  # type: ignore[assignment]  # nn.Module types its attributes too widely
     if rank > width:
         raise UserError(f"method.attach.rank={rank} is above the backbone's width {width}")
     for owner, name in blocks:
@@ -160,4 +161,4 @@ def attach(
 
 def inverse_softplus(value: float) -> float:
     """The number whose softplus is `value`."""
-    return float(torch.tensor(value, dtype=torch.float64).expm1().log())
+    return math.log(math.expm1(value))

@@ -18,7 +18,7 @@ Gain = Float[Tensor, "height width channels"]
 
 
 class Basis(NamedTuple):
-    """What depends on the grid alone: the DCT along each side, the eigenvalues L of -Laplace, and 1 / L (0 at L = 0)."""
+    """What depends on the grid alone: the DCT along each side, the eigenvalues L of -Laplace, and 1 / L or 0."""
 
     rows: Float[Tensor, "height height"]
     columns: Float[Tensor, "width width"]
@@ -29,7 +29,7 @@ class Basis(NamedTuple):
 def basis(height: int, width: int, *, dtype: torch.dtype, device: torch.device) -> Basis:
     """The constants of a grid, computed in float64 and then rounded to `dtype`."""
     rows, columns = dct_matrix(height), dct_matrix(width)
-    p, q = (math.pi * torch.arange(n, dtype=torch.float64) / n for n in (height, width))
+    p, q = (math.pi * torch.arange(n, dtype=torch.float64, device="cpu") / n for n in (height, width))
     laplace = p[:, None] ** 2 + q[None, :] ** 2
     inverse = torch.where(laplace > 0, 1 / laplace.clamp(min=1e-300), 0.0)
     return Basis(*(tensor.to(device=device, dtype=dtype) for tensor in (rows, columns, laplace, inverse)))
@@ -37,8 +37,8 @@ def basis(height: int, width: int, *, dtype: torch.dtype, device: torch.device) 
 
 def dct_matrix(n: int) -> Float[Tensor, "n n"]:
     """D[p, x] = s_p cos(pi p (x + 1/2) / n), s_0 = sqrt(1 / n), s_p = sqrt(2 / n): orthonormal, in float64."""
-    p = torch.arange(n, dtype=torch.float64)[:, None]
-    x = torch.arange(n, dtype=torch.float64)[None, :]
+    p = torch.arange(n, dtype=torch.float64, device="cpu")[:, None]
+    x = torch.arange(n, dtype=torch.float64, device="cpu")[None, :]
     matrix = torch.cos(math.pi * p * (x + 0.5) / n) * math.sqrt(2 / n)
     matrix[0] = math.sqrt(1 / n)
     return matrix

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -30,6 +30,7 @@ FORMAT = 1
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where images come from: `moppa/data/tfds.py` is one."""
 
@@ -155,15 +156,17 @@ def prepare(task: Task, part: str, source: Source, *, size: int, interpolation: 
 def write_part(folder: Path, task: Task, part: str, source: Source, *, size: int, interpolation: str) -> None:
     """Fills `folder` with images, labels, names and, last of all, the manifest."""
     count = task.size_of(part)
-    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
     labels = np.zeros(count, dtype=np.int64)
     names: list[str | None] = [None] * count
-    done = 0
+    done, pixels_digest = 0, hashlib.sha256()
 
     def resized(example: Example) -> np.ndarray:
         return resize(example.image, size=size, interpolation=interpolation, pixel_scale=task.pixel_scale)
 
-    with progress_bar() as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+    # written piece by piece, not through a map: a full disk is then an error that can be told, not a dead process
+    with progress_bar() as bar, ThreadPoolExecutor(os.cpu_count()) as pool, (folder / "images.npy").open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
         line = bar.add_task(f"{task.name} {part} at {size} px", total=count, note="")
         examples = source.examples(task, part)
         while batch := list(islice(examples, 256)):
@@ -171,13 +174,14 @@ def write_part(folder: Path, task: Task, part: str, source: Source, *, size: int
                 raise wrong_count(task, part, count, f"more than {count}")
             for example, pixels in zip(batch, pool.map(resized, batch), strict=True):
                 check_label(task, example)
-                images[done], labels[done], names[done] = pixels, example.label, example.name
+                file.write(pixels.tobytes())
+                pixels_digest.update(pixels.tobytes())
+                labels[done], names[done] = example.label, example.name
                 done += 1
             bar.update(line, completed=done)
     if done != count:
         raise wrong_count(task, part, count, str(done))
 
-    images.flush()
     np.save(folder / "labels.npy", labels)
     known = [name for name in names if name is not None]
     (folder / "names.json").write_text(json.dumps(known if len(known) == count else None))
@@ -189,7 +193,7 @@ def write_part(folder: Path, task: Task, part: str, source: Source, *, size: int
         "interpolation": interpolation,
         "lineage": source.lineage,
         "names_sha256": digest_of_names(known) if len(known) == count else None,
-        "images_sha256": digest(images),
+        "images_sha256": pixels_digest.hexdigest(),
         "labels_sha256": digest(labels),
         "versions": {"pillow": Image.__version__, "numpy": np.__version__},
     }

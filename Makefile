@@ -1,0 +1,31 @@
+# Every target makes what it needs, .venv included, and may be run again at any time.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install test slow check table
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(STAMP) ## the environment in .venv, with the exact versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+test: $(STAMP) ## the tests that take minutes at most
+	$(BIN)/python -m pytest
+
+slow: $(STAMP) ## the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP) ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+table: $(STAMP) ## results/tables/ from results/records/
+	$(BIN)/python scripts/tables.py

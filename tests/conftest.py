@@ -1,0 +1,43 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+torch.set_num_threads(1)  # the models of the tests are too small to share
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+TOY = [
+    "task=eurosat",
+    "task.fingerprint=null",
+    "task.num_test=120",
+    "data._target_=tests.toy.ToySource",
+    "data.lineage=toy",
+    "backbone=test_vit",
+    "train.epochs=2",
+]
+
+
+def config_of(*overrides: str) -> DictConfig:
+    """The composed config of `python run.py OVERRIDES`."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        return compose("cell", overrides=list(overrides))
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """Overrides of a cell of seconds on drawn images, with its results and store in the test's own folder."""
+    return [*TOY, f"run.results={tmp_path / 'results'}", f"data.store={tmp_path / 'store'}"]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real images and weights that stands beside the project here and in CI."""
+    folder = Path(os.environ.get("MOPPA_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the real images and weights of {folder}, which users do not have")
+    return folder

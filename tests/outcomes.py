@@ -1,0 +1,30 @@
+"""Runs cells given as JSON on standard input, without the tests' type checks, and says how each ended."""
+
+import contextlib
+import io
+import json
+import sys
+
+from hydra.errors import CompactHydraException, MissingConfigException
+
+from moppa.configured import one_line_errors
+from run import run_cell
+from tests.conftest import config_of
+
+
+def outcome(overrides):
+    """The class of error as a user meets it (one line, or a traceback) and its text."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            config = config_of(*overrides)
+            with one_line_errors():
+                run_cell(config)
+        except (CompactHydraException, MissingConfigException) as error:  # Hydra prints these without a traceback
+            return "said", f"{error}\n{error.__cause__ or ''}"
+        except Exception as error:
+            return "traceback", f"{type(error).__name__}: {error}"
+    return "no error", ""
+
+
+if __name__ == "__main__":
+    print(json.dumps([outcome(overrides) for overrides in json.load(sys.stdin)]))

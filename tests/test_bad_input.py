@@ -1,0 +1,256 @@
+"""Bad input ends with one clear line that names the thing, the value and the way out, and leaves nothing behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from moppa import record
+from moppa.errors import UserError
+from moppa.files import whole_file
+from tests.conftest import ROOT, TOY, config_of
+
+# name, overrides, the words that the message must hold; FILES and PLACE stand for folders made below.
+CASES = {
+    "unknown task": (["task=cifar11"], ["task/cifar11", "cifar100", "eurosat", "smallnorb_ele"]),
+    "unknown method": (["method=lorra"], ["method/lorra", "linear", "lora", "moppa"]),
+    "unknown backbone": (["backbone=vit_b"], ["backbone/vit_b", "vit_b16_mae", "dinov2_vits14"]),
+    "unknown protocol": (["protocol=paper"], ["protocol/paper", "final", "tune"]),
+    "unknown data": (["data=cloud"], ["data/cloud", "tfds"]),
+    "unknown logger": (["logger=comet"], ["logger/comet", "none", "wandb"]),
+    "unknown recipe": (["train=long"], ["train/long", "common"]),
+    "misspelt group": (["metod=lora"], ["metod"]),
+    "misspelt setting": (["train.epoch=3"], ["train.epoch", "not in struct"]),
+    "misspelt hyper-parameter": (["method=lora", "method.attach.rnk=4"], ["rnk", "not in struct"]),
+    "hyper-parameter that is none": (["method=lora", "+method.attach.rnk=4"], ["method.attach", "rnk"]),
+    "hyper-parameter of another method": (["method=linear", "+method.attach.rank=4"], ["method.attach", "rank"]),
+    "value that does not parse": (["train.lr=[1"], ["no viable alternative", "[1"]),
+    "epochs 0": (["train.epochs=0"], ["train.epochs=0", "whole number of at least 1"]),
+    "epochs a fraction": (["train.epochs=1.5"], ["train.epochs=1.5", "whole number"]),
+    "epochs a word": (["train.epochs=many"], ["train.epochs='many'", "whole number"]),
+    "epochs missing": (["train.epochs=???"], ["Missing mandatory value: train.epochs"]),
+    "batch 0": (["train.batch_size=0"], ["train.batch_size=0", "at least 1"]),
+    "rate 0": (["train.lr=0"], ["train.lr=0", "above 0"]),
+    "rate negative": (["train.lr=-1e-3"], ["train.lr=-0.001", "above 0"]),
+    "rate nan": (["train.lr=nan"], ["train.lr=nan", "number"]),
+    "rate a word": (["train.lr=fast"], ["train.lr='fast'", "number"]),
+    "weight decay negative": (["train.weight_decay=-1"], ["train.weight_decay=-1", "at least 0"]),
+    "warm-up longer than training": (["train.warmup=2"], ["train.warmup=2", "at most 1"]),
+    "drop path 1": (["train.drop_path=1"], ["train.drop_path=1", "at most 0.99"]),
+    "unknown optimiser": (["train.optimizer=adam"], ["train.optimizer='adam'", "adamw, sgd"]),
+    "rate that diverges": (["train.lr=1e30", "train.warmup=0"], ["not finite at step", "lower train.lr"]),
+    "seed negative": (["seed=-1"], ["seed=-1", "at least 0"]),
+    "seed a word": (["seed=lucky"], ["seed='lucky'", "whole number"]),
+    "unknown device": (["run.device=tpu"], ["run.device='tpu'", "auto, cpu, cuda"]),
+    "evaluation batch 0": (["run.eval_batch=0"], ["run.eval_batch=0", "at least 1"]),
+    "checkpoint never": (["run.checkpoint_epochs=0"], ["run.checkpoint_epochs=0", "at least 1"]),
+    "image size between patches": (["backbone.image_size=40"], ["backbone.image_size=40", "16 px patch", "32 and 48"]),
+    "image size 0": (["backbone.image_size=0"], ["backbone.image_size=0", "at least 1"]),
+    "pooling that the model lacks": (["backbone.pool=best"], ["backbone.pool='best'", "token or avg"]),
+    "model that timm lacks": (["backbone.timm=vit_huge_9"], ["backbone.timm='vit_huge_9'", "timm.list_models()"]),
+    "weights absent": (["backbone.weights=FILES/none.pth"], ["none.pth", "no such file"]),
+    "weights of another suffix": (["backbone.weights=FILES/weights.txt"], ["weights.txt", ".safetensors, .npz, .pth"]),
+    "weights truncated": (
+        ["backbone.weights=FILES/truncated.safetensors"],
+        ["truncated.safetensors", "cannot be read"],
+    ),
+    "weights empty": (["backbone.weights=FILES/empty.pth"], ["empty.pth", "cannot be read"]),
+    "weights with code": (["backbone.weights=FILES/code.pth"], ["code.pth", "cannot be read", "more than tensors"]),
+    "weights npz of something else": (["backbone.weights=FILES/other.npz"], ["other.npz", "does not fit"]),
+    "weights lacking a tensor": (["backbone.weights=FILES/missing.pth"], ["missing: blocks.2.mlp.fc1.weight"]),
+    "weights with a tensor more": (["backbone.weights=FILES/surplus.pth"], ["unexpected: extra.weight"]),
+    "weights of another width": (
+        ["backbone.weights=FILES/wide.pth"],
+        ["of another shape: norm.weight (65,) for (64,)", "choose the backbone"],
+    ),
+    "hub out of reach": (["backbone.weights=null"], ["timm/test_vit.r160_in1k", "backbone.weights=FILE"]),
+    "data absent": (
+        ["data._target_=moppa.data.tfds.TfdsSource", "data.lineage=tfds", "data.dir=FILES"],
+        ["no prepared eurosat/rgb", "data.dir=", "FILES", "tfds build eurosat/rgb"],
+    ),
+    "data set that TFDS lacks": (
+        ["data._target_=moppa.data.tfds.TfdsSource", "task.builder=eurosaat"],
+        ["task.builder=eurosaat", "not found"],
+    ),
+    "data set of no such version": (
+        ["data._target_=moppa.data.tfds.TfdsSource", "task.builder=eurosat/rgb:1.*.*"],
+        ["eurosat/rgb:1.*.*", "2.0.0"],
+    ),
+    "source of no such class": (["data._target_=moppa.data.tfds.Tfds"], ["moppa.data.tfds.Tfds"]),
+    "another split": (["task.fingerprint={train800_sorted: abc}"], ["not the official split", "task.fingerprint=null"]),
+    "labels beyond the classes": (["+data.label_shift=1", "task.version=2"], ["has label 10", "task.num_classes=10"]),
+    "too many images": (["+data.surplus=1", "task.version=2"], ["more than 800", "800"]),
+    "one class": (["task.num_classes=1"], ["task.num_classes=1", "at least 2"]),
+    "group of no such name": (["task.group=other"], ["task.group='other'", "natural, specialized, structured"]),
+    "tuning on the test set": (["protocol=tune", "protocol.evaluate=test"], ["protocol=tune", "evaluate=val200"]),
+    "final on the training set": (["protocol.evaluate=val200"], ["protocol=final", "evaluate=test"]),
+    "rank 0": (["method=lora", "method.attach.rank=0"], ["method.attach.rank=0", "at least 1"]),
+    "rank above the width": (["method=lora", "method.attach.rank=65"], ["method.attach.rank=65", "64"]),
+    "no target": (["method=lora", "method.attach.targets=[]"], ["method.attach.targets=[]", "q, k, v, proj, fc1, fc2"]),
+    "unknown target": (["method=lora", "method.attach.targets=[q,w]"], ["'w'", "q, k, v, proj, fc1, fc2"]),
+    "scale 0": (["method=lora", "method.attach.alpha=0"], ["method.attach.alpha=0", "above 0"]),
+    "moppa rank above the width": (["method.attach.rank=65"], ["method.attach.rank=65", "width 64"]),
+    "moppa rank 0": (["method.attach.rank=0"], ["method.attach.rank=0", "at least 1"]),
+    "moppa position": (["method.attach.position=after"], ["'after'", "residual, attn_input"]),
+    "moppa router": (["method.attach.router=learned"], ["'learned'", "dynamic, static"]),
+    "moppa time 0": (["method.attach.time=0"], ["method.attach.time=0", "above 0"]),
+    "results under a file": (["run.results=FILES/weights.txt"], ["cannot write", "a file stands where a folder"]),
+    "results read-only": (["run.results=PLACE/read_only"], ["cannot write", "read-only", "choose another folder"]),
+    "results full": (["run.results=PLACE/full"], ["cannot write", "No space left", "make room"]),
+    "store under a file": (["data.store=FILES/weights.txt"], ["cannot write", "a file stands where a folder"]),
+    "store full": (["data.store=PLACE/full"], ["cannot write", "No space left", "make room"]),
+}
+NEEDS_MOUNT = {name for name, (overrides, _) in CASES.items() if any("PLACE" in one for one in overrides)}
+
+
+class Code:
+    """What a pickle could run."""
+
+    def __reduce__(self):
+        return (print, ("pickled code ran",))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Weights with every kind of fault."""
+    folder = tmp_path_factory.mktemp("files")
+    state = timm.create_model("test_vit.r160_in1k", num_classes=7).state_dict()
+    torch.save(
+        {name: tensor for name, tensor in state.items() if name != "blocks.2.mlp.fc1.weight"}, folder / "missing.pth"
+    )
+    torch.save({**state, "extra.weight": torch.zeros(1)}, folder / "surplus.pth")
+    torch.save({**state, "norm.weight": torch.zeros(65)}, folder / "wide.pth")
+    torch.save({"model": Code()}, folder / "code.pth")
+    (folder / "weights.txt").write_text("weights")
+    (folder / "empty.pth").touch()
+    (folder / "other.npz").write_bytes(b"not a zip")
+    (folder / "truncated.safetensors").write_bytes(b"\x40\0\0\0\0\0\0\0{")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A full and a read-only file system, where the machine lets us mount them."""
+    folder = tmp_path_factory.mktemp("place")
+    mounted = []
+    for name, options in {"full": "size=16k", "read_only": "ro"}.items():
+        (folder / name).mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder / name)]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False)
+        except OSError:
+            continue
+        if done.returncode == 0:
+            mounted.append(folder / name)
+    yield folder if len(mounted) == 2 else None
+    for path in mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return tmp_path_factory.mktemp("bad")
+
+
+@pytest.fixture(scope="module")
+def outcomes(files, place, results):
+    """All cases in one fresh process, as a user would meet them: without the type checks of the tests."""
+    standard = [*TOY, "method=moppa", f"run.results={results / 'results'}", f"data.store={results / 'store'}"]
+
+    def filled(override):
+        return override.replace("FILES", str(files)).replace("PLACE", str(place))
+
+    asked = [[*standard, *map(filled, overrides)] for overrides, _ in CASES.values()]
+    # a group chosen twice is an error of its own: the case's choice replaces the standard one
+    for one, (overrides, _) in zip(asked, CASES.values(), strict=True):
+        for override in overrides:
+            axis = override.partition("=")[0]
+            for other in [other for other in one if other.partition("=")[0] == axis and other != filled(override)]:
+                one.remove(other)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.outcomes"],
+        cwd=ROOT,
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        env={**__import__("os").environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(results / "hub")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pickled code ran" not in done.stdout
+    return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_bad_input_is_named_with_the_way_out(name, outcomes, files, place):
+    if name in NEEDS_MOUNT and place is None:
+        pytest.skip("this machine lets us mount no small file system")
+    kind, text = outcomes[name]
+    assert kind == "said", text
+    for word in CASES[name][1]:
+        assert word.replace("FILES", str(files)) in text
+    if text.startswith("error: "):
+        assert "\n" not in text.partition("\nUserError")[0].partition(f"\n{text[7:20]}")[0]
+
+
+def test_no_bad_input_leaves_anything_half_written(outcomes, results):
+    left = [
+        path for path in results.rglob("*") if path.suffix in {".json", ".tmp", ".npz"} and "store" not in path.parts
+    ]
+    assert left == []
+    assert not list(results.rglob("*.tmp*"))
+
+
+def test_there_are_at_least_forty():
+    assert len(CASES) >= 40
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["method=lora"], ["task"]),
+        (["method=lorra", "task=eurosat"], ["lorra", "moppa"]),
+        ([*TOY, "train.epochs=0"], ["error: train.epochs=0"]),
+    ],
+)
+def test_the_command_line_says_it_without_a_traceback_and_fails(overrides, words, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "run.py", *overrides, f"run.results={tmp_path}", f"data.store={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_that_is_not_json_stops_its_cell_and_is_not_overwritten(tmp_path):
+    config = config_of("task=eurosat", "method=lora", f"run.results={tmp_path}")
+    cell = record.cell_of(config, weights_sha256="w")
+    cell.record.parent.mkdir(parents=True)
+    cell.record.write_text("{")
+    with pytest.raises(UserError, match=r"seed0\.json is not a record.*delete it and run its cell again"):
+        _ = cell.is_done
+    assert cell.record.read_text() == "{"
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "file"
+    with whole_file(target) as temporary:
+        temporary.write_text("old")
+
+    def fail():
+        with whole_file(target) as temporary:
+            temporary.write_text("half")
+            raise ConnectionError
+
+    with pytest.raises((ConnectionError, UserError)):
+        fail()
+    assert target.read_text() == "old"
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["file"]

@@ -1,0 +1,62 @@
+import csv
+import json
+from itertools import product
+
+import pytest
+from omegaconf import OmegaConf
+
+from moppa.configured import make
+from moppa.data.task import GROUPS, Task
+from tests.conftest import CONFIGS, METHODS, config_of
+
+TASKS = sorted(path.stem for path in (CONFIGS / "task").glob("*.yaml"))
+AXES = {
+    axis: sorted(path.stem for path in (CONFIGS / axis).glob("*.yaml"))
+    for axis in ("backbone", "data", "train", "protocol", "logger")
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_method_composes_with_every_task(task):
+    for method in METHODS:
+        config = config_of(f"task={task}", f"method={method}")
+        assert OmegaConf.to_container(config, resolve=True, throw_on_missing=True)["method"]["name"] == method
+
+
+def test_every_choice_of_the_other_axes_composes_and_builds():
+    for choice in product(*AXES.values()):
+        config = config_of("task=cifar100", *(f"{axis}={name}" for axis, name in zip(AXES, choice, strict=True)))
+        for axis in AXES:
+            assert make(config, axis) is not None
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_a_yaml_opens_with_the_command_that_runs_it_and_bears_its_files_name(path):
+    assert "# python run.py" in path.read_text().split("\ndefaults:")[0].split("_target_")[0]
+    config = OmegaConf.load(path)
+    if "name" in config:
+        assert config.name == path.stem
+
+
+def test_the_vtab_suite_is_the_papers_nineteen_tasks():
+    tasks = [make(config_of(f"task={name}"), "task") for name in TASKS]
+    assert all(isinstance(task, Task) for task in tasks)
+    assert sorted(task.column for task in tasks) == list(range(1, 20))
+    assert [sum(task.group == group for task in tasks) for group in GROUPS] == [7, 4, 8]
+
+
+def test_the_tasks_facts_are_those_of_the_shared_table(shared):
+    fingerprints = json.loads((shared / "vtab" / "split_fingerprints.json").read_text())
+    with (shared / "vtab" / "tasks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["task"] for row in rows] == sorted(
+        TASKS, key=lambda name: make(config_of(f"task={name}"), "task").column
+    )
+    for row in rows:
+        task = make(config_of(f"task={row['task']}"), "task")
+        assert task.group == row["group"]
+        assert task.splits == {part: row[part] for part in ("train800", "val200", "test")}
+        assert (task.num_test, task.num_classes) == (int(row["test_size"]), int(row["num_classes"]))
+        assert task.builder.partition(":")[0] == row["tfds"].partition(":")[0]
+        official = fingerprints.get(row["task"])
+        assert task.fingerprint == (official and {name: official[name] for name in task.fingerprint})

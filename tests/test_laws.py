@@ -1,0 +1,155 @@
+"""The laws that every method obeys; a new YAML in configs/method/ is held to them by itself."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from moppa.attach import merge, penalty, trainable
+from moppa.backbone import num_parameters
+from moppa.configured import make
+from moppa.seeds import generator_for, seeded
+from tests.conftest import METHODS, config_of
+
+# Trainable parameters on ViT-B/16 at 224 px without the head, from the papers' formulas.
+SIZES = {
+    "linear": 0,
+    "lora": 12 * 2 * 2 * 768 * 8,
+    "moppa": 12 * (2 * 768 * 8 + 3 * 8 + 14 * 14 + 3 * 8 + 3),
+}
+
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def bare(image_size=64, seed=0):
+    """The stock backbone with its fresh head, frozen."""
+    backbone = make(config_of("task=eurosat", "backbone=test_vit", f"backbone.image_size={image_size}"), "backbone")
+    return backbone.build(num_classes=10, drop_path=0.0, generator=generator_for(seed, "head"))
+
+
+def attach(model, method, seed=0):
+    make(config_of("task=eurosat", f"method={method}"), "method.attach", _partial_=True)(
+        model, generator=generator_for(seed, "method")
+    )
+    return model
+
+
+def fresh(method, seed=0):
+    return attach(bare(seed=seed), method, seed=seed)
+
+
+def batch(seed=1, count=6):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, 64, 64, generator=generator), torch.arange(count) % 10
+
+
+def take_steps(model, count=2):
+    """Plain training steps; gives the largest gradient that each trainable tensor ever had."""
+    optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-2)
+    seen = dict.fromkeys(trainable(model), 0.0)
+    model.train()
+    images, labels = batch()
+    for _ in range(count):
+        optimizer.zero_grad()
+        (F.cross_entropy(model(images), labels) + penalty(model, 0.0)).backward()
+        for name, parameter in trainable(model).items():
+            seen[name] = max(seen[name], 0.0 if parameter.grad is None else float(parameter.grad.abs().max()))
+        optimizer.step()
+    return seen
+
+
+@torch.no_grad()
+def logits_of(model):
+    return model.eval()(batch(seed=2)[0])
+
+
+@every_method
+def test_1_no_pretrained_tensor_changes(method):
+    model = bare()
+    head = {id(parameter) for parameter in model.get_classifier().parameters()}
+    pretrained = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in head}
+    before = {name: parameter.detach().clone() for name, parameter in pretrained.items()}
+    attach(model, method)
+    held = {id(parameter) for parameter in model.parameters()}
+    assert all(id(parameter) in held for parameter in pretrained.values())
+    assert all(torch.equal(parameter, before[name]) for name, parameter in pretrained.items())
+    take_steps(model)
+    frozen = {name: parameter for name, parameter in pretrained.items() if not parameter.requires_grad}
+    assert frozen
+    assert all(torch.equal(parameter, before[name]) for name, parameter in frozen.items())
+
+
+@every_method
+def test_2_every_trainable_tensor_has_a_gradient_within_two_steps(method):
+    seen = take_steps(fresh(method))
+    assert not [name for name, largest in seen.items() if largest == 0]
+
+
+@every_method
+def test_3_the_first_logits_are_the_frozen_models(method):
+    assert torch.equal(logits_of(fresh(method)), logits_of(bare()))
+
+
+@every_method
+def test_4_merging_keeps_the_logits(method):
+    model = fresh(method)
+    stock_names = set(bare().state_dict())
+    is_pure_weight = all("parametrizations" in name or name in stock_names for name in model.state_dict())
+    take_steps(model)
+    expected = logits_of(model)
+    assert not torch.allclose(expected, logits_of(fresh(method)), atol=1e-3)
+    merge(model)
+    torch.testing.assert_close(logits_of(model), expected, atol=1e-5, rtol=0)
+    if is_pure_weight:
+        stock = timm.create_model("test_vit.r160_in1k", img_size=64, num_classes=10)
+        stock.load_state_dict(model.state_dict(), strict=True)
+        torch.testing.assert_close(logits_of(stock), expected, atol=1e-5, rtol=0)
+
+
+@every_method
+def test_5_the_same_seed_gives_the_same_bytes(method):
+    def trained(seed):
+        model = fresh(method, seed=seed)
+        with seeded(seed):
+            take_steps(model)
+        return {name: parameter.detach().numpy().tobytes() for name, parameter in trainable(model).items()}
+
+    before = torch.get_rng_state()
+    first = trained(0)
+    assert torch.equal(torch.get_rng_state(), before), "torch's global generator was used or reseeded"
+    assert trained(0) == first
+    assert trained(1) != first
+
+
+@every_method
+def test_6_saved_and_loaded_into_a_fresh_attach_gives_the_same_logits(method):
+    model = fresh(method)
+    take_steps(model)
+    other = fresh(method, seed=7)
+    saved = {name: parameter.detach().clone() for name, parameter in trainable(model).items()}
+    assert saved.keys() == trainable(other).keys()
+    other.load_state_dict(saved, strict=False)
+    assert torch.equal(logits_of(other), logits_of(model))
+
+
+@every_method
+def test_7_the_size_is_the_papers(method):
+    assert method in SIZES, f"add the paper's formula for {method}"
+    with torch.device("meta"):
+        model = timm.create_model("vit_base_patch16_224", num_classes=10).requires_grad_(False)
+        model.get_classifier().requires_grad_(True)
+        attach(model, method)
+    assert num_parameters(model) == {"trainable_params": SIZES[method], "head_params": 7690}
+
+
+@every_method
+def test_8_a_deep_copy_is_independent(method):
+    model = fresh(method)
+    model.train()(batch()[0])  # a forward may leave a penalty behind
+    twin = copy.deepcopy(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    take_steps(twin)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in twin.state_dict().items())

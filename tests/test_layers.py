@@ -1,0 +1,88 @@
+"""One way through the house: a file imports only files of a lower rank, or beside it in `SIDEWAYS`."""
+
+import ast
+
+import pytest
+
+from tests.conftest import ROOT
+
+RANKS = {
+    "moppa": 7,
+    "moppa.errors": 0,
+    "moppa.check": 0,
+    "moppa.files": 0,
+    "moppa.progress": 0,
+    "moppa.seeds": 0,
+    "moppa.stop": 0,
+    "moppa.log": 0,
+    "moppa.physics": 0,
+    "moppa.attach": 0,
+    "moppa.machine": 0,
+    "moppa.configured": 0,
+    "moppa.data": 0,
+    "moppa.data.labels": 0,
+    "moppa.mixture": 1,
+    "moppa.data.task": 1,
+    "moppa.data.tfds": 1,
+    "baselines": 1,
+    "moppa.data.store": 2,
+    "moppa.backbone": 2,
+    "moppa.train": 3,
+    "moppa.evaluate": 3,
+    "moppa.record": 4,
+    "moppa.report": 5,
+    "moppa.report.table": 6,
+    "scripts": 7,
+    "run": 7,
+}
+# The tools at the bottom use each other, and a source needs the task it reads for.
+FOUNDATION = {name for name, rank in RANKS.items() if rank == 0}
+SIDEWAYS = {("moppa.data.tfds", "moppa.data.task")}
+FILES = sorted(
+    path.relative_to(ROOT)
+    for path in [
+        *(ROOT / "moppa").rglob("*.py"),
+        *(ROOT / "baselines").glob("*.py"),
+        *(ROOT / "scripts").glob("*.py"),
+        ROOT / "run.py",
+    ]
+)
+
+
+def module_of(path):
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def rank_of(module):
+    return RANKS[module if module in RANKS else module.partition(".")[0]]
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in RANKS else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_imports_only_what_stands_below_it(path):
+    module = module_of(path)
+    assert module in RANKS or module.partition(".")[0] in {"baselines", "scripts"}, f"give {module} a rank"
+    ours = [name for name in imports_of(path) if name.partition(".")[0] in {"moppa", "baselines", "scripts", "run"}]
+    above = [
+        name
+        for name in ours
+        if rank_of(name) >= rank_of(module) and (module, name) not in SIDEWAYS and not {module, name} <= FOUNDATION
+    ]
+    assert not above
+
+
+def test_the_package_does_not_know_the_baselines_and_the_trainer_no_method():
+    for path in (ROOT / "moppa").rglob("*.py"):
+        assert not [name for name in imports_of(path.relative_to(ROOT)) if name.startswith("baselines")], path
+    for room in ("train", "evaluate", "record", "report/table"):
+        text = (ROOT / "moppa" / f"{room}.py").read_text()
+        assert not [method for method in ("lora", "mixture", "vpt", "adapter") if method in text.lower()], room

@@ -1,0 +1,158 @@
+import json
+
+import numpy as np
+import pytest
+
+from moppa import record
+from moppa.errors import UserError
+from run import run_cell
+from tests.conftest import config_of
+
+
+def cell(*overrides):
+    return record.cell_of(config_of("task=eurosat", "method=lora", *overrides), weights_sha256="w")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "method.attach.rank=4",
+        "method=moppa",
+        "task=dtd",
+        "task.num_classes=11",
+        "train.epochs=20",
+        "train.optimizer=sgd",
+        "backbone=vit_b16_in21k",
+        "backbone.image_size=112",
+        "protocol=tune",
+        "data.lineage=noah_jpeg",
+    ],
+)
+def test_what_can_change_the_outcome_changes_the_key(override):
+    assert cell(override).key != cell().key
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=5",
+        "run.device=cpu",
+        "run.results=elsewhere",
+        "run.eval_batch=7",
+        "run.checkpoint_epochs=1",
+        "logger=wandb",
+        "data.dir=elsewhere",
+        "data.store=elsewhere",
+        "backbone.weights=elsewhere.pth",
+        "task.title=Other",
+    ],
+)
+def test_what_cannot_change_the_outcome_does_not_change_the_key(override):
+    assert cell(override).key == cell().key
+
+
+def test_other_weights_are_another_cell():
+    assert record.cell_of(config_of("task=eurosat", "method=lora"), weights_sha256="x").key != cell().key
+
+
+def test_a_record_lies_where_the_readme_says():
+    path = cell("seed=3").record
+    assert path.as_posix() == f"results/records/vtab1k/vit_b16_mae/eurosat/lora/{cell().key}/seed3.json"
+
+
+def test_a_cell_leaves_one_record_with_all_its_facts(toy, tmp_path, capsys):
+    run_cell(config_of(*toy, "method=lora"))
+    [path] = (tmp_path / "results").rglob("seed0.json")
+    written = record.read(path)
+    assert set(written) == set(record.REQUIRED)
+    assert (written["suite"], written["backbone"], written["task"]) == ("vtab1k", "test_vit", "eurosat")
+    assert written["split"] == {**written["split"], "verdict": "no names", "lineage": "toy", "num_train": 1000}
+    assert written["total"] == 120
+    assert 0 <= written["correct"] <= 120
+    assert written["preprocess"]["mean"] == [0.5, 0.5, 0.5]
+    assert set(written["seconds"]) == {"data", "train", "evaluate"}
+    assert len(written["curve"]) == 2
+    assert written["trainable_params"] == 6 * 2 * 2 * 64 * 8
+    assert written["head_params"] == 650
+    assert len(written["weights"]["sha256"]) == 64
+    assert set(written["git"]) == {"commit", "dirty"}
+    kept = np.load(path.with_suffix(".npz"))
+    assert (kept["predicted"] == kept["label"]).sum() == written["correct"]
+    assert [file.suffix for file in (tmp_path / "results").rglob("*") if file.is_file()].count(".pt") == 0
+    assert "of 120 right" in capsys.readouterr().out
+
+
+def test_a_finished_cell_is_skipped_and_another_setting_is_not(toy, tmp_path, capsys, monkeypatch):
+    run_cell(config_of(*toy, "method=lora"))
+    run_cell(config_of(*toy, "method=lora"))
+    assert capsys.readouterr().out.splitlines()[-1].startswith("done already: ")
+    run_cell(config_of(*toy, "method=lora", "method.attach.rank=4"))
+    run_cell(config_of(*toy, "method=lora", "seed=1"))
+    records = [record.read(path) for path in (tmp_path / "results").rglob("seed*.json")]
+    assert sorted((one["config"]["method"]["attach"]["rank"], one["seed"]) for one in records) == [
+        (4, 0),
+        (8, 0),
+        (8, 1),
+    ]
+
+
+def test_the_same_cell_gives_the_same_record_but_for_what_is_measured(toy, tmp_path):
+    found = []
+    for place in ("a", "b"):
+        run_cell(config_of(*toy, "method=moppa", f"run.results={tmp_path / place}"))
+        [path] = (tmp_path / place).rglob("seed0.json")
+        written = record.read(path)
+        written["config"].pop("run")
+        found.append((json.dumps(record.without(written, record.MEASURED)), path.with_suffix(".npz").read_bytes()))
+    assert found[0] == found[1]
+
+
+def test_tuning_never_opens_the_test_set(toy, tmp_path, monkeypatch):
+    from tests.toy import ToySource
+
+    asked = []
+    examples = ToySource.examples
+    monkeypatch.setattr(
+        ToySource, "examples", lambda self, task, part: asked.append(part) or examples(self, task, part)
+    )
+    run_cell(config_of(*toy, "method=linear", "protocol=tune"))
+    assert sorted(asked) == ["train800", "val200"]
+    [path] = (tmp_path / "results").rglob("seed0.json")
+    written = record.read(path)
+    assert (written["protocol"], written["total"], written["split"]["num_train"]) == ("tune", 200, 800)
+
+
+def test_the_test_set_is_read_once_after_the_last_step(toy, monkeypatch):
+    from moppa.data import store
+
+    order = []
+    load, steps = store.load, []
+    monkeypatch.setattr("run.train", lambda *a, **k: order.append("train") or train(*a, **k))
+    monkeypatch.setattr(
+        "run.store.load", lambda task, split, *a, **k: order.append(split) or load(task, split, *a, **k)
+    )
+    from moppa.train import train
+
+    run_cell(config_of(*toy, "method=linear"))
+    assert order == ["train800val200", "train", "test"]
+    assert steps == []
+
+
+def test_a_record_that_is_not_whole_is_named(tmp_path):
+    for content in ("{", "[]", '{"suite": "vtab1k"}'):
+        path = tmp_path / "seed0.json"
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"seed0\.json is not a record.*delete it"):
+            record.read(path)
+
+
+def test_a_failing_logger_does_not_fail_the_cell(toy, tmp_path, monkeypatch, capsys):
+    import wandb
+
+    def refuse(**settings):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    run_cell(config_of(*toy, "method=linear", "logger=wandb"))
+    assert len(list((tmp_path / "results").rglob("seed0.json"))) == 1
+    assert "wandb failed and is left out" in capsys.readouterr().out

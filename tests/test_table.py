@@ -1,0 +1,155 @@
+import json
+
+import pytest
+
+from moppa import record
+from moppa.errors import UserError
+from moppa.report.table import write_tables
+from tests.conftest import CONFIGS, config_of
+from tests.test_configs import TASKS
+
+
+def put(results, *overrides, correct=80, total=100, weights="w" * 64, lineage="tfds", protocol="final"):
+    """Writes the record that a cell would have left."""
+    cell = record.cell_of(
+        config_of(f"protocol={protocol}", f"run.results={results}", *overrides), weights_sha256=weights
+    )
+    config = cell.config
+    written = {
+        **dict.fromkeys(record.REQUIRED),
+        "suite": config["task"]["suite"],
+        "backbone": config["backbone"]["name"],
+        "method": config["method"]["name"],
+        "task": config["task"]["name"],
+        "protocol": protocol,
+        "seed": config["seed"],
+        "correct": correct,
+        "total": total,
+        "config": config,
+        "split": {"verdict": "official", "lineage": lineage},
+        "weights": {"name": "mae", "sha256": weights},
+        "git": {"commit": "0123456789abcdef", "dirty": False},
+        "trainable_params": {"linear": 0, "lora": 294912, "moppa": 150420}[config["method"]["name"]],
+    }
+    cell.record.parent.mkdir(parents=True, exist_ok=True)
+    cell.record.write_text(json.dumps(written))
+    return cell.record
+
+
+def table(results):
+    """The one table: its caption, and its rows as {row: {column: text}}."""
+    [path] = write_tables(results, CONFIGS)
+    _, caption, *lines = [line for line in path.read_text().splitlines() if line]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return caption, {row[0]: dict(zip(cells[0][1:], row[1:], strict=True)) for row in cells[2:]}
+
+
+def test_a_missing_cell_is_shown_missing_and_its_means_are_withheld(tmp_path):
+    put(tmp_path, "method=lora", "task=eurosat", correct=899, total=1000)
+    _, rows = table(tmp_path)
+    [row] = rows.values()
+    assert row.pop("EuroSAT") == "89.9"
+    assert row.pop("Parameters (M)") == "0.295"
+    assert len(row) == 18 + 3 + 2
+    assert set(row.values()) == {"–"}
+
+
+def test_a_full_row_has_the_three_group_means_and_both_averages(tmp_path):
+    for task in TASKS:
+        group = config_of(f"task={task}").task.group
+        put(
+            tmp_path, "method=lora", f"task={task}", correct={"natural": 90, "specialized": 60, "structured": 30}[group]
+        )
+    _, rows = table(tmp_path)
+    row = rows["lora"]
+    assert list(row)[7::1][0] == "**Natural**"
+    assert [row[f"**{group}**"] for group in ("Natural", "Specialized", "Structured")] == ["90.0", "60.0", "30.0"]
+    assert row["**Mean of groups**"] == "60.0"
+    assert row["**Mean of 19**"] == f"{(7 * 90 + 4 * 60 + 8 * 30) / 19:.1f}"
+
+
+def test_one_missing_task_withholds_its_groups_mean_and_the_averages_only(tmp_path):
+    for task in TASKS:
+        if task != "kitti":
+            put(tmp_path, "method=lora", f"task={task}")
+    _, rows = table(tmp_path)
+    means = {name: text for name, text in rows["lora"].items() if name.startswith("**")}
+    assert means == {
+        "**Natural**": "80.0",
+        "**Specialized**": "80.0",
+        "**Structured**": "–",
+        "**Mean of groups**": "–",
+        "**Mean of 19**": "–",
+    }
+
+
+def test_seeds_share_a_row_with_mean_and_standard_deviation(tmp_path):
+    for seed, correct in enumerate((78, 80, 82)):
+        put(tmp_path, "method=lora", "task=dtd", f"seed={seed}", correct=correct)
+    caption, rows = table(tmp_path)
+    assert rows["lora"]["DTD"] == "80.0 ± 2.0"
+    assert "seeds 0, 1, 2" in caption
+
+
+def test_another_setting_of_a_method_has_its_own_row_named_by_what_differs(tmp_path):
+    put(tmp_path, "method=lora", "task=dtd", correct=70)
+    put(tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", correct=60)
+    put(tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", "method.attach.targets=[q,k]", correct=50)
+    _, rows = table(tmp_path)
+    assert {name: row["DTD"] for name, row in rows.items()} == {
+        "lora": "70.0",
+        "lora (rank 4)": "60.0",
+        "lora (rank 4, targets q+k)": "50.0",
+    }
+
+
+def test_what_all_rows_share_stands_in_the_caption_and_what_they_do_not_in_the_row(tmp_path):
+    put(tmp_path, "method=lora", "task=dtd", "train.epochs=20", "train.lr=0.01")
+    put(tmp_path, "method=linear", "task=dtd", "train.epochs=20")
+    caption, rows = table(tmp_path)
+    assert "epochs 20" in caption
+    assert "lr" not in caption
+    assert set(rows) == {"linear", "lora (lr 0.01)"}
+
+
+def test_lineages_and_weights_are_never_mixed_in_a_row(tmp_path):
+    put(tmp_path, "method=lora", "task=dtd", correct=80)
+    put(tmp_path, "method=lora", "task=dtd", "data.lineage=noah_jpeg", lineage="noah_jpeg", correct=70)
+    put(tmp_path, "method=lora", "task=dtd", weights="x" * 64, correct=60)
+    _, rows = table(tmp_path)
+    assert sorted(row["DTD"] for row in rows.values()) == ["60.0", "70.0", "80.0"]
+    assert any("data lineage noah_jpeg" in name for name in rows)
+
+
+def test_protocols_and_backbones_have_tables_of_their_own(tmp_path):
+    put(tmp_path, "method=lora", "task=dtd")
+    put(tmp_path, "method=lora", "task=dtd", protocol="tune")
+    put(tmp_path, "method=lora", "task=dtd", "backbone=vit_b16_in21k")
+    assert [path.name for path in write_tables(tmp_path, CONFIGS)] == [
+        "vtab1k-vit_b16_in21k-final.md",
+        "vtab1k-vit_b16_mae-final.md",
+        "vtab1k-vit_b16_mae-tune.md",
+    ]
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path):
+    for method in ("lora", "linear", "moppa"):
+        put(tmp_path, f"method={method}", "task=dtd")
+    [path] = write_tables(tmp_path, CONFIGS)
+    first = path.read_bytes()
+    write_tables(tmp_path, CONFIGS)
+    assert path.read_bytes() == first
+    assert list(table(tmp_path)[1]) == ["linear", "moppa", "lora"]
+
+
+def test_a_broken_record_ends_the_table_with_its_name(tmp_path):
+    path = put(tmp_path, "method=lora", "task=dtd")
+    path.write_text("not json")
+    with pytest.raises(UserError, match=str(path)):
+        write_tables(tmp_path, CONFIGS)
+
+
+def test_a_suite_without_tasks_is_named(tmp_path):
+    put(tmp_path, "method=lora", "task=dtd")
+    with pytest.raises(UserError, match="vtab1k"):
+        write_tables(tmp_path, tmp_path)

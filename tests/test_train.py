@@ -1,0 +1,132 @@
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from moppa.attach import trainable
+from moppa.configured import make
+from moppa.data.store import Split
+from moppa.errors import UserError
+from moppa.log import NoLogger
+from moppa.seeds import generator_for
+from moppa.stop import Stopped
+from moppa.train import Checkpoint, batches, train
+from tests.conftest import config_of
+
+EPOCHS = 4
+LEARNED = Split(
+    images=np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8), labels=np.arange(40) % 10
+)
+
+
+class Interrupting(NoLogger):
+    """Does something at the end of one epoch."""
+
+    def __init__(self, act, step):
+        self.act, self.step = act, step
+
+    def log(self, values, *, step):
+        if step == self.step:
+            self.act()
+
+
+def run(path, *, logger=None, seed=0, method="moppa", code="this", every=2, **recipe):
+    overrides = [f"train.{name}={value}" for name, value in {"epochs": EPOCHS, "batch_size": 16, **recipe}.items()]
+    config = config_of("task=eurosat", "backbone=test_vit", f"method={method}", *overrides)
+    backbone = make(config, "backbone")
+    model = backbone.build(num_classes=10, drop_path=0.5, generator=generator_for(seed, "head"))
+    make(config, "method.attach", _partial_=True)(model, generator=generator_for(seed, "method"))
+    training = train(
+        model,
+        LEARNED,
+        recipe=make(config, "train"),
+        preprocess=backbone.preprocess(model),
+        seed=seed,
+        checkpoint=Checkpoint(path=path / "c.pt", epochs=every, code={"code": code}),
+        logger=logger or NoLogger(),
+    )
+    return {name: tensor.detach().numpy().tobytes() for name, tensor in trainable(model).items()}, training.curve
+
+
+def crash():
+    raise ConnectionError("the power went out")
+
+
+def test_the_loss_falls_and_the_curve_has_every_epoch(tmp_path):
+    _, curve = run(tmp_path, lr=0.01)
+    assert len(curve) == EPOCHS
+    assert curve[-1]["loss"] < curve[0]["loss"]
+
+
+def test_a_cell_run_twice_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
+    first = run(tmp_path / "a")
+    assert run(tmp_path / "b") == first
+    assert run(tmp_path / "c", seed=1) != first
+
+
+@pytest.mark.parametrize("step", [6, 9])  # after the checkpoint of epoch 2, and an epoch later
+def test_a_killed_cell_resumes_to_the_same_bytes(tmp_path, step):
+    whole = run(tmp_path / "a")
+    with pytest.raises(ConnectionError):
+        run(tmp_path / "b", logger=Interrupting(crash, step))
+    # the crash comes at the end of an epoch, before that epoch's own checkpoint
+    assert (tmp_path / "b" / "c.pt").exists() == (step > 6)
+    assert run(tmp_path / "b") == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_from_which_the_same_bytes_come(tmp_path, number, capsys):
+    whole = run(tmp_path / "a", every=100)
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path / "b", every=100, logger=Interrupting(lambda: os.kill(os.getpid(), number), 3))
+    assert stopped.value.code == 130
+    assert "after step 3 of 12" in stopped.value.message
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["c.pt"]
+    assert run(tmp_path / "b", every=100) == whole
+    assert "resuming at step 3" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_checkpoint_of_other_code_or_a_damaged_one_is_not_used(tmp_path, capsys):
+    whole = run(tmp_path / "a")
+    for spoil in (lambda content: content, lambda content: content[:1000]):
+        with pytest.raises(Stopped):
+            run(tmp_path / "b", code="other", logger=Interrupting(lambda: os.kill(os.getpid(), signal.SIGINT), 6))
+        file = tmp_path / "b" / "c.pt"
+        file.write_bytes(spoil(file.read_bytes()))
+        assert run(tmp_path / "b") == whole
+        assert "begins anew" in capsys.readouterr().out
+        file.unlink()
+
+
+def test_a_loss_that_is_not_finite_ends_the_cell_with_its_step(tmp_path):
+    with pytest.raises(UserError, match=r"not finite at step \d+ of 12 .*lower train\.lr"):
+        run(tmp_path, lr=1e30, warmup=0)
+
+
+def test_the_rate_rises_linearly_and_falls_as_a_cosine():
+    recipe = make(config_of("task=eurosat", "train.epochs=100"), "train")
+    rates = [recipe.rate(step, 1600) for step in range(1600)]
+    assert rates[0] == 1e-6
+    assert rates[80] == pytest.approx((1e-6 + 1e-3) / 2)
+    assert rates[160] == max(rates) == 1e-3
+    assert rates[880] == pytest.approx((1e-3 + 1e-5) / 2)
+    assert rates[-1] == pytest.approx(1e-5, rel=0.01)
+    assert rates[160:] == sorted(rates[160:], reverse=True)
+
+
+def test_every_epoch_shows_every_image_once_and_resuming_shows_the_same():
+    recipe = make(config_of("task=eurosat", "train.epochs=3", "train.batch_size=16"), "train")
+    all_steps = list(batches(40, recipe, seed=0, start=0))
+    assert [step for step, _ in all_steps] == list(range(9))
+    epochs = [torch.cat([batch for _, batch in all_steps[start : start + 3]]).tolist() for start in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    for (_, resumed), (_, batch) in zip(batches(40, recipe, seed=0, start=4), all_steps[4:], strict=True):
+        assert torch.equal(resumed, batch)
+
+
+def test_sgd_is_a_choice(tmp_path):
+    assert run(tmp_path / "a", optimizer="sgd") != run(tmp_path / "b")
