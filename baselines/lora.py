@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
-from moppa.attach import blocks_of, reweight
+from moppa.attach import reweight
 from moppa.errors import UserError
+from moppa.places import places_of
 
 PARTS_OF_QKV = ("q", "k", "v")
 LINEARS = {"proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
@@ -64,12 +65,22 @@ def attach(
         raise UserError(
             f"method.attach.targets={list(targets)}: name at least one of q, k, v, proj, fc1, fc2, each once"
         )
-    for owner, name in blocks_of(model):
-        block = owner.get_submodule(name)
+    for block in [place.block for place in places_of(model)]:
         adapted = {"attn.qkv": [part in targets for part in PARTS_OF_QKV]}
         adapted |= {path: [True] for target, path in LINEARS.items() if target in targets}
         for path, parts in adapted.items():
             if any(parts):
-                linear = block.get_submodule(path)
+                linear = linear_at(block, path, of=model)
                 delta = LowRankDelta(linear.weight.shape, parts, rank=rank, alpha=alpha, generator=generator)
                 reweight(linear, delta)
+
+
+def linear_at(block: nn.Module, path: str, *, of: nn.Module) -> nn.Linear:
+    """The linear layer of a transformer block at a dotted path."""
+    owner, _, name = path.rpartition(".")
+    linear = getattr(getattr(block, owner, None), name, None)
+    if not isinstance(linear, nn.Linear):
+        raise UserError(
+            f"LoRA adapts the linear layers of transformer blocks; those of {type(of).__name__} have no {path}"
+        )
+    return linear

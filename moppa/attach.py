@@ -4,14 +4,12 @@
 `hold` where activations change (a module that wraps the one it stands for). No hooks, no patched `forward`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-
-from moppa.errors import UserError
 
 
 def reweight(layer: nn.Module, delta: nn.Module, *, tensor: str = "weight") -> None:
@@ -51,14 +49,3 @@ def penalty(model: nn.Module, progress: float) -> Tensor | float:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of the method and of the head, by name: all that a checkpoint must hold."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def blocks_of(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Every transformer block as (the module that owns it, its name there)."""
-    blocks = getattr(model, "blocks", None)
-    if not isinstance(blocks, nn.Sequential) or not len(blocks):
-        raise UserError(
-            f"{type(model).__name__} has no transformer blocks in `blocks` to attach to; "
-            f"choose a vision transformer of timm as the backbone"
-        )
-    yield from ((blocks, name) for name, _ in blocks.named_children())

@@ -5,6 +5,7 @@ paper has no public code; docs/moppa.md says which parts are the paper's and whi
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,45 +14,69 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check, physics
-from moppa.attach import blocks_of, hold
+from moppa.attach import hold
 from moppa.errors import UserError
+from moppa.places import Place, from_tokens, places_of, to_tokens
 
+PRIORS = ("heat", "wave", "poisson")
 POSITIONS = ("residual", "attn_input")
 ROUTERS = ("dynamic", "static")
+POISSON_GAINS = ("exact", "unit")
 
 Tokens = Float[Tensor, "batch tokens dim"]
+Weights = Float[Tensor, "batch priors"]
 
 
 class Unit(nn.Module):
-    """delta(z) = Up(a1 Heat(X) + a2 Wave(X) + a3 Poisson(X)), X = Down(z), a = softmax(W mean_tokens(X) + b).
+    """delta(z) = s Up(a1 Heat(X) + a2 Wave(X) + a3 Poisson(X)), X = Down(z), a = softmax(W mean_tokens(X) + b).
 
     Prefix tokens (class, registers) lie on no grid and hold only the zero frequency, which heat and wave keep and
-    Poisson removes: Y_prefix = (a1 + a2) X_prefix.
+    Poisson removes: Y_prefix = (a1 + a2) X_prefix. Without a bottleneck (`rank` None) X = z, and Up is diagonal.
+
+    The physical constants and the router are learned as offsets from where they start, times `physics_rate`: with Adam,
+    whose steps do not depend on a parameter's scale, they move by that much more slowly than the projections.
     """
 
     def __init__(
         self,
+        place: Place,
         *,
-        dim: int,
-        rank: int,
-        grid: tuple[int, int],
-        num_prefix_tokens: int,
+        rank: int | None,
+        priors: Sequence[str],
         router: str,
-        time: float,
+        start: dict[str, float],
+        physics_rate: float,
+        poisson_gain: str,
+        scale: float,
         route_weight: float,
         generator: torch.Generator | None,
     ) -> None:
         super().__init__()
-        self.grid, self.num_prefix_tokens, self.route_weight = grid, num_prefix_tokens, route_weight
-        self.down = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rank, dim), generator=generator))
-        self.up = nn.Parameter(torch.zeros(dim, rank))  # zero, so that the first step starts from the frozen model
-        self.diffusivity = nn.Parameter(torch.full((rank,), inverse_softplus(1.0)))
-        self.speed = nn.Parameter(torch.full((rank,), inverse_softplus(1.0)))
-        self.time = nn.Parameter(torch.full((rank,), inverse_softplus(time)))
-        self.source = nn.Parameter(torch.ones(grid))
-        self.route_bias = nn.Parameter(torch.zeros(3))  # zero: the three priors start with a third each
-        self.route = nn.Parameter(torch.zeros(3, rank)) if router == "dynamic" else None
-        for name, constant in physics.basis(*grid, dtype=self.down.dtype, device=self.down.device)._asdict().items():
+        dim, width = place.dim, place.dim if rank is None else rank
+        self.grid, self.num_prefix_tokens = place.grid, place.num_prefix_tokens
+        self.priors, self.start, self.physics_rate = tuple(priors), start, physics_rate
+        self.scale, self.route_weight = scale, route_weight
+
+        # zero Up, so that the first step starts from the frozen model
+        self.down = None if rank is None else nn.Parameter(torch.empty(rank, dim))
+        self.up = nn.Parameter(torch.zeros(dim) if rank is None else torch.zeros(dim, rank))
+        if self.down is not None:
+            nn.init.kaiming_uniform_(self.down, a=math.sqrt(5), generator=generator)  # as LoRA and AdaptFormer start
+
+        def offset(*shape: int, needed: bool) -> nn.Parameter | None:
+            return nn.Parameter(torch.zeros(shape)) if needed else None
+
+        self.diffusivity = offset(width, needed="heat" in priors)
+        self.speed = offset(width, needed="wave" in priors)
+        self.time = offset(width, needed="heat" in priors or "wave" in priors)
+        self.source = offset(*place.grid, needed="poisson" in priors)
+        self.route_bias = offset(len(priors), needed=len(priors) > 1)
+        self.route = offset(len(priors), width, needed=len(priors) > 1 and router == "dynamic")
+
+        basis = physics.basis(*place.grid, dtype=self.up.dtype, device=self.up.device)
+        if poisson_gain == "unit":
+            basis = basis._replace(inverse_laplace=basis.inverse_laplace / basis.inverse_laplace.max())
+        for name, constant in basis._asdict().items():
             self.register_buffer(f"basis_{name}", constant, persistent=False)
         self.weights: Tensor | None = None
 
@@ -61,102 +86,171 @@ class Unit(nn.Module):
         return physics.Basis(self.basis_rows, self.basis_columns, self.basis_laplace, self.basis_inverse_laplace)
 
     def forward(self, z: Tokens) -> Tokens:
-        x = F.linear(z, self.down)
+        if z.shape[1] != self.num_prefix_tokens + self.grid[0] * self.grid[1]:
+            raise UserError(
+                f"{z.shape[1]} tokens reached a MoPPA unit attached for {self.num_prefix_tokens} prefix tokens "
+                f"and a grid of {self.grid[0]} x {self.grid[1]}: attach it to a model created for this image size"
+            )
+        x = z if self.down is None else F.linear(z, self.down)
         weights = self.mixing_weights(x)
         if self.training:
             self.weights = weights
         prefix, grid = x.split([self.num_prefix_tokens, x.shape[1] - self.num_prefix_tokens], dim=1)
-        k, c, t = (F.softplus(raw) for raw in (self.diffusivity, self.speed, self.time))
-        on = self.basis
-        y = physics.mix(
-            grid.unflatten(1, self.grid),  # (batch, tokens, rank) -> (batch, H, W, rank)
-            physics.heat_gain(on.laplace, k, t),
-            physics.wave_gain(on.laplace, c, t),
-            self.source,
-            weights,
-            on,
-        )
-        kept = weights[:, :2].sum(dim=1)[:, None, None]
-        return F.linear(torch.cat([kept * prefix, y.flatten(1, 2)], dim=1), self.up)
+        y = self.solve(grid.unflatten(1, self.grid), weights).flatten(1, 2)  # (batch, tokens, width) as a grid and back
+        if self.num_prefix_tokens:
+            y = torch.cat([self.kept(weights)[:, None, None] * prefix, y], dim=1)
+        up = self.scale * self.up
+        return y * up if self.down is None else F.linear(y, up)
 
-    def mixing_weights(self, x: Float[Tensor, "batch tokens rank"]) -> Float[Tensor, "batch 3"]:
-        """a = softmax(W mean_tokens(X) + b) per image; the static router has no W."""
-        logits = self.route_bias.expand(len(x), 3)
+    def mixing_weights(self, x: Float[Tensor, "batch tokens width"]) -> Weights:
+        """a = softmax(W mean_tokens(X) + b) per image; the static router has no W, and one prior alone no router."""
+        if self.route_bias is None:
+            return x.new_ones(len(x), 1)
+        logits = self.route_bias.expand(len(x), -1)
         if self.route is not None:
             logits = logits + F.linear(x.mean(dim=1), self.route)
-        return logits.softmax(dim=-1)
+        return (self.physics_rate * logits).softmax(dim=-1)
+
+    def kept(self, weights: Weights) -> Float[Tensor, " batch"]:
+        """How much of the zero frequency stays: all of heat and wave, nothing of Poisson."""
+        return sum(
+            (weights[:, i] for i, prior in enumerate(self.priors) if prior != "poisson"),
+            weights.new_zeros(len(weights)),
+        )
+
+    def constants(self) -> dict[str, Tensor]:
+        """The learned k, c and t (width,), positive, and S (H, W), of the priors that are on."""
+        learned = {"diffusivity": self.diffusivity, "speed": self.speed, "time": self.time}
+        values = {
+            name: F.softplus(inverse_softplus(self.start[name]) + self.physics_rate * offset)
+            for name, offset in learned.items()
+            if offset is not None
+        }
+        if self.source is not None:
+            values["source"] = 1 + self.physics_rate * self.source
+        return values
+
+    def solve(self, x: physics.Grid, weights: Weights) -> physics.Grid:
+        """The mixture of the priors that are on: one transform of X, one of S X, one back."""
+        on, learned = self.basis, self.constants()
+        per_image = dict(zip(self.priors, weights[:, :, None, None, None].unbind(1), strict=True))
+        spectrum = x.new_zeros(())
+        gain = x.new_zeros(())
+        if "heat" in per_image:
+            gain = per_image["heat"] * physics.heat_gain(on.laplace, learned["diffusivity"], learned["time"])
+        if "wave" in per_image:
+            gain = gain + per_image["wave"] * physics.wave_gain(on.laplace, learned["speed"], learned["time"])
+        if gain.ndim:
+            spectrum = gain * physics.dct(x, on)
+        if "poisson" in per_image:
+            source = physics.dct(learned["source"][..., None] * x, on)
+            spectrum = spectrum + per_image["poisson"] * on.inverse_laplace[..., None] * source
+        return physics.inverse_dct(spectrum, on)
 
     def penalty(self, progress: float) -> Tensor:
         """lambda g KL(mean_batch(a) || uniform), g falling from 1 to 0 over the first half of the training."""
         assert self.weights is not None, "penalty() follows a forward in training mode"
         mean, self.weights = self.weights.mean(dim=0), None
-        return self.route_weight * max(0.0, 1 - 2 * progress) * (mean * (3 * mean).log()).sum()
+        return self.route_weight * max(0.0, 1 - 2 * progress) * (mean * (len(mean) * mean).log()).sum()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "weights": None}  # the weights of a forward cannot be copied, and belong to no copy
 
 
 class BeforeBlock(nn.Module):
-    """x <- x + delta(norm1(x)), then the untouched block."""
+    """x <- x + delta(norm1(x)), then the untouched block; a block without a first norm is given a plain one."""
 
-    def __init__(self, block: nn.Module, unit: Unit) -> None:
+    def __init__(self, block: nn.Module, unit: Unit, place: Place) -> None:
         super().__init__()
-        self.block, self.unit = block, unit
+        self.block, self.unit, self.layout = block, unit, place.layout
 
-    def forward(self, x: Tokens, **kwargs: Any) -> Tokens:
-        return self.block(x + self.unit(self.block.norm1(x)), **kwargs)
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+        norm = getattr(self.block, "norm1", None)
+        tokens = to_tokens(x, self.layout) if norm is None else to_tokens(norm(x), self.layout)
+        if norm is None:
+            tokens = F.layer_norm(tokens, tokens.shape[-1:])
+        return self.block(x + from_tokens(self.unit(tokens), self.layout, like=x), **kwargs)
 
 
-class BeforeAttention(nn.Module):
+class AfterNorm(nn.Module):
     """Attention reads z + delta(z), z = norm1(x); the rest of the block is untouched."""
 
-    def __init__(self, attention: nn.Module, unit: Unit) -> None:
+    def __init__(self, norm: nn.Module, unit: Unit, place: Place) -> None:
         super().__init__()
-        self.attention, self.unit = attention, unit
+        self.norm, self.unit, self.layout = norm, unit, place.layout
 
-    def forward(self, z: Tokens, **kwargs: Any) -> Tokens:
-        return self.attention(z + self.unit(z), **kwargs)
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.norm(x)
+        return z + from_tokens(self.unit(to_tokens(z, self.layout)), self.layout, like=z)
 
 
 def attach(
     model: nn.Module,
     *,
-    rank: int,
+    rank: int | None,
+    priors: Sequence[str],
     position: str,
     router: str,
-    time: float,
+    start: dict[str, float],
+    physics_rate: float,
+    poisson_gain: str,
+    scale: float,
     route_weight: float,
     generator: torch.Generator | None,
 ) -> None:
-    """Puts one unit before the attention of every block.
+    """Puts one unit before the attention of every block of a vision transformer, Swin or ConvNeXt.
 
-    `rank` is the width of the bottleneck; `position` is "residual" or "attn_input"; `router` is "dynamic" (weights
-    per image) or "static"; `time` is where t starts; `route_weight` is the lambda of the route regularisation.
+    `rank` is the width of the bottleneck, None for none; `priors` are those of heat, wave and poisson that are on;
+    `position` is "residual" or "attn_input"; `router` gives weights per image ("dynamic") or one set ("static");
+    `start` holds where diffusivity (tokens^2 / time), speed (tokens / time) and time begin; `physics_rate` is how fast
+    they, the source and the router learn beside the projections; `poisson_gain` is "exact" or "unit" (largest gain 1);
+    `scale` multiplies the unit's output; `route_weight` is the lambda of the route regularisation.
+
+    Raises:
+        UserError: for a value out of range, a model without blocks or grid, or a second unit on the same model.
     """
     check.one_of("method.attach.position", position, POSITIONS)
     check.one_of("method.attach.router", router, ROUTERS)
-    check.number("method.attach.time", time, low=0, above=True)
+    check.one_of("method.attach.poisson_gain", poisson_gain, POISSON_GAINS)
+    check_priors(priors)
+    for name in ("diffusivity", "speed", "time"):
+        check.number(f"method.attach.start.{name}", start.get(name), low=0, above=True)
+    check.number("method.attach.physics_rate", physics_rate, low=0, above=True)
+    check.number("method.attach.scale", scale, low=0, above=True)
     check.number("method.attach.route_weight", route_weight, low=0)
-    check.whole("method.attach.rank", rank, least=1)
-    blocks = list(blocks_of(model))
-    width: int = model.embed_dim  # type: ignore[assignment]  # nn.Module types its attributes too widely
-    if rank > width:
-        raise UserError(f"method.attach.rank={rank} is above the backbone's width {width}")
-    for owner, name in blocks:
+    if any(isinstance(module, Unit) for module in model.modules()):
+        raise UserError("this model has MoPPA units already: attach them once, to a fresh model")
+    places = places_of(model)
+    narrowest = min(place.dim for place in places)
+    if rank is not None and check.whole("method.attach.rank", rank, least=1) > narrowest:
+        raise UserError(f"method.attach.rank={rank} is above the backbone's width {narrowest}: choose a smaller one")
+    if position == "attn_input" and any(not hasattr(place.block, "norm1") for place in places):
+        raise UserError(f"method.attach.position=attn_input: {type(model).__name__} has no attention; choose residual")
+    for place in places:
         unit = Unit(
-            dim=width,
+            place,
             rank=rank,
-            grid=tuple(model.patch_embed.grid_size),
-            num_prefix_tokens=model.num_prefix_tokens,
+            priors=priors,
             router=router,
-            time=time,
-            route_weight=route_weight / len(blocks),
+            start=start,
+            physics_rate=physics_rate,
+            poisson_gain=poisson_gain,
+            scale=scale,
+            route_weight=route_weight / len(places),
             generator=generator,
         )
         if position == "residual":
-            hold(owner, name, lambda block, unit=unit: BeforeBlock(block, unit))
+            hold(place.owner, place.name, lambda block, unit=unit, place=place: BeforeBlock(block, unit, place))
         else:
-            hold(owner.get_submodule(name), "attn", lambda attention, unit=unit: BeforeAttention(attention, unit))
+            hold(place.block, "norm1", lambda norm, unit=unit, place=place: AfterNorm(norm, unit, place))
+
+
+def check_priors(priors: Sequence[str]) -> None:
+    """At least one prior, each by its name, each once."""
+    for prior in priors:
+        check.one_of("method.attach.priors", prior, PRIORS)
+    if not priors or len(set(priors)) < len(priors):
+        raise UserError(f"method.attach.priors={list(priors)}: name at least one of heat, wave, poisson, each once")
 
 
 def inverse_softplus(value: float) -> float:

@@ -97,7 +97,7 @@ CASES = {
     "moppa rank 0": (["method.attach.rank=0"], ["method.attach.rank=0", "at least 1"]),
     "moppa position": (["method.attach.position=after"], ["'after'", "residual, attn_input"]),
     "moppa router": (["method.attach.router=learned"], ["'learned'", "dynamic, static"]),
-    "moppa time 0": (["method.attach.time=0"], ["method.attach.time=0", "above 0"]),
+    "moppa time 0": (["method.attach.start.time=0"], ["method.attach.start.time=0", "above 0"]),
     "results under a file": (["run.results=FILES/weights.txt"], ["cannot write", "a file stands where a folder"]),
     "results read-only": (["run.results=PLACE/read_only"], ["cannot write", "read-only", "choose another folder"]),
     "results full": (["run.results=PLACE/full"], ["cannot write", "No space left", "make room"]),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from moppa.attach import merge, penalty, trainable
 from moppa.backbone import num_parameters
 from moppa.configured import make
+from moppa.errors import UserError
 from moppa.seeds import generator_for, seeded
 from tests.conftest import METHODS, config_of
 
@@ -20,13 +21,43 @@ SIZES = {
     "moppa": 12 * (2 * 768 * 8 + 3 * 8 + 14 * 14 + 3 * 8 + 3),
 }
 
+BACKBONES = {
+    "class token": lambda: timm.create_model("test_vit", img_size=64, num_classes=10),
+    "no prefix": lambda: timm.create_model(
+        "test_vit", img_size=64, num_classes=10, class_token=False, global_pool="avg"
+    ),
+    "registers": lambda: timm.create_model("test_vit", img_size=64, num_classes=10, reg_tokens=4),
+    "swin": lambda: timm.create_model(
+        "swin_tiny_patch4_window7_224",
+        img_size=64,
+        num_classes=10,
+        window_size=4,
+        embed_dim=16,
+        depths=(1, 2),
+        num_heads=(2, 4),
+        drop_path_rate=0.0,
+    ),
+    "convnext": lambda: timm.create_model(
+        "test_convnext", num_classes=10, pretrained_cfg_overlay={"input_size": (3, 64, 64)}
+    ),
+}
+UNDEFINED = {("lora", "convnext")}  # LoRA is defined on the linear layers of attention and MLP
+PAIRS = [(method, backbone) for method in METHODS for backbone in BACKBONES if (method, backbone) not in UNDEFINED]
+
 every_method = pytest.mark.parametrize("method", METHODS)
+everywhere = pytest.mark.parametrize(("method", "backbone"), PAIRS, ids=lambda name: name.replace(" ", "_"))
 
 
-def bare(image_size=64, seed=0):
-    """The stock backbone with its fresh head, frozen."""
-    backbone = make(config_of("task=eurosat", "backbone=test_vit", f"backbone.image_size={image_size}"), "backbone")
-    return backbone.build(num_classes=10, drop_path=0.0, generator=generator_for(seed, "head"))
+def bare(backbone="class token", seed=0):
+    """A stock timm model, frozen, with weights that are the same each time and a head that the seed decides."""
+    with seeded(1):
+        model = BACKBONES[backbone]().requires_grad_(False)
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))  # no norm or bias is at its plain start
+    head = model.get_classifier().requires_grad_(True)
+    torch.nn.init.normal_(head.weight, std=0.1, generator=generator_for(seed, "head"))
+    return model
 
 
 def attach(model, method, seed=0):
@@ -36,8 +67,8 @@ def attach(model, method, seed=0):
     return model
 
 
-def fresh(method, seed=0):
-    return attach(bare(seed=seed), method, seed=seed)
+def fresh(method, backbone="class token", seed=0):
+    return attach(bare(backbone, seed=seed), method, seed=seed)
 
 
 def batch(seed=1, count=6):
@@ -65,9 +96,9 @@ def logits_of(model):
     return model.eval()(batch(seed=2)[0])
 
 
-@every_method
-def test_1_no_pretrained_tensor_changes(method):
-    model = bare()
+@everywhere
+def test_1_no_pretrained_tensor_changes(method, backbone):
+    model = bare(backbone)
     head = {id(parameter) for parameter in model.get_classifier().parameters()}
     pretrained = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in head}
     before = {name: parameter.detach().clone() for name, parameter in pretrained.items()}
@@ -81,37 +112,37 @@ def test_1_no_pretrained_tensor_changes(method):
     assert all(torch.equal(parameter, before[name]) for name, parameter in frozen.items())
 
 
-@every_method
-def test_2_every_trainable_tensor_has_a_gradient_within_two_steps(method):
-    seen = take_steps(fresh(method))
+@everywhere
+def test_2_every_trainable_tensor_has_a_gradient_within_two_steps(method, backbone):
+    seen = take_steps(fresh(method, backbone))
     assert not [name for name, largest in seen.items() if largest == 0]
 
 
-@every_method
-def test_3_the_first_logits_are_the_frozen_models(method):
-    assert torch.equal(logits_of(fresh(method)), logits_of(bare()))
+@everywhere
+def test_3_the_first_logits_are_the_frozen_models(method, backbone):
+    assert torch.equal(logits_of(fresh(method, backbone)), logits_of(bare(backbone)))
 
 
-@every_method
-def test_4_merging_keeps_the_logits(method):
-    model = fresh(method)
-    stock_names = set(bare().state_dict())
+@everywhere
+def test_4_merging_keeps_the_logits(method, backbone):
+    model = fresh(method, backbone)
+    stock_names = set(bare(backbone).state_dict())
     is_pure_weight = all("parametrizations" in name or name in stock_names for name in model.state_dict())
     take_steps(model)
     expected = logits_of(model)
-    assert not torch.allclose(expected, logits_of(fresh(method)), atol=1e-3)
+    assert not torch.allclose(expected, logits_of(fresh(method, backbone)), atol=1e-3)
     merge(model)
     torch.testing.assert_close(logits_of(model), expected, atol=1e-5, rtol=0)
     if is_pure_weight:
-        stock = timm.create_model("test_vit.r160_in1k", img_size=64, num_classes=10)
+        stock = BACKBONES[backbone]()
         stock.load_state_dict(model.state_dict(), strict=True)
         torch.testing.assert_close(logits_of(stock), expected, atol=1e-5, rtol=0)
 
 
-@every_method
-def test_5_the_same_seed_gives_the_same_bytes(method):
+@everywhere
+def test_5_the_same_seed_gives_the_same_bytes(method, backbone):
     def trained(seed):
-        model = fresh(method, seed=seed)
+        model = fresh(method, backbone, seed=seed)
         with seeded(seed):
             take_steps(model)
         return {name: parameter.detach().numpy().tobytes() for name, parameter in trainable(model).items()}
@@ -123,11 +154,11 @@ def test_5_the_same_seed_gives_the_same_bytes(method):
     assert trained(1) != first
 
 
-@every_method
-def test_6_saved_and_loaded_into_a_fresh_attach_gives_the_same_logits(method):
-    model = fresh(method)
+@everywhere
+def test_6_saved_and_loaded_into_a_fresh_attach_gives_the_same_logits(method, backbone):
+    model = fresh(method, backbone)
     take_steps(model)
-    other = fresh(method, seed=7)
+    other = fresh(method, backbone, seed=7)
     saved = {name: parameter.detach().clone() for name, parameter in trainable(model).items()}
     assert saved.keys() == trainable(other).keys()
     other.load_state_dict(saved, strict=False)
@@ -144,12 +175,18 @@ def test_7_the_size_is_the_papers(method):
     assert num_parameters(model) == {"trainable_params": SIZES[method], "head_params": 7690}
 
 
-@every_method
-def test_8_a_deep_copy_is_independent(method):
-    model = fresh(method)
+@everywhere
+def test_8_a_deep_copy_is_independent(method, backbone):
+    model = fresh(method, backbone)
     model.train()(batch()[0])  # a forward may leave a penalty behind
     twin = copy.deepcopy(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     take_steps(twin)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert any(not torch.equal(tensor, before[name]) for name, tensor in twin.state_dict().items())
+
+
+@pytest.mark.parametrize(("method", "backbone"), UNDEFINED)
+def test_a_method_that_is_not_defined_on_a_backbone_says_so(method, backbone):
+    with pytest.raises(UserError, match=r"ConvNeXt have no attn\.qkv"):
+        fresh(method, backbone)

@@ -17,6 +17,7 @@ RANKS = {
     "moppa.log": 0,
     "moppa.physics": 0,
     "moppa.attach": 0,
+    "moppa.places": 0,
     "moppa.machine": 0,
     "moppa.configured": 0,
     "moppa.data": 0,
