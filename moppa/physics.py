@@ -14,7 +14,7 @@ from torch import Tensor
 
 Grid = Float[Tensor, "batch height width channels"]
 PerChannel = Float[Tensor, "channels"] | Float[Tensor, ""] | float
-Gain = Float[Tensor, "height width channels"]
+Gain = Float[Tensor, "height width #channels"]  # 1 where the constants are numbers
 
 
 class Basis(NamedTuple):

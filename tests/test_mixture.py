@@ -1,0 +1,180 @@
+"""The MoPPA unit against its equations written out plainly, and every setting that its YAML offers."""
+
+import copy
+import math
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from moppa import physics
+from moppa.attach import penalty, trainable
+from moppa.configured import make
+from moppa.errors import UserError
+from moppa.mixture import Unit, attach
+from moppa.places import places_of
+from tests.conftest import config_of
+
+SETTINGS = make(config_of("task=eurosat", "method=moppa"), "method.attach", _partial_=True).keywords
+
+
+def vit(**settings):
+    return timm.create_model("test_vit", img_size=64, num_classes=10, **settings).requires_grad_(False)
+
+
+def attached(model, **settings):
+    attach(model, **{**SETTINGS, **settings}, generator=torch.Generator().manual_seed(0))
+    return model
+
+
+def trained_unit(**settings):
+    """A unit whose every parameter is away from its start."""
+    model = attached(vit(), **settings)
+    unit = next(module for module in model.modules() if isinstance(module, Unit))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in unit.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return unit.eval()
+
+
+def test_the_unit_is_its_equation():
+    unit = trained_unit(router="dynamic", poisson_gain="exact")
+    z = torch.randn(3, 17, 64)
+    x = torch.einsum("bnd,rd->bnr", z, unit.down)
+    a = torch.softmax(unit.physics_rate * (x.mean(1) @ unit.route.T + unit.route_bias), dim=1)
+    start = {name: math.log(math.expm1(value)) for name, value in unit.start.items()}
+    k, c, t = (
+        F.softplus(start[name] + unit.physics_rate * getattr(unit, name)) for name in ("diffusivity", "speed", "time")
+    )
+    grid = x[:, 1:].reshape(3, 4, 4, 8)
+    y = physics.mixture(grid, k, c, t, 1 + unit.physics_rate * unit.source, a).reshape(3, 16, 8)
+    y = torch.cat([(a[:, 0] + a[:, 1])[:, None, None] * x[:, :1], y], dim=1)
+    expected = unit.scale * torch.einsum("bnr,dr->bnd", y, unit.up)
+    torch.testing.assert_close(unit(z), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_residual_adds_before_the_block_and_attn_input_before_attention_alone():
+    x = torch.randn(2, 17, 64)
+    for position in ("residual", "attn_input"):
+        stock = vit().eval()
+        model = attached(copy.deepcopy(stock), position=position).eval()
+        unit = next(module for module in model.modules() if isinstance(module, Unit))
+        torch.nn.init.normal_(unit.up, std=0.1, generator=torch.Generator().manual_seed(0))
+        block = stock.blocks[0]
+        z = block.norm1(x)
+        if position == "residual":
+            expected = block(x + unit(z))
+        else:
+            middle = x + block.attn(z + unit(z))
+            expected = middle + block.mlp(block.norm2(middle))
+        torch.testing.assert_close(model.blocks[0](x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("priors", "size"),
+    [
+        (["heat"], 2 * 64 * 8 + 16),
+        (["wave"], 2 * 64 * 8 + 16),
+        (["poisson"], 2 * 64 * 8 + 16),
+        (["heat", "wave"], 2 * 64 * 8 + 24 + 2 * 8 + 2),
+        (["heat", "poisson"], 2 * 64 * 8 + 16 + 16 + 2 * 8 + 2),
+        (["wave", "poisson"], 2 * 64 * 8 + 16 + 16 + 2 * 8 + 2),
+        (["heat", "wave", "poisson"], 2 * 64 * 8 + 24 + 16 + 3 * 8 + 3),
+    ],
+)
+def test_priors_alone_and_in_pairs_hold_only_what_they_need_and_all_of_it_learns(priors, size):
+    model = attached(vit(), priors=priors)
+    method = trainable(model)
+    assert sum(parameter.numel() for parameter in method.values()) == 6 * size
+    for _ in range(2):
+        model.train()
+        loss = F.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.arange(4)) + penalty(model, 0.0)
+        loss.backward()
+        with torch.no_grad():
+            for parameter in method.values():
+                parameter.sub_(0.1 * parameter.grad)
+    assert not [name for name, parameter in method.items() if not parameter.grad.abs().max() > 0]
+
+
+def test_a_prior_alone_is_that_solution():
+    z = torch.randn(2, 17, 64)
+    unit = trained_unit(priors=["poisson"], poisson_gain="exact")
+    x = F.linear(z, unit.down)
+    y = physics.poisson(x[:, 1:].unflatten(1, (4, 4)), unit.constants()["source"]).flatten(1, 2)
+    expected = unit.scale * F.linear(torch.cat([0 * x[:, :1], y], dim=1), unit.up)
+    torch.testing.assert_close(unit(z), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_without_a_bottleneck_the_whole_width_is_solved():
+    model = attached(vit(), rank=None)
+    per_block = 64 + 3 * 64 + 16 + 3 * 64 + 3
+    assert sum(parameter.numel() for parameter in trainable(model).values()) == 6 * per_block
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 10)
+
+
+def test_the_static_router_gives_every_image_the_same_weights_and_the_dynamic_its_own():
+    x = torch.randn(5, 17, 8)
+    static, dynamic = trained_unit(router="static"), trained_unit(router="dynamic")
+    assert static.route is None
+    assert torch.equal(static.mixing_weights(x), static.mixing_weights(x)[:1].expand(5, 3))
+    assert len(dynamic.mixing_weights(x).unique(dim=0)) == 5
+    torch.testing.assert_close(dynamic.mixing_weights(x).sum(1), torch.ones(5))
+
+
+def test_the_route_penalty_is_the_divergence_from_uniform_and_ends_at_half_time():
+    model = attached(vit(), route_weight=0.5).train()
+    units = [module for module in model.modules() if isinstance(module, Unit)]
+    with torch.no_grad():
+        for unit in units:
+            unit.route_bias.copy_(torch.tensor([2.0, 0.0, -1.0]) / unit.physics_rate)
+    a = torch.softmax(torch.tensor([2.0, 0.0, -1.0]), dim=0)
+    divergence = float((a * torch.log(a / (1 / 3))).sum())
+    for progress, share in [(0.0, 1.0), (0.25, 0.5), (0.5, 0.0), (0.9, 0.0)]:
+        model(torch.randn(2, 3, 64, 64))
+        assert float(penalty(model, progress).detach()) == pytest.approx(0.5 * share * divergence, rel=1e-5)
+
+
+def test_every_stage_of_a_hierarchical_backbone_has_units_on_its_own_grid():
+    swin = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=64, window_size=4, embed_dim=16, depths=(1, 2), num_heads=(2, 4)
+    )
+    convnext = timm.create_model("test_convnext", pretrained_cfg_overlay={"input_size": (3, 96, 64)})
+    assert [place.grid for place in places_of(swin)] == [(16, 16), (8, 8), (8, 8)]
+    assert [place.grid for place in places_of(convnext)][:1] == [(24, 16)]
+    for model, image in ((swin, (64, 64)), (convnext, (96, 64))):
+        attached(model)
+        assert model(torch.randn(1, 3, *image)).shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "words"),
+    [
+        (lambda: timm.create_model("test_resnet"), {}, r"ResNet has no blocks.*choose a vision transformer"),
+        (lambda: timm.create_model("test_vit", dynamic_img_size=True, img_size=64), {}, None),
+        (vit, {"rank": 65}, r"rank=65 is above the backbone's width 64"),
+        (vit, {"rank": 0}, r"rank=0.*at least 1"),
+        (vit, {"priors": []}, r"priors=\[\].*heat, wave, poisson"),
+        (vit, {"priors": ["heat", "heat"]}, r"each once"),
+        (vit, {"priors": ["diffusion"]}, r"'diffusion'.*heat, wave, poisson"),
+        (lambda: attached(vit()), {}, r"has MoPPA units already"),
+        (
+            lambda: timm.create_model("test_convnext"),
+            {"position": "attn_input"},
+            r"ConvNeXt has no attention; choose residual",
+        ),
+    ],
+)
+def test_what_cannot_be_attached_is_said(model, settings, words):
+    if words is None:
+        attached(model(), **settings)
+        return
+    with pytest.raises(UserError, match=words):
+        attached(model(), **settings)
+
+
+def test_another_image_size_than_the_grid_was_made_for_is_said():
+    model = attached(timm.create_model("test_vit", dynamic_img_size=True, img_size=64))
+    with pytest.raises(UserError, match=r"26 tokens.*grid of 4 x 4.*image size"):
+        model(torch.randn(1, 3, 80, 80))
