@@ -4,13 +4,13 @@ import hydra
 from omegaconf import DictConfig
 
 from moppa import record
-from moppa.attach import merge
 from moppa.backbone import weights_digest
 from moppa.configured import make, one_line_errors
 from moppa.data import store
 from moppa.evaluate import predict
 from moppa.machine import Clock, device_named
 from moppa.seeds import generator_for
+from moppa.touch import merge
 from moppa.train import Checkpoint, train
 
 

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
-from moppa.attach import reweight
 from moppa.errors import UserError
 from moppa.places import places_of
+from moppa.touch import reweight
 
 PARTS_OF_QKV = ("q", "k", "v")
 LINEARS = {"proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check, physics
-from moppa.attach import hold
 from moppa.errors import UserError
 from moppa.places import Place, from_tokens, places_of, to_tokens
+from moppa.touch import hold
 
 PRIORS = ("heat", "wave", "poisson")
 POSITIONS = ("residual", "attn_input")
@@ -24,7 +24,7 @@ ROUTERS = ("dynamic", "static")
 POISSON_GAINS = ("exact", "unit")
 
 Tokens = Float[Tensor, "batch tokens dim"]
-Weights = Float[Tensor, "batch priors"]
+Weights = Float[Tensor, "#batch priors"]  # one row where all images share it
 
 
 class Unit(nn.Module):
@@ -78,7 +78,10 @@ class Unit(nn.Module):
             basis = basis._replace(inverse_laplace=basis.inverse_laplace / basis.inverse_laplace.max())
         for name, constant in basis._asdict().items():
             self.register_buffer(f"basis_{name}", constant, persistent=False)
+        self.register_buffer("route_sum", torch.zeros(len(priors)), persistent=False)
+        self.register_buffer("route_steps", torch.zeros(()), persistent=False)
         self.weights: Tensor | None = None
+        self.folded: dict[str, Tensor] | None = None
 
     @property
     def basis(self) -> physics.Basis:
@@ -103,15 +106,15 @@ class Unit(nn.Module):
         return y * up if self.down is None else F.linear(y, up)
 
     def mixing_weights(self, x: Float[Tensor, "batch tokens width"]) -> Weights:
-        """a = softmax(W mean_tokens(X) + b) per image; the static router has no W, and one prior alone no router."""
+        """a = softmax(W mean_tokens(X) + b) per image; one row for all where the router is static."""
         if self.route_bias is None:
-            return x.new_ones(len(x), 1)
-        logits = self.route_bias.expand(len(x), -1)
+            return x.new_ones(1, 1)  # one prior alone has nothing to be weighed against
+        logits = self.route_bias[None]
         if self.route is not None:
             logits = logits + F.linear(x.mean(dim=1), self.route)
         return (self.physics_rate * logits).softmax(dim=-1)
 
-    def kept(self, weights: Weights) -> Float[Tensor, " batch"]:
+    def kept(self, weights: Weights) -> Float[Tensor, " #batch"]:
         """How much of the zero frequency stays: all of heat and wave, nothing of Poisson."""
         return sum(
             (weights[:, i] for i, prior in enumerate(self.priors) if prior != "poisson"),
@@ -130,27 +133,49 @@ class Unit(nn.Module):
             values["source"] = 1 + self.physics_rate * self.source
         return values
 
+    def filters(self) -> dict[str, Tensor]:
+        """What multiplies the spectrum for each prior that is on, (H, W, width) or (H, W, 1), and Poisson's source."""
+        on, learned = self.basis, self.constants()
+        gains = {}
+        if "heat" in self.priors:
+            gains["heat"] = physics.heat_gain(on.laplace, learned["diffusivity"], learned["time"])
+        if "wave" in self.priors:
+            gains["wave"] = physics.wave_gain(on.laplace, learned["speed"], learned["time"])
+        if "poisson" in self.priors:
+            gains["poisson"], gains["source"] = on.inverse_laplace[..., None], learned["source"]
+        return gains
+
     def solve(self, x: physics.Grid, weights: Weights) -> physics.Grid:
         """The mixture of the priors that are on: one transform of X, one of S X, one back."""
-        on, learned = self.basis, self.constants()
-        per_image = dict(zip(self.priors, weights[:, :, None, None, None].unbind(1), strict=True))
-        spectrum = x.new_zeros(())
-        gain = x.new_zeros(())
-        if "heat" in per_image:
-            gain = per_image["heat"] * physics.heat_gain(on.laplace, learned["diffusivity"], learned["time"])
-        if "wave" in per_image:
-            gain = gain + per_image["wave"] * physics.wave_gain(on.laplace, learned["speed"], learned["time"])
-        if gain.ndim:
-            spectrum = gain * physics.dct(x, on)
-        if "poisson" in per_image:
-            source = physics.dct(learned["source"][..., None] * x, on)
-            spectrum = spectrum + per_image["poisson"] * on.inverse_laplace[..., None] * source
-        return physics.inverse_dct(spectrum, on)
+        on, filters = self.basis, self.filters() if self.folded is None else self.folded
+        weighed = {
+            prior: weight * filters[prior]
+            for prior, weight in zip(self.priors, weights[:, :, None, None, None].unbind(1), strict=True)
+        }
+        terms = []
+        if keeping := [gain for prior, gain in weighed.items() if prior != "poisson"]:
+            terms.append(sum(keeping[1:], keeping[0]) * physics.dct(x, on))
+        if "poisson" in weighed:
+            terms.append(weighed["poisson"] * physics.dct(filters["source"][..., None] * x, on))
+        return physics.inverse_dct(sum(terms[1:], terms[0]), on)
+
+    def fold(self) -> None:
+        """Keeps the filters, which depend on no input, for an evaluation."""
+        self.folded = {name: gain.detach() for name, gain in self.filters().items()}
+
+    def observations(self) -> dict[str, Tensor]:
+        """The mean mixing weights over the training steps since the last call, and the constants as they are now."""
+        route = self.route_sum / self.route_steps.clamp(min=1)
+        self.route_sum.zero_()
+        self.route_steps.zero_()
+        return {"route": route, **{name: value for name, value in self.constants().items() if name != "source"}}
 
     def penalty(self, progress: float) -> Tensor:
         """lambda g KL(mean_batch(a) || uniform), g falling from 1 to 0 over the first half of the training."""
         assert self.weights is not None, "penalty() follows a forward in training mode"
         mean, self.weights = self.weights.mean(dim=0), None
+        self.route_sum += mean.detach()
+        self.route_steps += 1
         return self.route_weight * max(0.0, 1 - 2 * progress) * (mean * (len(mean) * mean).log()).sum()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Cell:
 
     @property
     def predictions(self) -> Path:
-        """The per-example predictions, beside the record."""
+        """The per-example predictions, and what the method told of itself by epoch, beside the record."""
         return self.record.with_suffix(".npz")
 
     @property
@@ -158,7 +158,7 @@ def write(
         "curve": training.curve,
     }
     with whole_file(cell.predictions) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, predicted=predicted, label=labels.astype(np.int16))
+        np.savez_compressed(file, predicted=predicted, label=labels.astype(np.int16), **training.observed)
     with whole_file(cell.record) as temporary:
         temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     return record

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moppa import check
-from moppa.attach import penalty, trainable
 from moppa.backbone import Preprocess, num_parameters
 from moppa.data.store import Split
 from moppa.errors import UserError
@@ -23,6 +22,7 @@ from moppa.machine import arithmetic
 from moppa.progress import progress_bar
 from moppa.seeds import generator_for, seeded, stream
 from moppa.stop import Stopped, StopRequest
+from moppa.touch import observe, penalty, trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +107,13 @@ class Checkpoint:
 
 @dataclass(kw_only=True)
 class Training:
-    """What is left of a training besides the weights: mean loss and last rate by epoch, sizes and seconds."""
+    """What is left of a training besides the weights: mean loss and last rate by epoch, sizes and seconds.
+
+    `observed` is what the method's modules told of themselves, an array with one entry an epoch for each name.
+    """
 
     curve: list[dict[str, float]]
+    observed: dict[str, np.ndarray]
     counts: dict[str, int]
     seconds: float
 
@@ -139,12 +143,15 @@ def train(
     num_steps = recipe.epochs * per_epoch
     losses = torch.zeros(num_steps, device=device)
     start, spent, began = 0, 0.0, time.perf_counter()
+    observed: list[dict[str, Tensor]] = []
 
     def save(step: int) -> None:
         checkpoint.write(
             {
                 "step": step,
                 "trainable": {name: parameter.detach() for name, parameter in parameters.items()},
+                "buffers": dict(model.named_buffers()),
+                "observed": observed,
                 "optimizer": optimizer.state_dict(),
                 "generators": generator_states(device),
                 "losses": losses[:step].clone(),
@@ -155,7 +162,8 @@ def train(
     with seeded(stream(seed, "noise")), StopRequest() as stop, progress_bar() as bar:
         if state := checkpoint.read():
             start, spent = state["step"], state["seconds"]
-            restore(state, parameters, optimizer, losses)
+            restore(state, model, optimizer, losses)
+            observed = state["observed"]
         line = bar.add_task("train", total=num_steps, completed=start, note="")
         model.train()
         for step, batch in batches(len(images), recipe, seed=seed, start=start):
@@ -168,7 +176,8 @@ def train(
             if (step + 1) % per_epoch == 0:
                 epoch = end_of_epoch(losses[step + 1 - per_epoch : step + 1], recipe, step, num_steps)
                 bar.update(line, note=f"loss {epoch['loss']:.4f}  rate {epoch['rate']:.2e}")
-                logger.log(epoch, step=step + 1)
+                observed.append(observe(model))
+                logger.log({**epoch, **scalars(observed[-1])}, step=step + 1)
                 if (step + 1) // per_epoch % checkpoint.epochs == 0 or step + 1 == num_steps:
                     save(step + 1)
             if stop.is_requested:
@@ -177,6 +186,7 @@ def train(
 
     ends = range(per_epoch, num_steps + 1, per_epoch)
     return Training(
+        observed={name: torch.stack([one[name] for one in observed]).numpy() for name in observed[-1]},
         curve=[end_of_epoch(losses[end - per_epoch : end], recipe, end - 1, num_steps) for end in ends],
         counts=num_parameters(model),
         seconds=spent + time.perf_counter() - began,
@@ -217,13 +227,24 @@ def end_of_epoch(losses: Tensor, recipe: Recipe, step: int, num_steps: int) -> d
     return {"loss": float(losses.double().mean()), "rate": recipe.rate(step, num_steps)}
 
 
-def restore(
-    state: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, losses: Tensor
-) -> None:
-    """Puts a checkpoint's state back: weights, moments, losses so far and torch's generators."""
+def scalars(observed: Mapping[str, Tensor]) -> dict[str, float]:
+    """What a logger can draw of it: few values one by one, many by their mean."""
+    found: dict[str, float] = {}
+    for name, tensor in observed.items():
+        if tensor.numel() > 3:
+            found[name] = float(tensor.mean())
+        else:
+            found |= {f"{name}/{index}": float(value) for index, value in enumerate(tensor)}
+    return found
+
+
+def restore(state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, losses: Tensor) -> None:
+    """Puts a checkpoint's state back: weights, buffers, moments, losses so far and torch's generators."""
     with torch.no_grad():
-        for name, parameter in parameters.items():
+        for name, parameter in trainable(model).items():
             parameter.copy_(state["trainable"][name])
+        for name, buffer in model.named_buffers():
+            buffer.copy_(state["buffers"][name])
     optimizer.load_state_dict(state["optimizer"])
     losses[: state["step"]] = state["losses"].to(losses.device)
     torch.set_rng_state(state["generators"]["cpu"])

@@ -7,11 +7,11 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from moppa.attach import merge, penalty, trainable
 from moppa.backbone import num_parameters
 from moppa.configured import make
 from moppa.errors import UserError
 from moppa.seeds import generator_for, seeded
+from moppa.touch import merge, penalty, trainable
 from tests.conftest import METHODS, config_of
 
 # Trainable parameters on ViT-B/16 at 224 px without the head, from the papers' formulas.

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -9,12 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from moppa import physics
-from moppa.attach import penalty, trainable
 from moppa.configured import make
 from moppa.errors import UserError
 from moppa.mixture import Unit, attach
 from moppa.places import places_of
-from tests.conftest import config_of
+from moppa.touch import merge, observe, penalty, trainable
+from tests.conftest import ROOT, config_of
 
 SETTINGS = make(config_of("task=eurosat", "method=moppa"), "method.attach", _partial_=True).keywords
 
@@ -118,7 +120,7 @@ def test_the_static_router_gives_every_image_the_same_weights_and_the_dynamic_it
     x = torch.randn(5, 17, 8)
     static, dynamic = trained_unit(router="static"), trained_unit(router="dynamic")
     assert static.route is None
-    assert torch.equal(static.mixing_weights(x), static.mixing_weights(x)[:1].expand(5, 3))
+    assert static.mixing_weights(x).shape == (1, 3)
     assert len(dynamic.mixing_weights(x).unique(dim=0)) == 5
     torch.testing.assert_close(dynamic.mixing_weights(x).sum(1), torch.ones(5))
 
@@ -178,3 +180,55 @@ def test_another_image_size_than_the_grid_was_made_for_is_said():
     model = attached(timm.create_model("test_vit", dynamic_img_size=True, img_size=64))
     with pytest.raises(UserError, match=r"26 tokens.*grid of 4 x 4.*image size"):
         model(torch.randn(1, 3, 80, 80))
+
+
+@pytest.mark.parametrize("router", ["static", "dynamic"])
+@pytest.mark.parametrize("position", ["residual", "attn_input"])
+def test_folding_computes_the_filters_once_and_keeps_the_logits(router, position, monkeypatch):
+    model = attached(vit(), router=router, position=position)
+    with torch.no_grad():
+        for unit in (module for module in model.modules() if isinstance(module, Unit)):
+            unit.up.normal_(std=0.1)
+            unit.route_bias.normal_()
+    images = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.eval()(images)
+        merge(model)
+        monkeypatch.setattr(Unit, "filters", lambda self: pytest.fail("the filters were built again"))
+        torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=0)
+
+
+def test_a_unit_tells_its_mean_mixing_weights_and_constants():
+    model = attached(vit()).train()
+    before = observe(model)
+    for _ in range(3):
+        model(torch.randn(2, 3, 64, 64))
+        penalty(model, 0.0)
+    told = observe(model)
+    assert {name.rpartition("/")[2] for name in told} == {"route", "diffusivity", "speed", "time"}
+    assert len(told) == 6 * 4
+    for name, value in told.items():
+        if name.endswith("/route"):
+            assert torch.equal(before[name], torch.zeros(3))
+            torch.testing.assert_close(value, torch.full((3,), 1 / 3))
+        else:
+            torch.testing.assert_close(value, torch.full((8,), SETTINGS["start"][name.rpartition("/")[2]]))
+    assert all(not value.any() for name, value in observe(model).items() if name.endswith("/route"))
+
+
+def test_the_unit_compiles_without_graph_breaks():
+    """In a process of its own: the tests' type checks would be compiled too."""
+    program = """
+import timm, torch
+from moppa.mixture import attach
+model = timm.create_model("test_vit", img_size=64, num_classes=10)
+attach(model, **SETTINGS, generator=None)
+for mode in (model.train(), model.eval()):
+    assert torch._dynamo.explain(mode)(torch.randn(2, 3, 64, 64)).graph_break_count == 0
+    torch._dynamo.reset()
+print("no graph breaks")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace("SETTINGS", repr(SETTINGS))], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "no graph breaks\n", done.stderr

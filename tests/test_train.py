@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from moppa.attach import trainable
 from moppa.configured import make
 from moppa.data.store import Split
 from moppa.errors import UserError
 from moppa.log import NoLogger
 from moppa.seeds import generator_for
 from moppa.stop import Stopped
+from moppa.touch import trainable
 from moppa.train import Checkpoint, batches, train
 from tests.conftest import config_of
 

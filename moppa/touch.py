@@ -24,12 +24,35 @@ def hold(owner: nn.Module, name: str, wrap: Callable[[nn.Module], nn.Module]) ->
 
 @torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
-    """Folds every `reweight` into its weight, in place; the model is then a stock one where no module is held."""
+    """Folds every `reweight` into its weight, in place, and lets what is held compute once what no input changes.
+
+    The model is then for evaluation; where no module is held it is a stock one.
+    """
     for layer in list(model.modules()):
         if parametrize.is_parametrized(layer):
             for tensor in list(layer.parametrizations):
                 parametrize.remove_parametrizations(layer, tensor, leave_parametrized=True)
+        if isinstance(layer, Foldable):
+            layer.fold()
     return model
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A held module with something to compute once before an evaluation."""
+
+    def fold(self) -> None:
+        """Computes it."""
+        ...
+
+
+@runtime_checkable
+class Observed(Protocol):
+    """A module with something to tell about what it learns."""
+
+    def observations(self) -> dict[str, Tensor]:
+        """What it tells, by name, over the steps since the last call."""
+        ...
 
 
 @runtime_checkable
@@ -44,6 +67,16 @@ class Penalised(Protocol):
 def penalty(model: nn.Module, progress: float) -> Tensor | float:
     """The sum of what the modules leave to be added to the loss; `progress` runs from 0 to 1 over the training."""
     return sum((module.penalty(progress) for module in model.modules() if isinstance(module, Penalised)), start=0.0)
+
+
+def observe(model: nn.Module) -> dict[str, Tensor]:
+    """What the modules tell of themselves, on the CPU, by `module/name`."""
+    return {
+        f"{path}/{name}": tensor.detach().cpu()
+        for path, module in model.named_modules()
+        if isinstance(module, Observed)
+        for name, tensor in module.observations().items()
+    }
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

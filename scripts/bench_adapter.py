@@ -1,0 +1,147 @@
+"""What the MoPPA unit costs beside the frozen block it serves: python scripts/bench_adapter.py [--rounds 15].
+
+ViT-B/16 at 224 px; batch 8 on a CPU, 64 on a GPU; forward plus backward, where a frozen block passes the gradient on to
+its input. Everything is timed in turn, round by round, and reported by its median, so that a drifting machine shifts
+all alike. The naive form is the operator written without thought: heat, wave and Poisson each with its own transforms.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from moppa import physics
+from moppa.configured import make
+from moppa.machine import facts_of
+from moppa.mixture import BeforeBlock, Unit
+from moppa.places import Place
+
+DIM, GRID = 768, (14, 14)
+
+
+class Naive(nn.Module):
+    """Three transforms forth and three back, constants rebuilt every time."""
+
+    def __init__(self, unit: Unit) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        learned = self.unit.constants()
+        a = weights[:, :, None, None, None]
+        return (
+            a[:, 0] * physics.heat(x, learned["diffusivity"], learned["time"])
+            + a[:, 1] * physics.wave(x, learned["speed"], learned["time"])
+            + a[:, 2] * physics.poisson(x, learned["source"])
+        )
+
+
+def main() -> None:
+    """Prints the table, and writes it as JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batch = 64 if device.type == "cuda" else 8
+    found = measure(device, batch, asked.rounds)
+    show(found, device, batch)
+    if asked.json:
+        asked.json.write_text(json.dumps({"device": facts_of(device), "batch": batch, **found}, indent=2) + "\n")
+
+
+def measure(device: torch.device, batch: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Median seconds of everything, and the shares that the unit adds."""
+    torch.manual_seed(0)
+    block = Block(DIM, num_heads=12, qkv_bias=True).to(device).requires_grad_(False)
+    tokens = torch.randn(batch, 197, DIM, device=device, requires_grad=True)
+    found = {}
+    for name, rank in (("r = 8", 8), ("full width", None)):
+        unit = unit_of(block, rank).to(device).train()
+        width = rank or DIM
+        grid = torch.randn(batch, *GRID, width, device=device, requires_grad=True)
+        weights = torch.full((batch, 3), 1 / 3, device=device)
+        naive = Naive(unit)
+        with_unit = BeforeBlock(block, unit, place_of(block))
+        seconds = in_turn(
+            {
+                "block": lambda: block(tokens),
+                "block with unit": lambda with_unit=with_unit: with_unit(tokens),
+                "operator": lambda unit=unit, grid=grid, weights=weights: unit.solve(grid, weights),
+                "naive operator": lambda naive=naive, grid=grid, weights=weights: naive(grid, weights),
+            },
+            device,
+            rounds,
+        )
+        found[name] = {
+            **seconds,
+            "unit / block": seconds["block with unit"] / seconds["block"] - 1,
+            "operator / block": seconds["operator"] / seconds["block"],
+            "naive / operator": seconds["naive operator"] / seconds["operator"],
+        }
+    return found
+
+
+def unit_of(block: Block, rank: int | None) -> Unit:
+    """The unit that `configs/method/moppa.yaml` describes, on one block of ViT-B/16."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parent.parent.resolve() / "configs")):
+        config = compose("cell", overrides=["method=moppa", "task=cifar100"])
+    settings = make(config, "method.attach", _partial_=True).keywords
+    unused = {"position"}
+    kept = {name: value for name, value in settings.items() if name not in unused}
+    unit = Unit(place_of(block), **{**kept, "rank": rank}, generator=torch.Generator().manual_seed(0))
+    nn.init.normal_(unit.up, std=0.02)
+    return unit
+
+
+def in_turn(works: dict[str, Callable[[], Tensor]], device: torch.device, rounds: int) -> dict[str, float]:
+    """Median seconds of forward plus backward of each, all of them once in every round."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for index in range(rounds + 2):  # two rounds to warm up
+        for name, work in works.items():
+            wait(device)
+            began = time.perf_counter()
+            work().sum().backward()
+            wait(device)
+            if index >= 2:
+                taken[name].append(time.perf_counter() - began)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def place_of(block: nn.Module) -> Place:
+    """Where the block of a ViT-B/16 stands."""
+    return Place(owner=block, name="", dim=DIM, grid=GRID, num_prefix_tokens=1, layout="tokens")
+
+
+def show(found: dict[str, dict[str, float]], device: torch.device, batch: int) -> None:
+    """The figures as a table."""
+    table = Table(title=f"forward + backward, batch {batch}, {facts_of(device)['name']}, median")
+    table.add_column("")
+    for name in found:
+        table.add_column(name, justify="right")
+    for row in next(iter(found.values())):
+        cells = [f"{1000 * one[row]:.2f} ms" if "/" not in row else f"{one[row]:.2f}" for one in found.values()]
+        if row in {"unit / block", "operator / block"}:
+            cells = [f"{100 * one[row]:.1f} %" for one in found.values()]
+        table.add_row(row, *cells)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
