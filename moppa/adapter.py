@@ -1,4 +1,4 @@
-"""MoPPA on any timm model, without the harness: attach, train in a loop of one's own, save and load the adapter alone."""
+"""MoPPA on any timm model, without the harness: attach, train in one's own loop, save and load the adapter alone."""
 
 import json
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def attach(
 
 
 def save(model: nn.Module, path: str | Path) -> None:
-    """Writes the units' parameters (not the backbone's, not the head's) as safetensors, with how to attach them again."""
+    """Writes the units' parameters alone as safetensors, with how to attach them again."""
     if not hasattr(model, "moppa_settings"):
         raise UserError("this model has no MoPPA units to save: call moppa.attach(model) first")
     metadata = {
@@ -82,9 +82,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}); give a file that moppa.save wrote") from error
     if metadata.get("method") != "moppa":
-        raise UserError(
-            f"{path} holds no MoPPA adapter (method {metadata.get('method')}); give one that moppa.save wrote"
-        )
+        raise UserError(f"{path} holds no MoPPA adapter; give a file that moppa.save wrote")
     if metadata["backbone"] != backbone_of(model):
         raise UserError(
             f"{path} was made for the backbone {metadata['backbone']}, not for {backbone_of(model)}: create that one"

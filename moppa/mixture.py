@@ -163,12 +163,23 @@ class Unit(nn.Module):
         """Keeps the filters, which depend on no input, for an evaluation."""
         self.folded = {name: gain.detach() for name, gain in self.filters().items()}
 
-    def observations(self) -> dict[str, Tensor]:
-        """The mean mixing weights over the training steps since the last call, and the constants as they are now."""
+    def observations(self, *, is_last: bool) -> dict[str, Tensor]:
+        """The mean mixing weights over the steps since the last call, and k, c, t now; at last S and the response."""
         route = self.route_sum / self.route_steps.clamp(min=1)
         self.route_sum.zero_()
         self.route_steps.zero_()
-        return {"route": route, **{name: value for name, value in self.constants().items() if name != "source"}}
+        told = {"route": route, **self.constants()}
+        if is_last:
+            return {**told, "response": self.response(route)}
+        return {name: value for name, value in told.items() if name != "source"}
+
+    @torch.no_grad()
+    def response(self, weights: Float[Tensor, " priors"]) -> Float[Tensor, "height width"]:
+        """What the operator makes of 1 at the middle token and 0 elsewhere, averaged over the channels."""
+        width = len(self.up) if self.down is None else len(self.down)
+        impulse = self.up.new_zeros(1, *self.grid, width)
+        impulse[:, self.grid[0] // 2, self.grid[1] // 2] = 1
+        return self.solve(impulse, weights[None])[0].mean(dim=-1)
 
     def penalty(self, progress: float) -> Tensor:
         """lambda g KL(mean_batch(a) || uniform), g falling from 1 to 0 over the first half of the training."""

@@ -50,8 +50,8 @@ class Foldable(Protocol):
 class Observed(Protocol):
     """A module with something to tell about what it learns."""
 
-    def observations(self) -> dict[str, Tensor]:
-        """What it tells, by name, over the steps since the last call."""
+    def observations(self, *, is_last: bool) -> dict[str, Tensor]:
+        """What it tells, by name, over the steps since the last call; after the last step it may tell more."""
         ...
 
 
@@ -69,13 +69,13 @@ def penalty(model: nn.Module, progress: float) -> Tensor | float:
     return sum((module.penalty(progress) for module in model.modules() if isinstance(module, Penalised)), start=0.0)
 
 
-def observe(model: nn.Module) -> dict[str, Tensor]:
+def observe(model: nn.Module, *, is_last: bool) -> dict[str, Tensor]:
     """What the modules tell of themselves, on the CPU, by `module/name`."""
     return {
         f"{path}/{name}": tensor.detach().cpu()
         for path, module in model.named_modules()
         if isinstance(module, Observed)
-        for name, tensor in module.observations().items()
+        for name, tensor in module.observations(is_last=is_last).items()
     }
 
 

@@ -109,7 +109,7 @@ class Checkpoint:
 class Training:
     """What is left of a training besides the weights: mean loss and last rate by epoch, sizes and seconds.
 
-    `observed` is what the method's modules told of themselves, an array with one entry an epoch for each name.
+    `observed` is what the method's modules told of themselves: by epoch, or once after the last step.
     """
 
     curve: list[dict[str, float]]
@@ -176,7 +176,7 @@ def train(
             if (step + 1) % per_epoch == 0:
                 epoch = end_of_epoch(losses[step + 1 - per_epoch : step + 1], recipe, step, num_steps)
                 bar.update(line, note=f"loss {epoch['loss']:.4f}  rate {epoch['rate']:.2e}")
-                observed.append(observe(model))
+                observed.append(observe(model, is_last=step + 1 == num_steps))
                 logger.log({**epoch, **scalars(observed[-1])}, step=step + 1)
                 if (step + 1) // per_epoch % checkpoint.epochs == 0 or step + 1 == num_steps:
                     save(step + 1)
@@ -184,9 +184,10 @@ def train(
                 save(step + 1)
                 raise Stopped(f"stopped after step {step + 1} of {num_steps}; the same command goes on from there")
 
+    told = {name: [one[name] for one in observed if name in one] for name in observed[-1]}
     ends = range(per_epoch, num_steps + 1, per_epoch)
     return Training(
-        observed={name: torch.stack([one[name] for one in observed]).numpy() for name in observed[-1]},
+        observed={name: torch.stack(values).numpy() for name, values in told.items()},
         curve=[end_of_epoch(losses[end - per_epoch : end], recipe, end - 1, num_steps) for end in ends],
         counts=num_parameters(model),
         seconds=spent + time.perf_counter() - began,

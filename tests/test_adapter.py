@@ -71,7 +71,7 @@ def test_what_does_not_fit_is_said(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(UserError, match="cannot be read"):
         moppa.load(vit(), path)
-    with pytest.raises(AttributeError, match="moppa has no attribute 'atach'|it has attach"):
+    with pytest.raises(AttributeError, match="it has attach, load, merge, penalty, save"):
         _ = moppa.atach
 
 

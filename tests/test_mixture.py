@@ -200,11 +200,11 @@ def test_folding_computes_the_filters_once_and_keeps_the_logits(router, position
 
 def test_a_unit_tells_its_mean_mixing_weights_and_constants():
     model = attached(vit()).train()
-    before = observe(model)
+    before = observe(model, is_last=False)
     for _ in range(3):
         model(torch.randn(2, 3, 64, 64))
         penalty(model, 0.0)
-    told = observe(model)
+    told = observe(model, is_last=False)
     assert {name.rpartition("/")[2] for name in told} == {"route", "diffusivity", "speed", "time"}
     assert len(told) == 6 * 4
     for name, value in told.items():
@@ -213,7 +213,8 @@ def test_a_unit_tells_its_mean_mixing_weights_and_constants():
             torch.testing.assert_close(value, torch.full((3,), 1 / 3))
         else:
             torch.testing.assert_close(value, torch.full((8,), SETTINGS["start"][name.rpartition("/")[2]]))
-    assert all(not value.any() for name, value in observe(model).items() if name.endswith("/route"))
+    assert {tuple(value.shape) for name, value in observe(model, is_last=True).items() if "source" in name} == {(4, 4)}
+    assert all(not value.any() for name, value in observe(model, is_last=False).items() if name.endswith("/route"))
 
 
 def test_the_unit_compiles_without_graph_breaks():
