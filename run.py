@@ -5,13 +5,15 @@ from omegaconf import DictConfig
 
 from moppa import record
 from moppa.backbone import weights_digest
+from moppa.checkpoint import Checkpoint
 from moppa.configured import make, one_line_errors
 from moppa.data import store
 from moppa.evaluate import predict
 from moppa.machine import Clock, device_named
+from moppa.provenance import code_state
 from moppa.seeds import generator_for
 from moppa.touch import merge
-from moppa.train import Checkpoint, train
+from moppa.train import train
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="cell")
@@ -43,7 +45,7 @@ def run_cell(config: DictConfig) -> None:
         proof = store.proof(task, source, **sight)
         learned = store.load(task, protocol.train, source, **sight)
 
-    checkpoint = Checkpoint(path=cell.checkpoint, epochs=config.run.checkpoint_epochs, code=record.code_state())
+    checkpoint = Checkpoint(path=cell.checkpoint, epochs=config.run.checkpoint_epochs, code=code_state())
     logger.start(name=cell.name, group=config.method.name, config=cell.config)
     model.to(device)
     training = train(

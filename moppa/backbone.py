@@ -1,15 +1,11 @@
 """timm name + weights -> a frozen vision transformer with a fresh head, and what its checkpoint expects of an image."""
 
 import hashlib
-import sys
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Any
 
-import safetensors
-import safetensors.torch
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
@@ -19,6 +15,7 @@ from moppa import check
 from moppa.errors import UserError
 from moppa.files import sha256_of
 from moppa.seeds import seeded, stream
+from moppa.weights import load_weights
 
 RANDOM = "random"
 
@@ -114,7 +111,9 @@ class Backbone:
 
     def bare(self, *, drop_path: float) -> nn.Module:
         """The model without a head, with the same seeded random weights each time."""
-        pooling = {} if self.pool is None else {"global_pool": self.pool}
+        settings: dict[str, Any] = {} if self.pool is None else {"global_pool": self.pool}
+        if timm.get_pretrained_cfg_value(self.timm, "fixed_input_size"):  # a ConvNeXt takes any size, and is not told
+            settings["img_size"] = self.image_size
         with seeded(stream(0, "backbone")):
             try:
                 model = timm.create_model(
@@ -122,8 +121,8 @@ class Backbone:
                     pretrained=False,
                     num_classes=0,
                     drop_path_rate=drop_path,
-                    img_size=self.image_size,
-                    **pooling,
+                    pretrained_cfg_overlay={"input_size": (3, self.image_size, self.image_size)},
+                    **settings,
                 )
             except AssertionError as error:
                 raise UserError(
@@ -140,13 +139,13 @@ class Backbone:
             mean=tuple(facts["mean"]),
             std=tuple(facts["std"]),
             interpolation=facts["interpolation"],
-            pool=model.global_pool,
+            pool=str(getattr(model, "global_pool", None) or model.head.global_pool.pool_type),
         )
 
 
 def check_divides(image_size: int, model: nn.Module) -> None:
     """timm would silently leave out the pixels beyond the last whole patch."""
-    side = model.patch_embed.patch_size[0]
+    side = model.patch_embed.patch_size[0] if hasattr(model, "patch_embed") else model.feature_info[-1]["reduction"]
     if image_size % side:
         low = image_size // side * side
         near = " and ".join(str(size) for size in (low, low + side) if size)
@@ -163,79 +162,6 @@ def weights_digest(backbone: Backbone) -> str:
     for name, tensor in sorted(backbone.bare(drop_path=0.0).state_dict().items()):
         total.update(name.encode() + tensor.numpy().tobytes())
     return total.hexdigest()
-
-
-def load_weights(model: nn.Module, file: Path, *, untrained: Sequence[str], unused: Sequence[str]) -> None:
-    """Copies a checkpoint into `model`, through timm's own filter (names of other releases, position embeddings)."""
-    if file.suffix == ".npz":
-        load_npz(model, file)
-        return
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", lambda state, _: state)
-    try:
-        state = convert(read_tensors(file), model)
-    except (KeyError, ValueError, RuntimeError, AttributeError) as error:
-        raise UserError(f"backbone.weights={file}: not a checkpoint of {type(model).__name__} ({error})") from error
-    head = str(getattr(model, "pretrained_cfg", {}).get("classifier", "head"))
-    dropped = (head, *unused)
-    state = {name: tensor for name, tensor in state.items() if not belongs(name, dropped)}
-    check_fit(model, state, file, untrained=untrained)
-    model.load_state_dict(state, strict=False)
-
-
-def check_fit(model: nn.Module, state: Mapping[str, Tensor], file: Path, *, untrained: Sequence[str]) -> None:
-    """Every tensor of the model must come from the file and every tensor of the file go into the model."""
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    missing = [name for name in wanted if name not in state and not belongs(name, untrained)]
-    unexpected = [name for name in state if name not in wanted]
-    reshaped = [
-        f"{name} {tuple(state[name].shape)} for {tuple(shape)}"
-        for name, shape in wanted.items()
-        if name in state and state[name].shape != shape
-    ]
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    if said := "; ".join(f"{what}: {first(names)}" for what, names in faults.items() if names):
-        raise UserError(
-            f"backbone.weights={file} does not fit {model.pretrained_cfg.get('architecture')}: {said}; "
-            f"choose the backbone that these weights belong to"
-        )
-
-
-def first(names: Sequence[str], count: int = 3) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
-
-
-def belongs(name: str, modules: Sequence[str]) -> bool:
-    """Whether a tensor's name lies in one of the named modules."""
-    return any(name.startswith(f"{module}.") for module in modules)
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or pth file; pickled code is never run."""
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        if file.suffix in {".pth", ".pt", ".bin"}:
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"backbone.weights={file} cannot be read as tensors ({reason}); it is truncated, or holds more than tensors"
-        ) from error
-    raise UserError(f"backbone.weights={file}: the suffix must be .safetensors, .npz, .pth, .pt or .bin")
-
-
-def load_npz(model: nn.Module, file: Path) -> None:
-    """A checkpoint of the original JAX release (`ViT-B_16.npz`), by timm's own converter."""
-    if not hasattr(model, "load_pretrained"):
-        raise UserError(f"backbone.weights={file}: timm reads no npz for {type(model).__name__}")
-    try:
-        model.load_pretrained(str(file))
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile, RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"backbone.weights={file} does not fit {model.pretrained_cfg.get('architecture')}: missing or of another "
-            f"shape: {error}"
-        ) from error
 
 
 def num_parameters(model: nn.Module) -> dict[str, int]:

@@ -2,12 +2,8 @@
 
 import hashlib
 import json
-import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ from moppa.backbone import Preprocess
 from moppa.errors import UserError
 from moppa.files import whole_file
 from moppa.machine import facts_of, peak_memory_bytes
+from moppa.provenance import code_state
 from moppa.train import Training
 
 # What stands in the resolved config and cannot change the outcome: names for people, paths, the machine.
@@ -36,7 +33,6 @@ NEUTRAL = (
 )
 # What differs between two runs of one cell, and nothing else does.
 MEASURED = ("seconds", "peak_memory_bytes")
-PACKAGES = ("moppa", "torch", "timm", "numpy", "pillow", "tensorflow-datasets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,32 +198,3 @@ REQUIRED = (
     "peak_memory_bytes",
     "curve",
 )
-
-
-def code_state() -> dict[str, Any]:
-    """The commit and versions that a result rests on."""
-    return {"git": git_state(), "versions": versions()}
-
-
-@lru_cache
-def git_state() -> dict[str, Any]:
-    """The commit of this checkout and whether tracked files differ from it; nulls outside a checkout."""
-    root = Path(__file__).parent.parent
-    commit = git(root, "rev-parse", "HEAD")
-    dirty = git(root, "status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.yaml", "*.toml", "*.txt")
-    return {"commit": commit or None, "dirty": None if not commit else bool(dirty)}
-
-
-def git(root: Path, *words: str) -> str:
-    """What git says, or nothing where there is no git or no checkout."""
-    try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
-
-
-@lru_cache
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that can move a result."""
-    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}

@@ -4,8 +4,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +12,9 @@ from torch import Tensor, nn
 
 from moppa import check
 from moppa.backbone import Preprocess, num_parameters
+from moppa.checkpoint import Checkpoint, generator_states, restore
 from moppa.data.store import Split
 from moppa.errors import UserError
-from moppa.files import whole_file
 from moppa.log import Logger
 from moppa.machine import arithmetic
 from moppa.progress import progress_bar
@@ -67,42 +65,6 @@ class Recipe:
             return self.warmup_lr + (self.lr - self.warmup_lr) * step / num_warmup
         share = (step - num_warmup) / max(1, num_steps - num_warmup)
         return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * share)) / 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """Where a cell's training can be resumed from, every `epochs` epochs, by the same `code` alone."""
-
-    path: Path
-    epochs: int
-    code: Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        check.whole("run.checkpoint_epochs", self.epochs, least=1)
-
-    def write(self, state: Mapping[str, Any]) -> None:
-        """Replaces the checkpoint, whole or not at all."""
-        with whole_file(self.path) as temporary:
-            torch.save({"code": dict(self.code), **state}, temporary)
-
-    def read(self) -> dict[str, Any] | None:
-        """The state to go on from; None where there is none, or where it is damaged or of other code (said aloud)."""
-        if not self.path.exists():
-            return None
-        try:
-            state = torch.load(self.path, weights_only=True)
-        except Exception as error:  # any damage means the same: begin again
-            print(f"the checkpoint {self.path} cannot be read ({type(error).__name__}): training begins anew")
-            return None
-        if state["code"] != dict(self.code):
-            print(f"the checkpoint {self.path} was written by other code or versions: training begins anew")
-            return None
-        print(f"resuming at step {state['step']} from {self.path}")
-        return state
-
-    def remove(self) -> None:
-        """Forgets the checkpoint, once the record stands."""
-        self.path.unlink(missing_ok=True)
 
 
 @dataclass(kw_only=True)
@@ -237,25 +199,3 @@ def scalars(observed: Mapping[str, Tensor]) -> dict[str, float]:
         else:
             found |= {f"{name}/{index}": float(value) for index, value in enumerate(tensor)}
     return found
-
-
-def restore(state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, losses: Tensor) -> None:
-    """Puts a checkpoint's state back: weights, buffers, moments, losses so far and torch's generators."""
-    with torch.no_grad():
-        for name, parameter in trainable(model).items():
-            parameter.copy_(state["trainable"][name])
-        for name, buffer in model.named_buffers():
-            buffer.copy_(state["buffers"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    losses[: state["step"]] = state["losses"].to(losses.device)
-    torch.set_rng_state(state["generators"]["cpu"])
-    if losses.device.type == "cuda":
-        torch.cuda.set_rng_state(state["generators"]["cuda"], losses.device)
-
-
-def generator_states(device: torch.device) -> dict[str, Tensor]:
-    """The states of torch's generators, from which dropout and drop path draw."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states

@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 from moppa.backbone import Preprocess, num_parameters, weights_digest
 from moppa.configured import make
 from moppa.errors import UserError
-from tests.conftest import config_of
+from moppa.places import places_of
+from tests.conftest import CONFIGS, config_of
 
 
 def backbone_of(*overrides):
@@ -163,3 +164,15 @@ def test_the_real_weights_fit(shared):
     model = build("backbone=dinov2_vits14", "backbone.image_size=112", f"backbone.weights={file}")
     assert model.pos_embed.shape == (1, 1 + 8 * 8, 384)
     assert num_parameters(model) == {"trainable_params": 0, "head_params": 3850}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "backbone").glob("*.yaml")))
+def test_every_backbone_is_built_and_says_where_its_blocks_are(name):
+    backbone = backbone_of(f"backbone={name}", "backbone.weights=random")
+    with torch.device("meta"):
+        model = backbone.bare(drop_path=0.1)
+        places = places_of(model)
+    assert len(places) >= 6
+    assert all(min(place.grid) >= 1 for place in places)
+    assert backbone.preprocess(model).size == backbone.image_size
+    assert backbone.preprocess(model).pool in {"token", "avg"}

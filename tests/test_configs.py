@@ -1,12 +1,16 @@
+import copy
 import csv
 import json
 from itertools import product
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from moppa.configured import make
 from moppa.data.task import GROUPS, Task
+from moppa.record import key_of
 from tests.conftest import CONFIGS, METHODS, config_of
 
 TASKS = sorted(path.stem for path in (CONFIGS / "task").glob("*.yaml"))
@@ -60,3 +64,28 @@ def test_the_tasks_facts_are_those_of_the_shared_table(shared):
         assert task.builder.partition(":")[0] == row["tfds"].partition(":")[0]
         official = fingerprints.get(row["task"])
         assert task.fingerprint == (official and {name: official[name] for name in task.fingerprint})
+
+
+SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_cell_of_a_sweep_composes_and_their_number_is_the_one_it_opens_with(sweep):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        params = compose("cell", overrides=[f"+sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
+    parser = OverridesParser.create()
+    choices = [
+        [
+            parser.parse_override(f"{name}={value}")
+            for value in parser.parse_override(f"{name}={values}").sweep_string_iterator()
+        ]
+        for name, values in params.items()
+    ]
+    sweeping, keys = config_of(f"+sweep={sweep}"), set()
+    assert sweeping.protocol.name == "tune"
+    for choice in product(*choices):
+        config = copy.deepcopy(sweeping)
+        for override in choice:
+            OmegaConf.update(config, override.key_or_group, override.value())  # a name that does not exist is an error
+        keys.add((key_of(OmegaConf.to_container(config, resolve=True), "w"), config.seed))
+    assert f"= {len(keys)} cells" in (CONFIGS / "sweep" / f"{sweep}.yaml").read_text()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from moppa.checkpoint import Checkpoint
 from moppa.configured import make
 from moppa.data.store import Split
 from moppa.errors import UserError
@@ -12,7 +13,7 @@ from moppa.log import NoLogger
 from moppa.seeds import generator_for
 from moppa.stop import Stopped
 from moppa.touch import trainable
-from moppa.train import Checkpoint, batches, train
+from moppa.train import batches, train
 from tests.conftest import config_of
 
 EPOCHS = 4
