@@ -75,7 +75,8 @@ class Unit(nn.Module):
 
         basis = physics.basis(*place.grid, dtype=self.up.dtype, device=self.up.device)
         if poisson_gain == "unit":
-            basis = basis._replace(inverse_laplace=basis.inverse_laplace / basis.inverse_laplace.max())
+            largest = basis.inverse_laplace.max().clamp(min=1e-12)  # a grid of one token has no gain at all
+            basis = basis._replace(inverse_laplace=basis.inverse_laplace / largest)
         for name, constant in basis._asdict().items():
             self.register_buffer(f"basis_{name}", constant, persistent=False)
         self.register_buffer("route_sum", torch.zeros(len(priors)), persistent=False)

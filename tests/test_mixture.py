@@ -138,6 +138,12 @@ def test_the_route_penalty_is_the_divergence_from_uniform_and_ends_at_half_time(
         assert float(penalty(model, progress).detach()) == pytest.approx(0.5 * share * divergence, rel=1e-5)
 
 
+def test_a_grid_of_one_token_is_solved_too():
+    convnext = timm.create_model("test_convnext", pretrained_cfg_overlay={"input_size": (3, 32, 32)}, num_classes=3)
+    assert places_of(convnext)[-1].grid == (1, 1)
+    assert attached(convnext).train()(torch.randn(2, 3, 32, 32)).isfinite().all()
+
+
 def test_every_stage_of_a_hierarchical_backbone_has_units_on_its_own_grid():
     swin = timm.create_model(
         "swin_tiny_patch4_window7_224", img_size=64, window_size=4, embed_dim=16, depths=(1, 2), num_heads=(2, 4)
