@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from moppa import check, physics
 from moppa.errors import UserError
-from moppa.places import Place, from_tokens, places_of, to_tokens
+from moppa.places import Layout, Place, from_tokens, places_of, to_tokens
 from moppa.touch import hold
 
 PRIORS = ("heat", "wave", "poisson")
@@ -203,10 +203,8 @@ class BeforeBlock(nn.Module):
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
         norm = getattr(self.block, "norm1", None)
-        tokens = to_tokens(x, self.layout) if norm is None else to_tokens(norm(x), self.layout)
-        if norm is None:
-            tokens = F.layer_norm(tokens, tokens.shape[-1:])
-        return self.block(x + from_tokens(self.unit(tokens), self.layout, like=x), **kwargs)
+        z = plainly_normed(x, self.layout) if norm is None else to_tokens(norm(x), self.layout)
+        return self.block(x + from_tokens(self.unit(z), self.layout, like=x), **kwargs)
 
 
 class AfterNorm(nn.Module):
@@ -219,6 +217,24 @@ class AfterNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         z = self.norm(x)
         return z + from_tokens(self.unit(to_tokens(z, self.layout)), self.layout, like=z)
+
+
+class BeforeConvolution(nn.Module):
+    """A ConvNeXt's depthwise convolution, in attention's place, reads x + delta(norm(x)), the norm a plain one."""
+
+    def __init__(self, convolution: nn.Module, unit: Unit, place: Place) -> None:
+        super().__init__()
+        self.convolution, self.unit, self.layout = convolution, unit, place.layout
+
+    def forward(self, x: Tensor) -> Tensor:
+        delta = self.unit(plainly_normed(x, self.layout))
+        return self.convolution(x + from_tokens(delta, self.layout, like=x))
+
+
+def plainly_normed(x: Tensor, layout: Layout) -> Tokens:
+    """The tokens of `x` under a LayerNorm without weights."""
+    tokens = to_tokens(x, layout)
+    return F.layer_norm(tokens, tokens.shape[-1:])
 
 
 def attach(
@@ -261,8 +277,6 @@ def attach(
     narrowest = min(place.dim for place in places)
     if rank is not None and check.whole("method.attach.rank", rank, least=1) > narrowest:
         raise UserError(f"method.attach.rank={rank} is above the backbone's width {narrowest}: choose a smaller one")
-    if position == "attn_input" and any(not hasattr(place.block, "norm1") for place in places):
-        raise UserError(f"method.attach.position=attn_input: {type(model).__name__} has no attention; choose residual")
     for place in places:
         unit = Unit(
             place,
@@ -278,8 +292,10 @@ def attach(
         )
         if position == "residual":
             hold(place.owner, place.name, lambda block, unit=unit, place=place: BeforeBlock(block, unit, place))
-        else:
+        elif hasattr(place.block, "norm1"):
             hold(place.block, "norm1", lambda norm, unit=unit, place=place: AfterNorm(norm, unit, place))
+        else:
+            hold(place.block, "conv_dw", lambda mixer, unit=unit, place=place: BeforeConvolution(mixer, unit, place))
 
 
 def check_priors(priors: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import copy
 import math
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 import timm
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from moppa import physics
 from moppa.configured import make
 from moppa.errors import UserError
-from moppa.mixture import Unit, attach
+from moppa.mixture import POSITIONS, Unit, attach
 from moppa.places import places_of
 from moppa.touch import merge, observe, penalty, trainable
 from tests.conftest import ROOT, config_of
@@ -151,8 +152,8 @@ def test_every_stage_of_a_hierarchical_backbone_has_units_on_its_own_grid():
     convnext = timm.create_model("test_convnext", pretrained_cfg_overlay={"input_size": (3, 96, 64)})
     assert [place.grid for place in places_of(swin)] == [(16, 16), (8, 8), (8, 8)]
     assert [place.grid for place in places_of(convnext)][:1] == [(24, 16)]
-    for model, image in ((swin, (64, 64)), (convnext, (96, 64))):
-        attached(model)
+    for position, (model, image) in product(POSITIONS, ((swin, (64, 64)), (convnext, (96, 64)))):
+        model = attached(copy.deepcopy(model), position=position)
         assert model(torch.randn(1, 3, *image)).shape[0] == 1
 
 
@@ -167,11 +168,6 @@ def test_every_stage_of_a_hierarchical_backbone_has_units_on_its_own_grid():
         (vit, {"priors": ["heat", "heat"]}, r"each once"),
         (vit, {"priors": ["diffusion"]}, r"'diffusion'.*heat, wave, poisson"),
         (lambda: attached(vit()), {}, r"has MoPPA units already"),
-        (
-            lambda: timm.create_model("test_convnext"),
-            {"position": "attn_input"},
-            r"ConvNeXt has no attention; choose residual",
-        ),
     ],
 )
 def test_what_cannot_be_attached_is_said(model, settings, words):
