@@ -149,16 +149,18 @@ class Unit(nn.Module):
     def solve(self, x: physics.Grid, weights: Weights) -> physics.Grid:
         """The mixture of the priors that are on: one transform of X, one of S X, one back."""
         on, filters = self.basis, self.filters() if self.folded is None else self.folded
-        weighed = {
-            prior: weight * filters[prior]
-            for prior, weight in zip(self.priors, weights[:, :, None, None, None].unbind(1), strict=True)
-        }
-        terms = []
-        if keeping := [gain for prior, gain in weighed.items() if prior != "poisson"]:
-            terms.append(sum(keeping[1:], keeping[0]) * physics.dct(x, on))
-        if "poisson" in weighed:
-            terms.append(weighed["poisson"] * physics.dct(filters["source"][..., None] * x, on))
-        return physics.inverse_dct(sum(terms[1:], terms[0]), on)
+        weight = dict(zip(self.priors, weights.unbind(1), strict=True))
+        spectrum = None
+        if keeping := [prior for prior in self.priors if prior != "poisson"]:
+            # sum_i a_i gain_i as one small matrix product, (images, priors) by (priors, H W width)
+            gains = torch.stack([filters[prior] for prior in keeping]).flatten(1)
+            gain = torch.stack([weight[prior] for prior in keeping], dim=1) @ gains
+            spectrum = gain.unflatten(1, filters[keeping[0]].shape) * physics.dct(x, on)
+        if "poisson" in weight:
+            gain = weight["poisson"][:, None, None, None] * filters["poisson"]
+            sourced = physics.dct(filters["source"][..., None] * x, on)
+            spectrum = gain * sourced if spectrum is None else torch.addcmul(spectrum, gain, sourced)
+        return physics.inverse_dct(spectrum, on)
 
     def fold(self) -> None:
         """Keeps the filters, which depend on no input, for an evaluation."""

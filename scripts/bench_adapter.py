@@ -6,6 +6,7 @@ all alike. The naive form is the operator written without thought: heat, wave an
 """
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from moppa import physics
 from moppa.configured import make
 from moppa.machine import facts_of
-from moppa.mixture import BeforeBlock, Unit
+from moppa.mixture import AfterNorm, Unit
 from moppa.places import Place
 
 DIM, GRID = 768, (14, 14)
@@ -70,7 +71,8 @@ def measure(device: torch.device, batch: int, rounds: int) -> dict[str, dict[str
         grid = torch.randn(batch, *GRID, width, device=device, requires_grad=True)
         weights = torch.full((batch, 3), 1 / 3, device=device)
         naive = Naive(unit)
-        with_unit = BeforeBlock(block, unit, place_of(block))
+        with_unit = copy.deepcopy(block)
+        with_unit.norm1 = AfterNorm(with_unit.norm1, unit, place_of(block))
         seconds = in_turn(
             {
                 "block": lambda: block(tokens),
