@@ -101,10 +101,10 @@ class Unit(nn.Module):
             self.weights = weights
         prefix, grid = x.split([self.num_prefix_tokens, x.shape[1] - self.num_prefix_tokens], dim=1)
         y = self.solve(grid.unflatten(1, self.grid), weights).flatten(1, 2)  # (batch, tokens, width) as a grid and back
-        if self.num_prefix_tokens:
-            y = torch.cat([self.kept(weights)[:, None, None] * prefix, y], dim=1)
         up = self.scale * self.up
-        return y * up if self.down is None else F.linear(y, up)
+        if self.down is None:  # a diagonal Up commutes with the transforms: the filters hold it
+            return torch.cat([self.kept(weights)[:, None, None] * up * prefix, y], dim=1)
+        return F.linear(torch.cat([self.kept(weights)[:, None, None] * prefix, y], dim=1), up)
 
     def mixing_weights(self, x: Float[Tensor, "batch tokens width"]) -> Weights:
         """a = softmax(W mean_tokens(X) + b) per image; one row for all where the router is static."""
@@ -135,15 +135,19 @@ class Unit(nn.Module):
         return values
 
     def filters(self) -> dict[str, Tensor]:
-        """What multiplies the spectrum for each prior that is on, (H, W, width) or (H, W, 1), and Poisson's source."""
+        """What multiplies the spectrum for each prior that is on, (H, W, width) or (H, W, 1), and Poisson's source.
+
+        Without a bottleneck they hold the output's gain per channel too.
+        """
         on, learned = self.basis, self.constants()
+        up = self.scale * self.up if self.down is None else 1.0
         gains = {}
         if "heat" in self.priors:
-            gains["heat"] = physics.heat_gain(on.laplace, learned["diffusivity"], learned["time"])
+            gains["heat"] = up * physics.heat_gain(on.laplace, learned["diffusivity"], learned["time"])
         if "wave" in self.priors:
-            gains["wave"] = physics.wave_gain(on.laplace, learned["speed"], learned["time"])
+            gains["wave"] = up * physics.wave_gain(on.laplace, learned["speed"], learned["time"])
         if "poisson" in self.priors:
-            gains["poisson"], gains["source"] = on.inverse_laplace[..., None], learned["source"]
+            gains["poisson"], gains["source"] = on.inverse_laplace[..., None], up * learned["source"][..., None]
         return gains
 
     def solve(self, x: physics.Grid, weights: Weights) -> physics.Grid:
@@ -158,7 +162,7 @@ class Unit(nn.Module):
             spectrum = gain.unflatten(1, filters[keeping[0]].shape) * physics.dct(x, on)
         if "poisson" in weight:
             gain = weight["poisson"][:, None, None, None] * filters["poisson"]
-            sourced = physics.dct(filters["source"][..., None] * x, on)
+            sourced = physics.dct(filters["source"] * x, on)
             spectrum = gain * sourced if spectrum is None else torch.addcmul(spectrum, gain, sourced)
         return physics.inverse_dct(spectrum, on)
 

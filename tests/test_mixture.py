@@ -110,6 +110,18 @@ def test_a_prior_alone_is_that_solution():
     torch.testing.assert_close(unit(z), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_without_a_bottleneck_the_unit_is_its_equation_with_a_gain_per_channel():
+    unit = trained_unit(rank=None)
+    z = torch.randn(2, 17, 64)
+    a, learned = unit.mixing_weights(z), unit.constants()
+    k, c, t = (learned[name] for name in ("diffusivity", "speed", "time"))
+    largest = unit.basis.inverse_laplace.max() * (math.pi / 4) ** 2  # 1 for the exact gain, (pi / 4)^2 for the unit one
+    w = torch.stack([a[:, 0], a[:, 1], largest * a[:, 2]], dim=1)
+    y = physics.mixture(z[:, 1:].unflatten(1, (4, 4)), k, c, t, learned["source"], w).flatten(1, 2)
+    y = torch.cat([(a[:, 0] + a[:, 1])[:, None, None] * z[:, :1], y], dim=1)
+    torch.testing.assert_close(unit(z), unit.scale * y * unit.up, atol=1e-5, rtol=1e-5)
+
+
 def test_without_a_bottleneck_the_whole_width_is_solved():
     model = attached(vit(), rank=None)
     per_block = 64 + 3 * 64 + 16 + 3 * 64 + 3
