@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from moppa import record
+from moppa.data import store
 from moppa.errors import UserError
+from moppa.train import train
 from run import run_cell
 from tests.conftest import config_of
+from tests.toy import ToySource
 
 
 def cell(*overrides):
@@ -108,8 +111,6 @@ def test_the_same_cell_gives_the_same_record_but_for_what_is_measured(toy, tmp_p
 
 
 def test_tuning_never_opens_the_test_set(toy, tmp_path, monkeypatch):
-    from tests.toy import ToySource
-
     asked = []
     examples = ToySource.examples
     monkeypatch.setattr(
@@ -123,19 +124,15 @@ def test_tuning_never_opens_the_test_set(toy, tmp_path, monkeypatch):
 
 
 def test_the_test_set_is_read_once_after_the_last_step(toy, monkeypatch):
-    from moppa.data import store
-
     order = []
-    load, steps = store.load, []
-    monkeypatch.setattr("run.train", lambda *a, **k: order.append("train") or train(*a, **k))
-    monkeypatch.setattr(
-        "run.store.load", lambda task, split, *a, **k: order.append(split) or load(task, split, *a, **k)
-    )
-    from moppa.train import train
 
+    def noted(call, name_of):
+        return lambda *words, **named: order.append(name_of(*words)) or call(*words, **named)
+
+    monkeypatch.setattr("run.train", noted(train, lambda *_: "train"))
+    monkeypatch.setattr("run.store.load", noted(store.load, lambda _task, split, *_: split))
     run_cell(config_of(*toy, "method=linear"))
     assert order == ["train800val200", "train", "test"]
-    assert steps == []
 
 
 def test_a_record_that_is_not_whole_is_named(tmp_path):
