@@ -21,9 +21,8 @@ def make(config: DictConfig, path: str, **settings: Any) -> Any:
     try:
         made = instantiate(OmegaConf.select(config, path), _convert_="all", **settings)
         if isinstance(made, partial):
-            inspect.signature(made.func).bind_partial(
-                **made.keywords
-            )  # a setting it lacks is told now, not when called
+            # a setting that it does not have is told now, not when it is called
+            inspect.signature(made.func).bind_partial(**made.keywords)
         return made
     except InstantiationException as error:
         cause = error.__cause__

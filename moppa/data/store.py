@@ -54,7 +54,7 @@ def load(task: Task, split: str, source: Source, *, size: int, interpolation: st
     """The images of a split as uint8 (N, size, size, 3), prepared first where the store does not have them."""
     parts = [load_part(task, part, source, size=size, interpolation=interpolation) for part in PARTS[split]]
     if len(parts) == 1:
-        return Split(images=parts[0].images, labels=parts[0].labels)
+        return parts[0]
     return Split(
         images=np.concatenate([part.images for part in parts]), labels=np.concatenate([part.labels for part in parts])
     )
