@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from moppa import check, physics
 from moppa.errors import UserError
 from moppa.places import Layout, Place, from_tokens, places_of, to_tokens
+from moppa.solver import Solve
 from moppa.touch import hold
 
 PRIORS = ("heat", "wave", "poisson")
@@ -82,7 +83,7 @@ class Unit(nn.Module):
         self.register_buffer("route_sum", torch.zeros(len(priors)), persistent=False)
         self.register_buffer("route_steps", torch.zeros(()), persistent=False)
         self.weights: Tensor | None = None
-        self.folded: dict[str, Tensor] | None = None
+        self.folded: tuple[Tensor, Tensor | None] | None = None
 
     @property
     def basis(self) -> physics.Basis:
@@ -99,12 +100,9 @@ class Unit(nn.Module):
         weights = self.mixing_weights(x)
         if self.training:
             self.weights = weights
-        prefix, grid = x.split([self.num_prefix_tokens, x.shape[1] - self.num_prefix_tokens], dim=1)
-        y = self.solve(grid.unflatten(1, self.grid), weights).flatten(1, 2)  # (batch, tokens, width) as a grid and back
-        up = self.scale * self.up
-        if self.down is None:  # a diagonal Up commutes with the transforms: the filters hold it
-            return torch.cat([self.kept(weights)[:, None, None] * up * prefix, y], dim=1)
-        return F.linear(torch.cat([self.kept(weights)[:, None, None] * prefix, y], dim=1), up)
+        y = self.solve(x, weights)
+        # without a bottleneck Up is diagonal, which commutes with the transforms: the filters hold it
+        return y if self.down is None else F.linear(y, self.scale * self.up)
 
     def mixing_weights(self, x: Float[Tensor, "batch tokens width"]) -> Weights:
         """a = softmax(W mean_tokens(X) + b) per image; one row for all where the router is static."""
@@ -114,13 +112,6 @@ class Unit(nn.Module):
         if self.route is not None:
             logits = logits + F.linear(x.mean(dim=1), self.route)
         return (self.physics_rate * logits).softmax(dim=-1)
-
-    def kept(self, weights: Weights) -> Float[Tensor, " #batch"]:
-        """How much of the zero frequency stays: all of heat and wave, nothing of Poisson."""
-        return sum(
-            (weights[:, i] for i, prior in enumerate(self.priors) if prior != "poisson"),
-            weights.new_zeros(len(weights)),
-        )
 
     def constants(self) -> dict[str, Tensor]:
         """The learned k, c and t (width,), positive, and S (H, W), of the priors that are on."""
@@ -134,41 +125,34 @@ class Unit(nn.Module):
             values["source"] = 1 + self.physics_rate * self.source
         return values
 
-    def filters(self) -> dict[str, Tensor]:
-        """What multiplies the spectrum for each prior that is on, (H, W, width) or (H, W, 1), and Poisson's source.
+    def filters(self) -> tuple[Tensor, Tensor | None]:
+        """The gains of heat and wave where they are on, (n, H, W, width), and Poisson's source (H, W, width) or None.
 
         Without a bottleneck they hold the output's gain per channel too.
         """
         on, learned = self.basis, self.constants()
-        up = self.scale * self.up if self.down is None else 1.0
-        gains = {}
-        if "heat" in self.priors:
-            gains["heat"] = up * physics.heat_gain(on.laplace, learned["diffusivity"], learned["time"])
-        if "wave" in self.priors:
-            gains["wave"] = up * physics.wave_gain(on.laplace, learned["speed"], learned["time"])
-        if "poisson" in self.priors:
-            gains["poisson"], gains["source"] = on.inverse_laplace[..., None], up * learned["source"][..., None]
-        return gains
+        up = self.scale * self.up if self.down is None else self.up.new_ones(len(self.down))
+        gains = [self.up.new_zeros(0, *self.grid, len(up))]
+        for prior in self.priors:
+            if prior == "heat":
+                gains.append(up * physics.heat_gain(on.laplace, learned["diffusivity"], learned["time"])[None])
+            elif prior == "wave":
+                gains.append(up * physics.wave_gain(on.laplace, learned["speed"], learned["time"])[None])
+        return torch.cat(gains), up * learned["source"][..., None] if "source" in learned else None
 
-    def solve(self, x: physics.Grid, weights: Weights) -> physics.Grid:
+    def solve(self, x: Float[Tensor, "batch tokens width"], weights: Weights) -> Float[Tensor, "batch tokens width"]:
         """The mixture of the priors that are on: one transform of X, one of S X, one back."""
-        on, filters = self.basis, self.filters() if self.folded is None else self.folded
-        weight = dict(zip(self.priors, weights.unbind(1), strict=True))
-        spectrum = None
-        if keeping := [prior for prior in self.priors if prior != "poisson"]:
-            # sum_i a_i gain_i as one small matrix product, (images, priors) by (priors, H W width)
-            gains = torch.stack([filters[prior] for prior in keeping]).flatten(1)
-            gain = torch.stack([weight[prior] for prior in keeping], dim=1) @ gains
-            spectrum = gain.unflatten(1, filters[keeping[0]].shape) * physics.dct(x, on)
-        if "poisson" in weight:
-            gain = weight["poisson"][:, None, None, None] * filters["poisson"]
-            sourced = physics.dct(filters["source"] * x, on)
-            spectrum = gain * sourced if spectrum is None else torch.addcmul(spectrum, gain, sourced)
-        return physics.inverse_dct(spectrum, on)
+        gains, source = self.filters() if self.folded is None else self.folded
+        weight = dict(zip(self.priors, weights.expand(len(x), -1).split(1, dim=1), strict=True))
+        potential = weight.pop("poisson", None)
+        kept = torch.cat([*weight.values(), weights.new_zeros(len(x), 0)], dim=1)
+        with torch.autocast(x.device.type, enabled=False):  # a spectrum spans more than half precision holds
+            return Solve.apply(x.to(gains.dtype), kept.to(gains.dtype), gains, potential, source, self.basis)
 
     def fold(self) -> None:
         """Keeps the filters, which depend on no input, for an evaluation."""
-        self.folded = {name: gain.detach() for name, gain in self.filters().items()}
+        gains, source = self.filters()
+        self.folded = gains.detach(), None if source is None else source.detach()
 
     def observations(self, *, is_last: bool) -> dict[str, Tensor]:
         """The mean mixing weights over the steps since the last call, and k, c, t now; at last S and the response."""
@@ -183,10 +167,10 @@ class Unit(nn.Module):
     @torch.no_grad()
     def response(self, weights: Float[Tensor, " priors"]) -> Float[Tensor, "height width"]:
         """What the operator makes of 1 at the middle token and 0 elsewhere, averaged over the channels."""
-        width = len(self.up) if self.down is None else len(self.down)
-        impulse = self.up.new_zeros(1, *self.grid, width)
-        impulse[:, self.grid[0] // 2, self.grid[1] // 2] = 1
-        return self.solve(impulse, weights[None])[0].mean(dim=-1)
+        width, middle = len(self.up) if self.down is None else len(self.down), (self.grid[0] // 2, self.grid[1] // 2)
+        impulse = self.up.new_zeros(1, self.grid[0] * self.grid[1], width)
+        impulse[:, middle[0] * self.grid[1] + middle[1]] = 1
+        return self.solve(impulse, weights[None])[0].mean(dim=-1).view(self.grid)
 
     def penalty(self, progress: float) -> Tensor:
         """lambda g KL(mean_batch(a) || uniform), g falling from 1 to 0 over the first half of the training."""

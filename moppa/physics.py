@@ -102,20 +102,8 @@ def mixture(
 ) -> Grid:
     """Y = a1 heat + a2 wave + a3 poisson, the weights `a` per image: two transforms forth, one back."""
     on = basis_of(x)
-    return mix(x, heat_gain(on.laplace, k, t), wave_gain(on.laplace, c, t), source, weights, on)
-
-
-def mix(
-    x: Grid,
-    heat_gain: Gain,
-    wave_gain: Gain,
-    source: Float[Tensor, "height width"],
-    weights: Float[Tensor, "batch 3"],
-    on: Basis,
-) -> Grid:
-    """`mixture` where the gains and the grid's constants are at hand."""
     a1, a2, a3 = weights[:, :, None, None, None].unbind(1)
-    filtered = (a1 * heat_gain + a2 * wave_gain) * dct(x, on)
+    filtered = (a1 * heat_gain(on.laplace, k, t) + a2 * wave_gain(on.laplace, c, t)) * dct(x, on)
     potential = a3 * on.inverse_laplace[..., None] * dct(source[..., None] * x, on)
     return inverse_dct(filtered + potential, on)
 

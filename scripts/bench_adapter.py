@@ -8,6 +8,7 @@ all alike. The naive form is the operator written without thought: heat, wave an
 import argparse
 import copy
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -36,13 +37,17 @@ class Naive(nn.Module):
         self.unit = unit
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        learned = self.unit.constants()
-        a = weights[:, :, None, None, None]
-        return (
-            a[:, 0] * physics.heat(x, learned["diffusivity"], learned["time"])
-            + a[:, 1] * physics.wave(x, learned["speed"], learned["time"])
-            + a[:, 2] * physics.poisson(x, learned["source"])
-        )
+        learned, unit = self.unit.constants(), self.unit
+        a = weights[:, :, None, None]
+        prefix, grid = x[:, :1], x[:, 1:].unflatten(1, GRID)
+        y = [
+            physics.heat(grid, learned["diffusivity"], learned["time"]).flatten(1, 2),
+            physics.wave(grid, learned["speed"], learned["time"]).flatten(1, 2),
+            physics.poisson(grid, learned["source"]).flatten(1, 2),
+        ]
+        y = [torch.cat([kept * prefix, one], dim=1) for kept, one in zip((1, 1, 0), y, strict=True)]
+        mixture = a[:, 0] * y[0] + a[:, 1] * y[1] + a[:, 2] * y[2]
+        return mixture if unit.down is not None else unit.scale * unit.up * mixture
 
 
 def main() -> None:
@@ -68,7 +73,7 @@ def measure(device: torch.device, batch: int, rounds: int) -> dict[str, dict[str
     for name, rank in (("r = 8", 8), ("full width", None)):
         unit = unit_of(block, rank).to(device).train()
         width = rank or DIM
-        grid = torch.randn(batch, *GRID, width, device=device, requires_grad=True)
+        x = torch.randn(batch, 1 + math.prod(GRID), width, device=device, requires_grad=True)
         weights = torch.full((batch, 3), 1 / 3, device=device)
         naive = Naive(unit)
         with_unit = copy.deepcopy(block)
@@ -77,8 +82,8 @@ def measure(device: torch.device, batch: int, rounds: int) -> dict[str, dict[str
             {
                 "block": lambda: block(tokens),
                 "block with unit": lambda with_unit=with_unit: with_unit(tokens),
-                "operator": lambda unit=unit, grid=grid, weights=weights: unit.solve(grid, weights),
-                "naive operator": lambda naive=naive, grid=grid, weights=weights: naive(grid, weights),
+                "operator": lambda unit=unit, x=x, weights=weights: unit.solve(x, weights),
+                "naive operator": lambda naive=naive, x=x, weights=weights: naive(x, weights),
             },
             device,
             rounds,

@@ -16,6 +16,7 @@ RANKS = {
     "moppa.stop": 0,
     "moppa.log": 0,
     "moppa.physics": 0,
+    "moppa.solver": 0,
     "moppa.touch": 0,
     "moppa.places": 0,
     "moppa.machine": 0,

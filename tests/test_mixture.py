@@ -16,6 +16,7 @@ from moppa.configured import make
 from moppa.errors import UserError
 from moppa.mixture import POSITIONS, Unit, attach
 from moppa.places import places_of
+from moppa.solver import Solve
 from moppa.touch import merge, observe, penalty, trainable
 from tests.conftest import ROOT, config_of
 
@@ -120,6 +121,28 @@ def test_without_a_bottleneck_the_unit_is_its_equation_with_a_gain_per_channel()
     y = physics.mixture(z[:, 1:].unflatten(1, (4, 4)), k, c, t, learned["source"], w).flatten(1, 2)
     y = torch.cat([(a[:, 0] + a[:, 1])[:, None, None] * z[:, :1], y], dim=1)
     torch.testing.assert_close(unit(z), unit.scale * y * unit.up, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_prefix", [0, 1, 5])
+@pytest.mark.parametrize("priors", [0, 1, 2])
+@pytest.mark.parametrize("has_poisson", [True, False])
+def test_the_written_out_gradient_is_the_derivative(num_prefix, priors, has_poisson):
+    on = physics.basis(3, 4, dtype=torch.float64, device=torch.device("cpu"))
+    shapes = [(2, num_prefix + 12, 2), (2, priors), (priors, 3, 4, 2), (2, 1), (3, 4, 2)]
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True) for shape in shapes]
+    if not has_poisson:
+        given[3:] = [None, None]
+    assert torch.autograd.gradcheck(lambda *inputs: Solve.apply(*inputs, on), given)
+
+
+def test_under_autocast_the_spectrum_stays_in_full_precision():
+    unit = trained_unit()
+    z = torch.randn(2, 17, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = unit(z)
+    found.sum().backward()
+    torch.testing.assert_close(found.float(), unit(z), atol=0.05, rtol=0.05)
 
 
 def test_without_a_bottleneck_the_whole_width_is_solved():
