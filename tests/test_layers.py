@@ -19,6 +19,7 @@ RANKS = {
     "moppa.solver": 0,
     "moppa.touch": 0,
     "moppa.places": 0,
+    "moppa.linears": 0,
     "moppa.machine": 0,
     "moppa.provenance": 0,
     "moppa.weights": 1,

@@ -1,0 +1,86 @@
+"""The linear layers that weight methods adapt, by the papers' names, in every block of a transformer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from moppa import check
+from moppa.errors import UserError
+from moppa.places import places_of
+
+PARTS_OF_QKV = ("q", "k", "v")
+PATHS = {"proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+TARGETS = (*PARTS_OF_QKV, *PATHS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """A linear layer and which of the matrices that are stacked in its weight are adapted.
+
+    timm fuses q, k and v into one weight of three equal parts; every other layer has one part.
+    """
+
+    layer: nn.Linear
+    depth: int
+    parts: tuple[bool, ...]
+
+    @property
+    def part_shape(self) -> tuple[int, int]:
+        """(d_out, d_in) of one of the stacked matrices."""
+        return self.layer.out_features // len(self.parts), self.layer.in_features
+
+
+def linears_of(model: nn.Module, targets: Sequence[str], *, method: str) -> list[Adapted]:
+    """The layers of all blocks that the targets (q, k, v, proj, fc1, fc2) name, by depth, qkv first.
+
+    Raises:
+        UserError: for targets that are none, unknown or named twice, and for blocks without such a layer.
+    """
+    for target in targets:
+        check.one_of("method.attach.targets", target, TARGETS)
+    if not targets or len(set(targets)) < len(targets):
+        raise UserError(f"method.attach.targets={list(targets)}: name at least one of {', '.join(TARGETS)}, each once")
+    wanted = {"attn.qkv": tuple(part in targets for part in PARTS_OF_QKV)}
+    wanted |= {path: (True,) for target, path in PATHS.items() if target in targets}
+    return [
+        Adapted(layer=linear_at(place.block, path, of=model, method=method), depth=depth, parts=parts)
+        for depth, place in enumerate(places_of(model))
+        for path, parts in wanted.items()
+        if any(parts)
+    ]
+
+
+def linear_at(block: nn.Module, path: str, *, of: nn.Module, method: str) -> nn.Linear:
+    """The linear layer of a transformer block at a dotted path."""
+    owner, _, name = path.rpartition(".")
+    linear = getattr(getattr(block, owner, None), name, None)
+    if not isinstance(linear, nn.Linear):
+        raise UserError(
+            f"{method} adapts the linear layers of transformer blocks; those of {type(of).__name__} have no {path}"
+        )
+    return linear
+
+
+def checked_rank(rank: int, shape: Sequence[int]) -> int:
+    """A rank that a d_out x d_in weight can have."""
+    check.whole("method.attach.rank", rank, least=1)
+    if rank > min(shape):
+        raise UserError(
+            f"method.attach.rank={rank} is above the {min(shape)} that a {shape[0]} x {shape[1]} weight can have; "
+            f"choose a smaller rank"
+        )
+    return rank
+
+
+def add_to_parts(
+    weight: Float[Tensor, "d_out d_in"], parts: Sequence[bool], updates: Sequence[Float[Tensor, "d_part d_in"]]
+) -> Float[Tensor, "d_out d_in"]:
+    """The weight with one update added to each adapted part; the others pass unchanged."""
+    if len(parts) == 1:
+        return weight + updates[0]
+    waiting = iter(updates)
+    rows = zip(weight.chunk(len(parts)), parts, strict=True)
+    return torch.cat([row + next(waiting) if is_adapted else row for row, is_adapted in rows])
