@@ -1,8 +1,8 @@
 """MoPPA's operator over a list of tokens, with its gradient written out.
 
-It computes `physics.mixture` on the grid and the zero frequency on the prefix tokens. Autograd would do the same in more
-passes over the tokens, and the passes are what the operator costs: here slices are written in place, and the gradient
-of the filters and of the mixing weights come from one product of two spectra.
+It computes `physics.mixture` on the grid and the zero frequency on the prefix tokens. Autograd would do the same in
+more passes over the tokens, and the passes are what the operator costs: here slices are written in place, and the
+gradients of the filters and of the mixing weights come from one product of two spectra.
 """
 
 from typing import Any
@@ -69,7 +69,7 @@ class Solve(torch.autograd.Function):
         dx_prefix, dx_grid = as_grid(dx, on)
         dx_prefix.copy_(gain[:, 0, :1] * dy_prefix)
         filtered = physics.inverse_dct(dyhat.mul_(gain), on)
-        if potential is not None:
+        if potential is not None and b is not None:
             filtered.addcmul_(potential.mul_(source), b[:, :, None, None])
         dx_grid.copy_(filtered)
         return dx, da, dgains, db, dsource, None

@@ -18,7 +18,8 @@ from tests.conftest import CONFIGS, METHODS, config_of
 
 # What a method's YAML says of itself, which the laws hold it to: the paper's size, and where it is defined.
 FACTS = re.compile(
-    r"([\d,]+) trainable parameters on ViT-B/16 at 224 px, without the head; defined on ((?:ViT|Swin|ConvNeXt|, | and )+)\."
+    r"([\d,]+) trainable parameters on ViT-B/16 at 224 px, without the head; "
+    r"defined on ((?:ViT|Swin|ConvNeXt|, | and )+)\."
 )
 
 BACKBONES = {
