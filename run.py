@@ -1,19 +1,21 @@
 """Runs one cell: python run.py method=moppa task=cifar100 (many: python run.py -m method=moppa,lora task=...)."""
 
+from functools import partial
+
 import hydra
 from omegaconf import DictConfig
 
 from moppa import record
 from moppa.backbone import weights_digest
 from moppa.checkpoint import Checkpoint
-from moppa.configured import make, one_line_errors
+from moppa.configured import make, offer, one_line_errors
 from moppa.data import store
 from moppa.evaluate import predict
 from moppa.machine import Clock, device_named
 from moppa.provenance import code_state
 from moppa.seeds import generator_for
 from moppa.touch import merge
-from moppa.train import train
+from moppa.train import in_batches, train
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="cell")
@@ -38,12 +40,17 @@ def run_cell(config: DictConfig) -> None:
     model = backbone.build(
         num_classes=task.num_classes, drop_path=recipe.drop_path, generator=generator_for(config.seed, "head")
     )
-    make(config, "method.attach", _partial_=True)(model, generator=generator_for(config.seed, "method"))
     preprocess = backbone.preprocess(model)
+    load = partial(store.load, task, source=source, size=preprocess.size, interpolation=preprocess.interpolation)
+    offer(
+        make(config, "method.attach", _partial_=True),
+        model.to(device),
+        generator=generator_for(config.seed, "method"),
+        examples=lambda: in_batches(load(protocol.train), recipe.batch_size, preprocess, device),
+    )
     with clock("data"):
-        sight = {"size": preprocess.size, "interpolation": preprocess.interpolation}
-        proof = store.proof(task, source, **sight)
-        learned = store.load(task, protocol.train, source, **sight)
+        proof = store.proof(task, source, size=preprocess.size, interpolation=preprocess.interpolation)
+        learned = load(protocol.train)
 
     checkpoint = Checkpoint(path=cell.checkpoint, epochs=config.run.checkpoint_epochs, code=code_state())
     logger.start(name=cell.name, group=config.method.name, config=cell.config)
@@ -51,14 +58,16 @@ def run_cell(config: DictConfig) -> None:
     training = train(
         model, learned, recipe=recipe, preprocess=preprocess, seed=config.seed, checkpoint=checkpoint, logger=logger
     )
+    trained = record.keep_trained(cell, model)
 
     with clock("data"):
-        asked = store.load(task, protocol.evaluate, source, **sight)
+        asked = load(protocol.evaluate)
     with clock("evaluate"):
         predicted = predict(merge(model), asked.images, preprocess=preprocess, batch_size=config.run.eval_batch)
 
     written = record.write(
         cell,
+        trained=trained,
         predicted=predicted,
         labels=asked.labels,
         split={**proof, "lineage": source.lineage, "num_train": len(learned.labels)},

@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -33,6 +33,12 @@ def make(config: DictConfig, path: str, **settings: Any) -> Any:
         raise UserError(f"{path}: {error}; choose from the settings in its YAML") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+
+
+def offer(function: Callable[..., Any], *given: Any, **offered: Any) -> Any:
+    """Calls a function with what is given, and with what of the rest it asks for by name."""
+    asked = inspect.signature(function).parameters
+    return function(*given, **{name: value for name, value in offered.items() if name in asked})
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -15,9 +16,10 @@ from torch import nn
 from moppa import check
 from moppa.backbone import Preprocess
 from moppa.errors import UserError
-from moppa.files import whole_file
+from moppa.files import sha256_of, whole_file
 from moppa.machine import facts_of, peak_memory_bytes
 from moppa.provenance import code_state
+from moppa.touch import trainable
 from moppa.train import Training
 
 # What stands in the resolved config and cannot change the outcome: names for people, paths, the machine.
@@ -49,6 +51,11 @@ class Cell:
     def predictions(self) -> Path:
         """The per-example predictions, and what the method told of itself by epoch, beside the record."""
         return self.record.with_suffix(".npz")
+
+    @property
+    def trained(self) -> Path:
+        """The tensors that were trained, method and head, as safetensors: what `scripts/export.py` starts from."""
+        return self.checkpoint.with_name(self.checkpoint.stem + ".safetensors")
 
     @property
     def name(self) -> str:
@@ -116,9 +123,20 @@ def without(config: Mapping[str, Any], dotted: tuple[str, ...]) -> dict[str, Any
     return kept
 
 
+def keep_trained(cell: Cell, model: nn.Module) -> str | None:
+    """Writes the trained tensors beside where the checkpoint stood, unless `run.keep_trained` is off; their sha256."""
+    if not check.flag("run.keep_trained", cell.config["run"]["keep_trained"]):
+        return None
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainable(model).items()}
+    with whole_file(cell.trained) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata={"cell": cell.name, "key": cell.key})
+    return sha256_of(cell.trained)
+
+
 def write(
     cell: Cell,
     *,
+    trained: str | None,
     predicted: np.ndarray,
     labels: np.ndarray,
     split: Mapping[str, Any],
@@ -144,6 +162,7 @@ def write(
         "config": config,
         "split": dict(split),
         "weights": {"name": cell.weights_name, "sha256": cell.weights_sha256},
+        "trained": {"sha256": trained},
         "preprocess": asdict(preprocess),
         "dtype": "bfloat16" if device.type == "cuda" else "float32",
         "device": facts_of(device),

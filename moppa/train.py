@@ -167,6 +167,18 @@ def batches(count: int, recipe: Recipe, *, seed: int, start: int) -> Iterator[tu
                 yield step, batch
 
 
+def in_batches(
+    learned: Split, batch_size: int, preprocess: Preprocess, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields (images (B, 3, S, S), labels (B,)) of a split in order, for a method that looks before it trains."""
+    for start in range(0, len(learned.labels), batch_size):
+        images = torch.from_numpy(np.array(learned.images[start : start + batch_size])).to(device)
+        yield (
+            preprocess.normalise(images),
+            torch.from_numpy(np.array(learned.labels[start : start + batch_size])).to(device),
+        )
+
+
 def update(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, progress: float
 ) -> Tensor:

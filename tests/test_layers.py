@@ -37,6 +37,7 @@ RANKS = {
     "moppa.train": 3,
     "moppa.evaluate": 3,
     "moppa.record": 4,
+    "moppa.export": 5,
     "moppa.report": 5,
     "moppa.report.table": 6,
     "scripts": 7,
