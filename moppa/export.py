@@ -12,10 +12,12 @@ from torch import nn
 from moppa import record
 from moppa.backbone import weights_digest
 from moppa.configured import make, offer
+from moppa.data import store
 from moppa.errors import UserError
 from moppa.files import sha256_of, whole_file
 from moppa.seeds import generator_for
 from moppa.touch import merge, trainable
+from moppa.train import in_batches
 
 TOLERANCE = 1e-4  # of logits, relative to the largest: float32 sums in another order
 
@@ -39,11 +41,20 @@ def export(path: Path, out: Path, *, weights: str | None = None) -> None:
             f"{path} was trained from weights of sha256 {written['weights']['sha256'][:12]}, these are {found[:12]}: "
             f"give the right file with --weights FILE"
         )
-    model = backbone.build(
-        num_classes=make(config, "task").num_classes, drop_path=0.0, generator=generator_for(0, "head")
-    ).eval()
+    task = make(config, "task")
+    model = backbone.build(num_classes=task.num_classes, drop_path=0.0, generator=generator_for(0, "head")).eval()
     attach = make(config, "method.attach", _partial_=True)
-    offer(attach, model, generator=generator_for(written["seed"], "method"))
+    preprocess, device = backbone.preprocess(model), torch.device("cpu")
+    sight = {"size": preprocess.size, "interpolation": preprocess.interpolation}
+    source, protocol = make(config, "data"), make(config, "protocol")
+    offer(
+        attach,
+        model,
+        generator=generator_for(written["seed"], "method"),
+        examples=lambda: in_batches(
+            store.load(task, protocol.train, source, **sight), config.train.batch_size, preprocess, device
+        ),
+    )
     load_trained(model, path, written)
 
     size = backbone.image_size

@@ -18,14 +18,20 @@ TARGETS = (*PARTS_OF_QKV, *PATHS)
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
-    """A linear layer and which of the matrices that are stacked in its weight are adapted.
+    """A linear layer, by its owner and name, and which of the matrices that are stacked in its weight are adapted.
 
     timm fuses q, k and v into one weight of three equal parts; every other layer has one part.
     """
 
-    layer: nn.Linear
+    owner: nn.Module
+    name: str
     depth: int
     parts: tuple[bool, ...]
+
+    @property
+    def layer(self) -> nn.Linear:
+        """The layer that stands there now."""
+        return getattr(self.owner, self.name)
 
     @property
     def part_shape(self) -> tuple[int, int]:
@@ -46,22 +52,24 @@ def linears_of(model: nn.Module, targets: Sequence[str], *, method: str) -> list
     wanted = {"attn.qkv": tuple(part in targets for part in PARTS_OF_QKV)}
     wanted |= {path: (True,) for target, path in PATHS.items() if target in targets}
     return [
-        Adapted(layer=linear_at(place.block, path, of=model, method=method), depth=depth, parts=parts)
+        adapted_at(place.block, path, depth=depth, parts=parts, of=model, method=method)
         for depth, place in enumerate(places_of(model))
         for path, parts in wanted.items()
         if any(parts)
     ]
 
 
-def linear_at(block: nn.Module, path: str, *, of: nn.Module, method: str) -> nn.Linear:
+def adapted_at(
+    block: nn.Module, path: str, *, depth: int, parts: tuple[bool, ...], of: nn.Module, method: str
+) -> Adapted:
     """The linear layer of a transformer block at a dotted path."""
-    owner, _, name = path.rpartition(".")
-    linear = getattr(getattr(block, owner, None), name, None)
-    if not isinstance(linear, nn.Linear):
+    outer, _, name = path.rpartition(".")
+    owner = getattr(block, outer, None)
+    if owner is None or not isinstance(getattr(owner, name, None), nn.Linear):
         raise UserError(
             f"{method} adapts the linear layers of transformer blocks; those of {type(of).__name__} have no {path}"
         )
-    return linear
+    return Adapted(owner=owner, name=name, depth=depth, parts=parts)
 
 
 def checked_rank(rank: int, shape: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ from moppa.export import export, trained_of
 from run import run_cell
 from tests.conftest import config_of
 
-FOLDS = ["bitfit", "dora", "fact_tk", "fact_tt", "full", "lora", "mola", "mos", "nola", "repadapter", "ssf"]
+FOLDS = ["bitfit", "dora", "fact_tk", "fact_tt", "full", "lora", "mola", "mos", "nola", "repadapter", "spt_lora", "ssf"]
 
 
 def run(toy, tmp_path, *words):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from moppa.backbone import num_parameters
-from moppa.configured import make
+from moppa.configured import make, offer
 from moppa.errors import UserError
 from moppa.seeds import generator_for, seeded
 from moppa.touch import merge, penalty, trainable
@@ -18,7 +18,7 @@ from tests.conftest import CONFIGS, METHODS, config_of
 
 # What a method's YAML says of itself, which the laws hold it to: the paper's size, and where it is defined.
 FACTS = re.compile(
-    r"([\d,]+) trainable parameters on ViT-B/16 at 224 px, without the head; "
+    r"(at most )?([\d,]+) trainable parameters on ViT-B/16 at 224 px, without the head; "
     r"defined on ((?:ViT|Swin|ConvNeXt|, | and )+)\."
 )
 
@@ -52,13 +52,12 @@ def facts_of(method):
     """The trainable parameters and the families of backbones that the YAML of a method names."""
     found = FACTS.search((CONFIGS / "method" / f"{method}.yaml").read_text())
     assert found, f"configs/method/{method}.yaml must say, on one line of its opening comment: {FACTS.pattern}"
-    return int(found[1].replace(",", "")), re.split(", | and ", found[2])
+    return int(found[2].replace(",", "")), re.split(", | and ", found[3]), bool(found[1])
 
 
 DEFINED = [(method, name) for method in METHODS for name in BACKBONES if FAMILY[name] in facts_of(method)[1]]
 UNDEFINED = [(method, name) for method in METHODS for name in BACKBONES if FAMILY[name] not in facts_of(method)[1]]
 
-every_method = pytest.mark.parametrize("method", METHODS)
 everywhere = pytest.mark.parametrize(("method", "backbone"), DEFINED, ids=lambda name: name.replace(" ", "_"))
 
 
@@ -80,7 +79,7 @@ def attach_of(method):
 
 
 def attach(model, method, seed=0):
-    attach_of(method)(model, generator=generator_for(seed, "method"))
+    offer(attach_of(method), model, generator=generator_for(seed, "method"), examples=lambda: [batch(seed=3)])
     return model
 
 
@@ -187,13 +186,26 @@ def test_6_saved_and_loaded_into_a_fresh_attach_gives_the_same_logits(method, ba
     assert torch.equal(logits_of(other), logits_of(model))
 
 
-@every_method
+@pytest.mark.parametrize("method", [method for method in METHODS if not facts_of(method)[2]])
 def test_7_the_size_is_the_papers(method):
     with torch.device("meta"):
         model = timm.create_model("vit_base_patch16_224", num_classes=10).requires_grad_(False)
         model.get_classifier().requires_grad_(True)
         attach(model, method)
     assert num_parameters(model) == {"trainable_params": facts_of(method)[0], "head_params": 7690}
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if facts_of(method)[2]])
+def test_7_a_method_with_a_budget_stays_within_it_and_uses_most_of_it(method):
+    model = timm.create_model("vit_base_patch16_224", num_classes=10).requires_grad_(False)
+    with torch.random.fork_rng():
+        offer(
+            attach_of(method),
+            model,
+            generator=None,
+            examples=lambda: [(torch.randn(1, 3, 224, 224), torch.ones(1).long())],
+        )
+    assert 0.9 < num_parameters(model)["trainable_params"] / facts_of(method)[0] <= 1
 
 
 def test_7_the_sizes_that_the_papers_print():
