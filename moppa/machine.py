@@ -2,9 +2,10 @@
 
 import os
 import platform
+import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,3 +61,23 @@ class Clock:
         began = time.perf_counter()
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
+
+
+def in_turn(works: Mapping[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, float]:
+    """Median seconds of each work, all of them once in every round, so that a drifting machine shifts all alike."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for index in range(rounds + 2):  # two rounds to warm up
+        for name, work in works.items():
+            wait(device)
+            began = time.perf_counter()
+            work()
+            wait(device)
+            if index >= 2:
+                taken[name].append(time.perf_counter() - began)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

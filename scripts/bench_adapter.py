@@ -9,9 +9,6 @@ import argparse
 import copy
 import json
 import math
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,7 +19,7 @@ from torch import Tensor, nn
 
 from moppa import physics
 from moppa.configured import make
-from moppa.machine import facts_of
+from moppa.machine import facts_of, in_turn
 from moppa.mixture import AfterNorm, Unit
 from moppa.places import Place
 
@@ -80,10 +77,10 @@ def measure(device: torch.device, batch: int, rounds: int) -> dict[str, dict[str
         with_unit.norm1 = AfterNorm(with_unit.norm1, unit, place_of(block))
         seconds = in_turn(
             {
-                "block": lambda: block(tokens),
-                "block with unit": lambda with_unit=with_unit: with_unit(tokens),
-                "operator": lambda unit=unit, x=x, weights=weights: unit.solve(x, weights),
-                "naive operator": lambda naive=naive, x=x, weights=weights: naive(x, weights),
+                "block": lambda: block(tokens).sum().backward(),
+                "block with unit": lambda with_unit=with_unit: with_unit(tokens).sum().backward(),
+                "operator": lambda unit=unit, x=x, weights=weights: unit.solve(x, weights).sum().backward(),
+                "naive operator": lambda naive=naive, x=x, weights=weights: naive(x, weights).sum().backward(),
             },
             device,
             rounds,
@@ -109,26 +106,6 @@ def unit_of(block: Block, rank: int | None) -> Unit:
     unit = Unit(place_of(block), **{**kept, "rank": rank}, generator=torch.Generator().manual_seed(0))
     nn.init.normal_(unit.up, std=0.02)
     return unit
-
-
-def in_turn(works: dict[str, Callable[[], Tensor]], device: torch.device, rounds: int) -> dict[str, float]:
-    """Median seconds of forward plus backward of each, all of them once in every round."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for index in range(rounds + 2):  # two rounds to warm up
-        for name, work in works.items():
-            wait(device)
-            began = time.perf_counter()
-            work().sum().backward()
-            wait(device)
-            if index >= 2:
-                taken[name].append(time.perf_counter() - began)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def place_of(block: nn.Module) -> Place:

@@ -64,3 +64,14 @@ def test_the_benchmark_prints_its_shares(tmp_path):
     found = json.loads((tmp_path / "bench.json").read_text())
     assert found["r = 8"]["block"] > 0
     assert found["r = 8"]["naive / operator"] > 1
+
+
+def test_the_benchmark_of_methods_sets_each_beside_the_frozen_backbone(tmp_path):
+    words = ["--timm", "test_vit", "--image-size", 64, "--rounds", 1, "--json", tmp_path / "bench.json"]
+    done = script("bench_methods", "--methods", "linear", "lora", *words)
+    assert done.returncode == 0, done.stderr
+    assert "relative to the frozen" in done.stdout
+    found = json.loads((tmp_path / "bench.json").read_text())["methods"]
+    assert found["linear"]["trainable_params"] == 0
+    assert found["lora"]["trainable_params"] == 6 * 2 * 2 * 64 * 8
+    assert all(one["method"] > 0 and one["plain"] > 0 and one["peak_memory_bytes"] > 1e8 for one in found.values())
