@@ -79,7 +79,7 @@ def measure(method: str, rounds: int, timm_name: str, size: int) -> dict[str, An
     return {**num_parameters(model), **seconds, "peak_memory_bytes": peak}
 
 
-def frozen(device: torch.device) -> nn.Module:
+def frozen(timm_name: str, size: int, device: torch.device) -> nn.Module:
     """A backbone with random weights, of which the head is trained."""
     model = timm.create_model(timm_name, img_size=size, num_classes=10).requires_grad_(False)
     model.get_classifier().requires_grad_(True)
