@@ -9,6 +9,7 @@ Steitz and Roth, "Adapters Strike Back", CVPR 2024, arXiv 2406.06820.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from moppa import check
 from moppa.errors import UserError
-from moppa.places import places_of
+from moppa.places import transformer_places
 from moppa.touch import hold
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
@@ -28,7 +29,7 @@ Tokens = Float[Tensor, "*batch dim"]
 
 
 class Adapter(nn.Module):
-    """A(x) = s (Up act(Down x + b) + b'), for each token alone: Houlsby's section 2.1, AdaptFormer's equation 3.
+    """A(x) = s (Up act(Down x + b) + b'), for each token alone: Houlsby, section 2.1.
 
     s is a number or, in Adapters Strike Back, one learned gain a channel. Houlsby and Steitz start Up near zero; here
     it is zero as in AdaptFormer, so that the first step starts from the frozen model.
@@ -63,7 +64,7 @@ class Adapter(nn.Module):
 
 
 class Beside(nn.Module):
-    """y = f(x) + A(x): AdaptFormer, equation 4, where f is the MLP."""
+    """y = f(x) + A(x): AdaptFormer's AdaptMLP, where f is the MLP."""
 
     def __init__(self, held: nn.Module, adapter: Adapter) -> None:
         super().__init__()
@@ -124,13 +125,11 @@ def attach(
         raise UserError(
             f"method.attach.placements={list(placements)}: name at least one of {', '.join(PLACEMENTS)}, each once"
         )
-    if scale != "channel":
+    if not isinstance(scale, str):
         check.number("method.attach.scale", scale, low=0, above=True)
-    for place in places_of(model):
-        if not (hasattr(place.block, "attn") and hasattr(place.block, "mlp")):
-            raise UserError(
-                f"adapters stand in transformer blocks; those of {type(model).__name__} have no attention and MLP"
-            )
+    elif scale != "channel":
+        raise UserError(f"method.attach.scale={scale!r}: it must be a number above 0, or channel")
+    for place in transformer_places(model, method="An adapter"):
         for name, wrapper in (PLACEMENTS[placement] for placement in PLACEMENTS if placement in placements):
             adapter = Adapter(
                 place.dim,
@@ -143,4 +142,4 @@ def attach(
                 generator=generator,
             )
             owner, name = (place.owner, place.name) if name == "block" else (place.block, name)
-            hold(owner, name, lambda held, wrapper=wrapper, adapter=adapter: wrapper(held, adapter))
+            hold(owner, name, partial(wrapper, adapter=adapter))

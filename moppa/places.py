@@ -46,6 +46,17 @@ def places_of(model: nn.Module) -> list[Place]:
     )
 
 
+def transformer_places(model: nn.Module, *, method: str) -> list[Place]:
+    """Every block, where all have attention and an MLP: a vision transformer's or a Swin's."""
+    places = places_of(model)
+    if not all(hasattr(place.block, "attn") and hasattr(place.block, "mlp") for place in places):
+        raise UserError(
+            f"{method} stands in transformer blocks, which {type(model).__name__} has not: "
+            f"choose a ViT or a Swin as the backbone"
+        )
+    return places
+
+
 def vit_places(model: nn.Module) -> Iterator[Place]:
     """The blocks of a plain vision transformer: one width, one grid, prefix tokens first."""
     blocks, embed = getattr(model, "blocks", None), getattr(model, "patch_embed", None)

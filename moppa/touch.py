@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +30,25 @@ def merge(model: nn.Module) -> nn.Module:
     """
     for layer in list(model.modules()):
         if parametrize.is_parametrized(layer):
-            for tensor in list(layer.parametrizations):
-                parametrize.remove_parametrizations(layer, tensor, leave_parametrized=True)
+            make_stock(layer)
         if isinstance(layer, Foldable):
             layer.fold()
     return model
+
+
+def make_stock(layer: nn.Module) -> None:
+    """Puts what the `reweight`s of a layer give in the place of its pretrained tensors, and makes it a plain layer.
+
+    torch's own removal would take the tensor's name from the class too, which deep copies of the layer share.
+    """
+    held: Any = layer.parametrizations
+    merged = {tensor: getattr(layer, tensor) for tensor in held}  # all, before any is replaced
+    pretrained = {tensor: held[tensor].original for tensor in merged}
+    del layer.parametrizations
+    layer.__class__ = type(layer).__mro__[1]  # torch gave it a subclass of its own
+    for tensor, parameter in pretrained.items():
+        parameter.copy_(merged[tensor])
+        layer.register_parameter(tensor, parameter)
 
 
 @runtime_checkable

@@ -210,7 +210,21 @@ def test_7_a_method_with_a_budget_stays_within_it_and_uses_most_of_it(method):
 
 def test_7_the_sizes_that_the_papers_print():
     """Those of shared/vtab/protocol.md, so that a YAML cannot drift with its code."""
-    printed = {"linear": 0, "lora": 294_912, "moppa": 150_420}
+    printed = {"linear": 0, "lora": 294_912, "moppa": 150_420} | {
+        "full": 85_798_656,
+        "bitfit": 102_912,
+        "vpt_deep": 92_160,
+        "vpt_shallow": 100 * 768,
+        "ssf": 205_824,
+        "fact_tt": 61_440,
+        "fact_tk": 86_528,
+        "adaptformer": 156_768,
+        "adapter": 156_768,
+        "houlsby": 313_536,
+        "convpass": 327_552,
+        "repadapter": 239_808,
+        "nola": 49_152,
+    }
     assert {method: facts_of(method)[0] for method in printed} == printed
 
 
@@ -223,6 +237,9 @@ def test_8_a_deep_copy_is_independent(method, backbone):
     take_steps(twin)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert any(not torch.equal(tensor, before[name]) for name, tensor in twin.state_dict().items())
+    expected = logits_of(twin)
+    merge(model)
+    assert torch.equal(logits_of(twin), expected)
 
 
 @pytest.mark.parametrize(("method", "backbone"), UNDEFINED)

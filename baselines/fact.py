@@ -1,0 +1,95 @@
+"""Jie and Deng, "FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer", AAAI 2023, arXiv 2212.03145.
+
+The weights of all L blocks are one tensor of 12 L slices, d x d, read from input to output: q, k, v, proj, the four
+side by side in fc1 and the four whose outputs fc2 adds. Its update is factorised: Delta_i = s U Sigma_i V^T.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from moppa import check
+from moppa.errors import UserError
+from moppa.linears import TARGETS, checked_rank, linears_of
+from moppa.places import places_of
+from moppa.touch import reweight
+
+DECOMPOSITIONS = ("tensor_train", "tucker")
+
+
+class Factors(nn.Module):
+    """What the slices share: U (d, r) and V (d, r), and the Sigma (12 L, r, r) of FacT-TT.
+
+    FacT-TK mixes the slices of one core C (r, r, r) by P (12 L, r) into it: Sigma_i = sum_t P_it C_t.
+    """
+
+    def __init__(
+        self, *, dim: int, rank: int, num_slices: int, decomposition: str, generator: torch.Generator | None
+    ) -> None:
+        super().__init__()
+
+        def uniform(*shape: int, bound: float) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
+
+        # the bounds are those of the authors' code, but for fc2 in FacT-TT, whose cores it starts at half of them
+        self.input = uniform(dim, rank, bound=dim**-0.5)
+        if decomposition == "tucker":
+            self.core = uniform(rank, rank, rank, bound=3**0.5 / rank)
+            self.mix = uniform(num_slices, rank, bound=(6 / (num_slices + rank)) ** 0.5)
+        else:
+            self.core, self.mix = uniform(num_slices, rank, rank, bound=rank**-0.5), None
+        self.output = nn.Parameter(torch.zeros(dim, rank))  # zero, so that the first step starts from the frozen model
+
+    def forward(self, first: int, last: int) -> Float[Tensor, "slices dim dim"]:
+        """V Sigma_i^T U^T of slices first, ..., last - 1: from output to input, as torch keeps a weight."""
+        if self.mix is None:
+            sigma = self.core[first:last]
+        else:
+            sigma = torch.einsum("it,tab->iab", self.mix[first:last], self.core)
+        return self.output @ sigma.mT @ self.input.T
+
+
+class FactorisedDelta(nn.Module):
+    """W' = W + s V Sigma_i^T U^T in each d x d slice of W, of which there are `rows` x `columns`.
+
+    The authors drop out a tenth of the r activations between the factors, which no weight can: we do not.
+    """
+
+    def __init__(self, factors: Factors, *, first: int, rows: int, columns: int, scale: float) -> None:
+        super().__init__()
+        self.factors, self.scale = factors, scale
+        self.first, self.rows, self.columns = first, rows, columns
+
+    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
+        slices = self.factors(self.first, self.first + self.rows * self.columns)
+        table = slices.unflatten(0, (self.rows, self.columns)).transpose(1, 2)  # (rows, d, columns, d)
+        return weight + self.scale * table.reshape(weight.shape)
+
+
+def attach(model: nn.Module, *, decomposition: str, rank: int, scale: float, generator: torch.Generator | None) -> None:
+    """Updates q, k, v, proj, fc1 and fc2 of every block from one set of factors, tensor_train or tucker.
+
+    The authors' FacT-TK reshapes fc1's and fc2's cores with slices and rank interleaved; ours are the paper's tensor.
+    """
+    check.one_of("method.attach.decomposition", decomposition, DECOMPOSITIONS)
+    check.number("method.attach.scale", scale, low=0, above=True)
+    places, kind = places_of(model), type(model).__name__
+    dim = places[0].dim
+    if any(place.layout != "tokens" for place in places):
+        raise UserError(f"FacT shares its factors between blocks of one width, which {kind} lacks; choose a plain ViT")
+    layers = [adapted.layer for adapted in linears_of(model, TARGETS, method="FacT")]
+    checked_rank(rank, (dim, dim))
+    if odd := [layer for layer in layers if layer.out_features % dim or layer.in_features % dim]:
+        raise UserError(f"FacT cuts weights into {dim} x {dim} slices; {odd[0]} of {kind} has no whole number of them")
+    shapes = [(layer.out_features // dim, layer.in_features // dim) for layer in layers]
+    factors = Factors(
+        dim=dim,
+        rank=rank,
+        num_slices=sum(rows * columns for rows, columns in shapes),
+        decomposition=decomposition,
+        generator=generator,
+    )
+    first = 0
+    for layer, (rows, columns) in zip(layers, shapes, strict=True):
+        reweight(layer, FactorisedDelta(factors, first=first, rows=rows, columns=columns, scale=scale))
+        first += rows * columns
