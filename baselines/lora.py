@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
+from moppa.errors import UserError
 from moppa.linears import Adapted, add_to_parts, checked_rank, linears_of
+from moppa.places import places_of
 from moppa.touch import reweight
 
 
@@ -36,9 +38,27 @@ class LowRankDelta(nn.Module):
 
 
 def attach(
-    model: nn.Module, *, rank: int, alpha: float, targets: Sequence[str], generator: torch.Generator | None
+    model: nn.Module,
+    *,
+    rank: int | Sequence[int],
+    alpha: float,
+    targets: Sequence[str],
+    generator: torch.Generator | None,
 ) -> None:
-    """Gives each target (q, k, v, proj, fc1, fc2) of every block an update of rank `rank`, scaled by alpha / rank."""
+    """Gives each target (q, k, v, proj, fc1, fc2) of every block an update of rank `rank`, scaled by alpha / rank.
+
+    Several ranks share the depth equally among them, in this order; with fewer blocks than ranks some go unused.
+    """
     check.number("method.attach.alpha", alpha, low=0, above=True)
+    ranks = ranks_of(rank, num_blocks=len(places_of(model)))
     for adapted in linears_of(model, targets, method="LoRA"):
-        reweight(adapted.layer, LowRankDelta(adapted, rank=rank, alpha=alpha, generator=generator))
+        delta = LowRankDelta(adapted, rank=ranks[adapted.depth], alpha=alpha, generator=generator)
+        reweight(adapted.layer, delta)
+
+
+def ranks_of(rank: int | Sequence[int], *, num_blocks: int) -> list[int]:
+    """The rank of each block: of several, the one in whose share of the depth the block's middle lies."""
+    ranks = list(rank) if isinstance(rank, Sequence) else [rank]
+    if not ranks:
+        raise UserError("method.attach.rank=[]: give one rank, or several that share the depth")
+    return [ranks[(2 * depth + 1) * len(ranks) // (2 * num_blocks)] for depth in range(num_blocks)]

@@ -1,0 +1,61 @@
+"""DoRA: Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", ICML 2024, arXiv 2402.09353."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from moppa import check
+from moppa.linears import Adapted, checked_rank, linears_of
+from moppa.touch import reweight
+
+
+class DecomposedDelta(nn.Module):
+    """W' = m (W + (alpha / r) B A) / ||W + (alpha / r) B A||, equation 5, with m = ||W|| and B = 0 at the start.
+
+    The norm is one per output, over the inputs, as in the authors' code and in HF peft. Section 4.3: the norm below
+    the line is a constant to the gradient. m is learned as its distance from ||W||, so that m / ||W|| is exactly 1 at
+    the start on every device; weight decay then draws m to ||W|| and not to 0 (the authors train without decay).
+
+    W may be several matrices stacked by rows, as timm's fused qkv is: each adapted one has its own A, B and m.
+    """
+
+    def __init__(self, adapted: Adapted, *, rank: int, alpha: float, generator: torch.Generator | None) -> None:
+        super().__init__()
+        d_out, d_in = adapted.part_shape
+        checked_rank(rank, adapted.part_shape)
+        self.parts, self.scale = adapted.parts, alpha / rank
+        count = sum(self.parts)
+        self.down = nn.ParameterList(torch.empty(rank, d_in) for _ in range(count))
+        # zero, so that the first step starts from the frozen model
+        self.up = nn.ParameterList(torch.zeros(d_out, rank) for _ in range(count))
+        self.magnitude = nn.ParameterList(torch.zeros(d_out, 1) for _ in range(count))
+        for down in self.down:
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)  # as in LoRA
+
+    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
+        learned = zip(self.magnitude, self.up, self.down, strict=True)
+        rows = zip(weight.chunk(len(self.parts)), self.parts, strict=True)
+        return torch.cat([self.decomposed(part, *next(learned)) if is_adapted else part for part, is_adapted in rows])
+
+    def decomposed(self, weight: Tensor, change: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        """Equation 5 for one of the stacked matrices, with m = ||W|| + change."""
+        direction = weight + self.scale * up @ down
+        magnitude = norm_of(weight) + change
+        return magnitude / norm_of(direction).detach() * direction
+
+
+def norm_of(weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out 1"]:
+    """The norm of what leads to each output."""
+    return torch.linalg.vector_norm(weight, dim=1, keepdim=True)
+
+
+def attach(
+    model: nn.Module, *, rank: int, alpha: float, targets: Sequence[str], generator: torch.Generator | None
+) -> None:
+    """Gives each target (q, k, v, proj, fc1, fc2) of every block a magnitude and a direction of rank `rank`."""
+    check.number("method.attach.alpha", alpha, low=0, above=True)
+    for adapted in linears_of(model, targets, method="DoRA"):
+        reweight(adapted.layer, DecomposedDelta(adapted, rank=rank, alpha=alpha, generator=generator))

@@ -1,0 +1,83 @@
+"""NOLA: Koohpayegani et al., "NOLA: Compressing LoRA using Linear Combination of Random Basis".
+
+ICLR 2024, arXiv 2310.02556; the authors' code: github.com/UCDvision/NOLA.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from moppa import check
+from moppa.linears import Adapted, add_to_parts, checked_rank, linears_of
+from moppa.seeds import generator_for
+from moppa.touch import reweight
+
+
+class Bases(nn.Module):
+    """The frozen random A_i and B_j: one set for each width, drawn from a seed of their own and shared by all layers.
+
+    A set is (k, r x width), its values uniform within 1 / sqrt(r x width), as in the authors' code for ViT. It is never
+    saved: the seed, which a record's config holds, gives it again.
+    """
+
+    def __init__(
+        self, *, widths_in: Collection[int], widths_out: Collection[int], rank: int, num_bases: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.rank, self.num_bases = rank, num_bases
+        for side, widths in (("down", widths_in), ("up", widths_out)):
+            for width in widths:
+                basis = torch.empty(num_bases, rank * width)
+                nn.init.kaiming_uniform_(basis, a=math.sqrt(5), generator=generator_for(seed, side, width))
+                self.register_buffer(f"{side}_{width}", basis, persistent=False)
+
+
+class CombinedDelta(nn.Module):
+    """W' = W + (scale / r) B A with A = sum_i alpha_i A_i and B = sum_j beta_j B_j, section 3.2; beta = 0 at the start.
+
+    Only alpha and beta are learned, for each of the matrices stacked in W that is adapted. The authors' code starts
+    them all at 1 / k, which is an update from the first step on.
+    """
+
+    def __init__(self, adapted: Adapted, bases: Bases, *, scale: float, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.parts, (self.d_out, self.d_in) = adapted.parts, adapted.part_shape
+        self.bases, self.scale = bases, scale / bases.rank
+        self.alpha = nn.Parameter(torch.empty(sum(self.parts), bases.num_bases))
+        # zero, so that the first step starts from the frozen model
+        self.beta = nn.Parameter(torch.zeros(sum(self.parts), bases.num_bases))
+        nn.init.normal_(self.alpha, std=bases.num_bases**-0.5, generator=generator)  # A is then as large as one A_i
+
+    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
+        down = self.alpha @ self.bases.get_buffer(f"down_{self.d_in}")
+        up = self.beta @ self.bases.get_buffer(f"up_{self.d_out}")
+        factors = zip(up.unflatten(1, (self.d_out, -1)), down.unflatten(1, (-1, self.d_in)), strict=True)
+        return add_to_parts(weight, self.parts, [self.scale * up @ down for up, down in factors])
+
+
+def attach(
+    model: nn.Module,
+    *,
+    rank: int,
+    num_bases: int,
+    scale: float,
+    targets: Sequence[str],
+    bases_seed: int,
+    generator: torch.Generator | None,
+) -> None:
+    """Gives each target (q, k, v, proj, fc1, fc2) of every block an update of rank `rank`, scaled by scale / rank.
+
+    `num_bases` is k, for A and for B; `bases_seed` alone decides the bases, the generator only where alpha starts.
+    """
+    check.whole("method.attach.num_bases", num_bases, least=1)
+    check.whole("method.attach.bases_seed", bases_seed, least=0)
+    check.number("method.attach.scale", scale, low=0, above=True)
+    linears = linears_of(model, targets, method="NOLA")
+    outs, ins = ({adapted.part_shape[side] for adapted in linears} for side in (0, 1))
+    checked_rank(rank, (min(outs), min(ins)))
+    bases = Bases(widths_in=ins, widths_out=outs, rank=rank, num_bases=num_bases, seed=bases_seed)
+    for adapted in linears:
+        reweight(adapted.layer, CombinedDelta(adapted, bases, scale=scale, generator=generator))
