@@ -129,7 +129,8 @@ def keep_trained(cell: Cell, model: nn.Module) -> str | None:
         return None
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainable(model).items()}
     with whole_file(cell.trained) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={"cell": cell.name, "key": cell.key})
+        # one entry only: safetensors writes several in an order that changes, and the same cell gives the same bytes
+        safetensors.torch.save_file(tensors, temporary, metadata={"cell": f"{cell.name} {cell.key}"})
     return sha256_of(cell.trained)
 
 

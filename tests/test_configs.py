@@ -1,6 +1,7 @@
 import copy
 import csv
 import json
+import re
 from itertools import product
 
 import pytest
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 from moppa.configured import make
 from moppa.data.task import GROUPS, Task
 from moppa.record import key_of
-from tests.conftest import CONFIGS, METHODS, config_of
+from tests.conftest import CONFIGS, METHODS, ROOT, config_of
 
 TASKS = sorted(path.stem for path in (CONFIGS / "task").glob("*.yaml"))
 AXES = {
@@ -89,3 +90,11 @@ def test_every_cell_of_a_sweep_composes_and_their_number_is_the_one_it_opens_wit
             OmegaConf.update(config, override.key_or_group, override.value())  # a name that does not exist is an error
         keys.add((key_of(OmegaConf.to_container(config, resolve=True), "w"), config.seed))
     assert f"= {len(keys)} cells" in (CONFIGS / "sweep" / f"{sweep}.yaml").read_text()
+
+
+def test_every_method_stands_in_the_docs_with_its_size():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    for method in METHODS:
+        size = re.search(r"([\d,]+) trainable parameters", (CONFIGS / "method" / f"{method}.yaml").read_text())
+        assert f"`{method}`" in text, method
+        assert size[1] in text, method

@@ -6,6 +6,7 @@ import pytest
 from moppa import record
 from moppa.data import store
 from moppa.errors import UserError
+from moppa.files import sha256_of
 from moppa.train import train
 from run import run_cell
 from tests.conftest import config_of
@@ -43,6 +44,7 @@ def test_what_can_change_the_outcome_changes_the_key(override):
         "run.results=elsewhere",
         "run.eval_batch=7",
         "run.checkpoint_epochs=1",
+        "run.keep_trained=false",
         "logger=wandb",
         "data.dir=elsewhere",
         "data.store=elsewhere",
@@ -67,7 +69,9 @@ def test_a_cell_leaves_one_record_with_all_its_facts(toy, tmp_path, capsys):
     run_cell(config_of(*toy, "method=lora"))
     [path] = (tmp_path / "results").rglob("seed0.json")
     written = record.read(path)
-    assert set(written) == set(record.REQUIRED)
+    assert set(written) == {*record.REQUIRED, "trained"}
+    [trained] = (tmp_path / "results").rglob("seed0.safetensors")
+    assert written["trained"] == {"sha256": sha256_of(trained)}
     assert (written["suite"], written["backbone"], written["task"]) == ("vtab1k", "test_vit", "eurosat")
     assert written["split"] == {**written["split"], "verdict": "no names", "lineage": "toy", "num_train": 1000}
     assert written["total"] == 120
