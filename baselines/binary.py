@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
-from moppa.linears import Adapted, add_to_parts, linears_of
+from moppa.linears import Adapted, add_to_parts, beside, linears_of
 from moppa.places import transformer_places
-from moppa.touch import hold, reweight
+from moppa.touch import Applying, hold, reweight
 
 # The two levels with the least absolute error on a standard normal weight: the medians of its halves.
 LEVEL = NormalDist().inv_cdf(0.75)
@@ -78,8 +78,15 @@ class BinaryDelta(nn.Module):
         self.down, self.up = (nn.ParameterList(matrices) for matrices in zip(*pairs, strict=True))
 
     def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
-        pairs = zip(self.up, self.down, strict=True)
-        return add_to_parts(weight, self.parts, [self.scale * binarised(up) @ binarised(down) for up, down in pairs])
+        return add_to_parts(weight, self.parts, [up @ down for down, up in zip(*self.factors(), strict=True)])
+
+    def applied(self, layer: Applying, x: Tensor) -> Tensor:
+        """W x + (W' - W) x."""
+        return layer.plain(x) + beside(x, self.parts, *self.factors())
+
+    def factors(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Down and s Up of each adapted part, binary."""
+        return [binarised(down) for down in self.down], [self.scale * binarised(up) for up in self.up]
 
 
 def attach_adaptformer(
@@ -110,4 +117,4 @@ def attach_lora(
     check.whole("method.attach.rank", rank, least=1)
     check.number("method.attach.scale", scale, low=0, above=True)
     for adapted in linears_of(model, targets, method="Bi-LoRA"):
-        reweight(adapted.layer, BinaryDelta(adapted, rank=rank, scale=scale, generator=generator))
+        reweight(adapted.layer, weight=BinaryDelta(adapted, rank=rank, scale=scale, generator=generator))

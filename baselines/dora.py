@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
-from moppa.linears import Adapted, checked_rank, linears_of
-from moppa.touch import reweight
+from moppa.linears import Adapted, beside, checked_rank, linears_of
+from moppa.touch import Applying, reweight
 
 
 class DecomposedDelta(nn.Module):
@@ -40,11 +41,27 @@ class DecomposedDelta(nn.Module):
         rows = zip(weight.chunk(len(self.parts)), self.parts, strict=True)
         return torch.cat([self.decomposed(part, *next(learned)) if is_adapted else part for part, is_adapted in rows])
 
+    def applied(self, layer: Applying, x: Tensor) -> Tensor:
+        """g (W x + (alpha / r) B A x) + b with g = m / ||W + (alpha / r) B A||, and g = 1 where nothing is adapted."""
+        learned = zip(self.magnitude, self.up, self.down, strict=True)
+        weight, bias = layer.pretrained("weight"), layer.pretrained("bias")
+        gains = [
+            self.gain(part, *next(learned)) if is_adapted else part.new_ones(len(part), 1)
+            for part, is_adapted in zip(weight.chunk(len(self.parts)), self.parts, strict=True)
+        ]
+        y = F.linear(x, weight) + beside(x, self.parts, list(self.down), [self.scale * up for up in self.up])
+        gained = torch.cat(gains).flatten() * y
+        return gained if bias is None else gained + bias
+
+    def gain(self, weight: Tensor, change: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        """m / ||W + (alpha / r) B A|| of one of the stacked matrices, the norm a constant: equation 11."""
+        with torch.no_grad():
+            magnitude, norm = norm_of(weight), norm_of(torch.addmm(weight, up, down, alpha=self.scale))
+        return (magnitude + change) / norm
+
     def decomposed(self, weight: Tensor, change: Tensor, up: Tensor, down: Tensor) -> Tensor:
         """Equation 5 for one of the stacked matrices, with m = ||W|| + change."""
-        direction = weight + self.scale * up @ down
-        magnitude = norm_of(weight) + change
-        return magnitude / norm_of(direction).detach() * direction
+        return self.gain(weight, change, up, down) * (weight + self.scale * up @ down)
 
 
 def norm_of(weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out 1"]:
@@ -58,4 +75,4 @@ def attach(
     """Gives each target (q, k, v, proj, fc1, fc2) of every block a magnitude and a direction of rank `rank`."""
     check.number("method.attach.alpha", alpha, low=0, above=True)
     for adapted in linears_of(model, targets, method="DoRA"):
-        reweight(adapted.layer, DecomposedDelta(adapted, rank=rank, alpha=alpha, generator=generator))
+        reweight(adapted.layer, weight=DecomposedDelta(adapted, rank=rank, alpha=alpha, generator=generator))

@@ -12,7 +12,7 @@ from moppa import check
 from moppa.errors import UserError
 from moppa.linears import TARGETS, checked_rank, linears_of
 from moppa.places import places_of
-from moppa.touch import reweight
+from moppa.touch import Applying, reweight
 
 DECOMPOSITIONS = ("tensor_train", "tucker")
 
@@ -40,13 +40,11 @@ class Factors(nn.Module):
             self.core, self.mix = uniform(num_slices, rank, rank, bound=rank**-0.5), None
         self.output = nn.Parameter(torch.zeros(dim, rank))  # zero, so that the first step starts from the frozen model
 
-    def forward(self, first: int, last: int) -> Float[Tensor, "slices dim dim"]:
-        """V Sigma_i^T U^T of slices first, ..., last - 1: from output to input, as torch keeps a weight."""
+    def forward(self, first: int, last: int) -> Float[Tensor, "slices rank rank"]:
+        """Sigma_i of slices first, ..., last - 1."""
         if self.mix is None:
-            sigma = self.core[first:last]
-        else:
-            sigma = torch.einsum("it,tab->iab", self.mix[first:last], self.core)
-        return self.output @ sigma.mT @ self.input.T
+            return self.core[first:last]
+        return torch.einsum("it,tab->iab", self.mix[first:last], self.core)
 
 
 class FactorisedDelta(nn.Module):
@@ -61,9 +59,21 @@ class FactorisedDelta(nn.Module):
         self.first, self.rows, self.columns = first, rows, columns
 
     def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
-        slices = self.factors(self.first, self.first + self.rows * self.columns)
-        table = slices.unflatten(0, (self.rows, self.columns)).transpose(1, 2)  # (rows, d, columns, d)
-        return weight + self.scale * table.reshape(weight.shape)
+        slices = self.factors.output @ self.sigma.mT @ self.factors.input.T  # output to input, as torch keeps a weight
+        return weight + self.scale * slices.transpose(1, 2).reshape(weight.shape)
+
+    def applied(self, layer: Applying, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """W x + s V Sigma_i^T U^T x, summed over the columns of slices."""
+        hidden = x.unflatten(-1, (self.columns, -1)) @ self.factors.input  # (..., columns, r)
+        cores = self.sigma.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)  # (columns r, rows r)
+        mixed = (hidden.flatten(-2) @ cores).unflatten(-1, (self.rows, -1))
+        return layer.plain(x) + self.scale * (mixed @ self.factors.output.T).flatten(-2)
+
+    @property
+    def sigma(self) -> Float[Tensor, "rows columns rank rank"]:
+        """The cores of the layer's slices."""
+        cores = self.factors(self.first, self.first + self.rows * self.columns)
+        return cores.unflatten(0, (self.rows, self.columns))
 
 
 def attach(model: nn.Module, *, decomposition: str, rank: int, scale: float, generator: torch.Generator | None) -> None:
@@ -91,5 +101,5 @@ def attach(model: nn.Module, *, decomposition: str, rank: int, scale: float, gen
     )
     first = 0
     for layer, (rows, columns) in zip(layers, shapes, strict=True):
-        reweight(layer, FactorisedDelta(factors, first=first, rows=rows, columns=columns, scale=scale))
+        reweight(layer, weight=FactorisedDelta(factors, first=first, rows=rows, columns=columns, scale=scale))
         first += rows * columns

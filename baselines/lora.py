@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from moppa import check
 from moppa.errors import UserError
-from moppa.linears import Adapted, add_to_parts, checked_rank, linears_of
+from moppa.linears import Adapted, add_to_parts, beside, checked_rank, linears_of
 from moppa.places import places_of
-from moppa.touch import reweight
+from moppa.touch import Applying, reweight
 
 
 class LowRankDelta(nn.Module):
@@ -33,8 +33,15 @@ class LowRankDelta(nn.Module):
             nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)  # as in the authors' code
 
     def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
-        factors = zip(self.up, self.down, strict=True)
-        return add_to_parts(weight, self.parts, [self.scale * up @ down for up, down in factors])
+        return add_to_parts(weight, self.parts, [up @ down for down, up in zip(*self.factors(), strict=True)])
+
+    def applied(self, layer: Applying, x: Tensor) -> Tensor:
+        """W x + (W' - W) x."""
+        return layer.plain(x) + beside(x, self.parts, *self.factors())
+
+    def factors(self) -> tuple[list[Tensor], list[Tensor]]:
+        """A and (alpha / r) B of each adapted part."""
+        return list(self.down), [self.scale * up for up in self.up]
 
 
 def attach(
@@ -53,7 +60,7 @@ def attach(
     ranks = ranks_of(rank, num_blocks=len(places_of(model)))
     for adapted in linears_of(model, targets, method="LoRA"):
         delta = LowRankDelta(adapted, rank=ranks[adapted.depth], alpha=alpha, generator=generator)
-        reweight(adapted.layer, delta)
+        reweight(adapted.layer, weight=delta)
 
 
 def ranks_of(rank: int | Sequence[int], *, num_blocks: int) -> list[int]:

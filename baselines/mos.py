@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from moppa import check
 from moppa.errors import UserError
-from moppa.linears import add_to_parts, checked_rank, linears_of
+from moppa.linears import add_to_parts, beside, checked_rank, linears_of
 from moppa.seeds import generator_for
-from moppa.touch import reweight
+from moppa.touch import Applying, reweight
 
 
 class Pools(nn.Module):
@@ -73,9 +73,18 @@ class ShardedDelta(nn.Module):
             self.register_buffer(name, indices, persistent=False)
 
     def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
+        (down,), (up,) = self.factors()
+        return add_to_parts(weight, self.parts, [up @ down])
+
+    def applied(self, layer: Applying, x: Tensor) -> Tensor:
+        """W x + (W' - W) x."""
+        return layer.plain(x) + beside(x, self.parts, *self.factors())
+
+    def factors(self) -> tuple[list[Tensor], list[Tensor]]:
+        """A and (alpha / r) B."""
         (pools,) = self.shared
         down, up = pools.down[self.picks_down].flatten(1), pools.up[self.picks_up].flatten(1)  # (r, l, d / l) to (r, d)
-        return add_to_parts(weight, self.parts, [self.scale * up.T @ down])
+        return [down], [self.scale * up.T]
 
 
 def attach(
@@ -110,7 +119,7 @@ def attach(
             for layer, adapted in enumerate(sharing):
                 picks = [pools.picks(layer, rank, routing) for _ in ("A", "B")]
                 delta = ShardedDelta(adapted.parts, pools, scale=alpha / rank, picks=picks, is_owner=layer == 0)
-                reweight(adapted.layer, delta)
+                reweight(adapted.layer, weight=delta)
 
 
 def check_sizes(shape: tuple[int, int], rank: int, budget_rank: int, private_rank: int, num_shards: int) -> None:

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
-from moppa.linears import Adapted, add_to_parts, checked_rank, linears_of
+from moppa.linears import Adapted, add_to_parts, beside, checked_rank, linears_of
 from moppa.seeds import generator_for
-from moppa.touch import reweight
+from moppa.touch import Applying, reweight
 
 
 class Bases(nn.Module):
@@ -52,10 +52,17 @@ class CombinedDelta(nn.Module):
         nn.init.normal_(self.alpha, std=bases.num_bases**-0.5, generator=generator)  # A is then as large as one A_i
 
     def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
+        return add_to_parts(weight, self.parts, [up @ down for down, up in zip(*self.factors(), strict=True)])
+
+    def applied(self, layer: Applying, x: Tensor) -> Tensor:
+        """W x + (W' - W) x."""
+        return layer.plain(x) + beside(x, self.parts, *self.factors())
+
+    def factors(self) -> tuple[list[Tensor], list[Tensor]]:
+        """A and (scale / r) B of each adapted part."""
         down = self.alpha @ self.bases.get_buffer(f"down_{self.d_in}")
-        up = self.beta @ self.bases.get_buffer(f"up_{self.d_out}")
-        factors = zip(up.unflatten(1, (self.d_out, -1)), down.unflatten(1, (-1, self.d_in)), strict=True)
-        return add_to_parts(weight, self.parts, [self.scale * up @ down for up, down in factors])
+        up = (self.scale * self.beta) @ self.bases.get_buffer(f"up_{self.d_out}")
+        return list(down.unflatten(1, (-1, self.d_in))), list(up.unflatten(1, (self.d_out, -1)))
 
 
 def attach(
@@ -80,4 +87,4 @@ def attach(
     checked_rank(rank, (min(outs), min(ins)))
     bases = Bases(widths_in=ins, widths_out=outs, rank=rank, num_bases=num_bases, seed=bases_seed)
     for adapted in linears:
-        reweight(adapted.layer, CombinedDelta(adapted, bases, scale=scale, generator=generator))
+        reweight(adapted.layer, weight=CombinedDelta(adapted, bases, scale=scale, generator=generator))

@@ -1,23 +1,22 @@
 """RepAdapter: Luo et al., "Towards Efficient Visual Adaption via Structural Re-parameterization", arXiv 2302.08106."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
 from moppa.errors import UserError
 from moppa.linears import linears_of
-from moppa.touch import reweight
+from moppa.touch import Applying, reweight
 
 READERS = ("q", "k", "v", "fc1")  # what reads the adapters before attention and before the MLP
 
 
 class Adapter(nn.Module):
-    """z + s (B (A z + a) + b), B in groups along its diagonal and zero at the start: it is linear, and never computed.
+    """z + s (B (A z + a) + b), B in groups along its diagonal and zero at the start.
 
-    The layer after it is instead given what it makes of it: W (I + s B A) as its weight, c + s W (B a + b) as its bias,
-    as the paper merges them after training. The products cost little; what a step pays for is the gradient of the whole
-    weight, as with LoRA.
+    It is linear, so the layer after it can take it in: W (I + s B A) is then its weight, c + s W (B a + b) its bias.
     """
 
     def __init__(
@@ -29,6 +28,10 @@ class Adapter(nn.Module):
         # zero, so that the first step starts from the frozen model
         self.up, self.up_bias = nn.Parameter(torch.zeros(dim, bottleneck // groups)), nn.Parameter(torch.zeros(dim))
         nn.init.xavier_uniform_(self.down, generator=generator)  # as in the authors' code
+
+    def forward(self, z: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        hidden = F.linear(z, self.down, self.down_bias)
+        return z + self.scale * F.linear(hidden, self.dense_up, self.up_bias)
 
     @property
     def dense_up(self) -> Float[Tensor, "dim bottleneck"]:
@@ -45,6 +48,10 @@ class WeightAfter(nn.Module):
 
     def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
         return weight + self.adapter.scale * (weight @ self.adapter.dense_up) @ self.adapter.down
+
+    def applied(self, layer: Applying, x: Tensor) -> Tensor:
+        """W (z + s (B (A z + a) + b)) + c."""
+        return layer.plain(self.adapter(x))
 
 
 class BiasAfter(nn.Module):
@@ -82,6 +89,4 @@ def attach(model: nn.Module, *, bottleneck: int, groups: int, scale: float, gene
                 f"choose a backbone that has them"
             )
         adapter = Adapter(layer.in_features, bottleneck=bottleneck, groups=groups, scale=scale, generator=generator)
-        # the bias first, so that it is merged first: it needs the pretrained weight
-        reweight(layer, BiasAfter(adapter, layer.weight), tensor="bias")
-        reweight(layer, WeightAfter(adapter))
+        reweight(layer, bias=BiasAfter(adapter, layer.weight), weight=WeightAfter(adapter))

@@ -238,11 +238,11 @@ def tune(
             if not (whole and piece.adapted)
         ]
         if positions := [index for index in single if len(index)]:
-            reweight(first.layer, SparseDelta(torch.cat(positions), like=first.parameter), tensor=first.tensor)
+            reweight(first.layer, **{first.tensor: SparseDelta(torch.cat(positions), like=first.parameter)})
         if first.adapted and any(is_whole):
             adapted = first.adapted
             if structure == "lora":
-                reweight(first.layer, PartsLowRank(adapted, is_whole, rank, generator))
+                reweight(first.layer, weight=PartsLowRank(adapted, is_whole, rank, generator))
             else:
                 hold(
                     adapted.owner,

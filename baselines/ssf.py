@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from moppa.errors import UserError
 from moppa.places import places_of
-from moppa.touch import reweight
+from moppa.touch import Applying, reweight
 
 
 class ScaledWeight(nn.Module):
@@ -30,6 +30,10 @@ class ScaledShiftedBias(nn.Module):
 
     def forward(self, bias: Float[Tensor, " d_out"]) -> Float[Tensor, " d_out"]:
         return self.scale * bias + self.shift
+
+    def applied(self, layer: Applying, x: Tensor) -> Tensor:
+        """gamma * y + beta, as section 3.2 writes it."""
+        return torch.addcmul(self.shift, self.scale, layer.plain(x))
 
 
 def attach(model: nn.Module, *, generator: torch.Generator | None) -> None:  # noqa: ARG001
@@ -57,5 +61,4 @@ def attach(model: nn.Module, *, generator: torch.Generator | None) -> None:  # n
             )
     for operation in operations.values():
         scale = nn.Parameter(torch.ones(len(operation.bias)))
-        reweight(operation, ScaledWeight(scale))
-        reweight(operation, ScaledShiftedBias(scale), tensor="bias")
+        reweight(operation, weight=ScaledWeight(scale), bias=ScaledShiftedBias(scale))

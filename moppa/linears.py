@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -92,3 +93,16 @@ def add_to_parts(
     waiting = iter(updates)
     rows = zip(weight.chunk(len(parts)), parts, strict=True)
     return torch.cat([row + next(waiting) if is_adapted else row for row, is_adapted in rows])
+
+
+def beside(
+    x: Float[Tensor, "*batch d_in"],
+    parts: Sequence[bool],
+    downs: Sequence[Float[Tensor, "rank d_in"]],
+    ups: Sequence[Float[Tensor, "d_part rank"]],
+) -> Float[Tensor, "*batch d_out"]:
+    """What the updates up @ down of the adapted parts add to the layer's output, without making them."""
+    waiting = iter(ups)
+    silent = ups[0].new_zeros(len(ups[0]), 0)  # rows of zeros for a part that has no update
+    up = torch.block_diag(*[next(waiting) if is_adapted else silent for is_adapted in parts])
+    return F.linear(F.linear(x, torch.cat(list(downs))), up)

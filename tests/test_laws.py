@@ -13,7 +13,7 @@ from moppa.backbone import num_parameters
 from moppa.configured import make, offer
 from moppa.errors import UserError
 from moppa.seeds import generator_for, seeded
-from moppa.touch import merge, penalty, trainable
+from moppa.touch import Applying, merge, penalty, trainable
 from tests.conftest import CONFIGS, METHODS, config_of
 
 # What a method's YAML says of itself, which the laws hold it to: the paper's size, and where it is defined.
@@ -246,3 +246,22 @@ def test_8_a_deep_copy_is_independent(method, backbone):
 def test_a_method_that_is_not_defined_on_a_backbone_says_so(method, backbone):
     with pytest.raises(UserError, match=type(bare(backbone)).__name__):
         fresh(method, backbone)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if "ViT" in facts_of(method)[1]])
+def test_a_step_computes_what_the_reweighted_layers_say(method):
+    """The quick way of a reweighted layer and its weight give the same output and the same gradients."""
+    model = fresh(method)
+    take_steps(model)
+    found = []
+    for way in ("quick", "weight"):
+        for layer in model.modules():
+            if way == "weight" and isinstance(layer, Applying):
+                layer.quick.clear()
+        model.zero_grad()
+        model.eval()
+        loss = F.cross_entropy(model(batch()[0]), batch()[1])
+        loss.backward()
+        found.append([loss, *(parameter.grad for parameter in trainable(model).values())])
+    for quick, weight in zip(*found, strict=True):
+        torch.testing.assert_close(quick, weight, atol=1e-5, rtol=1e-3)

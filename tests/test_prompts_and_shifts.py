@@ -273,18 +273,6 @@ def test_ssf_has_one_scale_for_weight_and_bias_that_copies_keep(family):
         assert sum(parameter.numel() for parameter in trainable(one).values()) == 2 * widths + head
 
 
-@pytest.mark.parametrize("order", [("weight", "bias"), ("bias", "weight")], ids=lambda order: order[0])
-def test_ssf_merges_in_any_order(order):
-    model = shifted("ViT")
-    expected = model(images())
-    for name in OPERATIONS["ViT"]:
-        for tensor in order:
-            parametrize.remove_parametrizations(model.get_submodule(name), tensor, leave_parametrized=True)
-    plain = stock(VIT).double()
-    plain.load_state_dict(model.state_dict(), strict=True)
-    torch.testing.assert_close(plain(images()), expected, rtol=0, atol=1e-10)
-
-
 def factors_of(model):
     return {name.rpartition(".")[2]: one for name, one in trainable(model).items() if ".factors." in name}
 
