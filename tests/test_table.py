@@ -121,6 +121,32 @@ def test_lineages_and_weights_are_never_mixed_in_a_row(tmp_path):
     assert any("data lineage noah_jpeg" in name for name in rows)
 
 
+@pytest.mark.parametrize("settings", [True, False], ids=["said by the config", "said by the record alone"])
+def test_a_method_run_on_both_lineages_has_a_marked_row_of_each_and_no_mean_across(settings, tmp_path):
+    dumped = ("kitti", "dtd")
+    for task in TASKS:
+        if task in dumped:
+            override = ["data.lineage=noah_jpeg"] if settings else ["data.store=elsewhere"]
+            put(tmp_path, "method=lora", f"task={task}", *override, lineage="noah_jpeg", correct=10)
+        else:
+            put(tmp_path, "method=lora", f"task={task}", correct=90)
+    put(tmp_path, "method=lora", "task=eurosat", "seed=1", "data.lineage=noah_jpeg", lineage="noah_jpeg", correct=10)
+    caption, rows = table(tmp_path)
+    assert set(rows) == {"lora (data lineage tfds)", "lora (data lineage noah_jpeg)"}
+    assert "lineage" not in caption  # no lineage is all rows'
+    tfds, noah = rows["lora (data lineage tfds)"], rows["lora (data lineage noah_jpeg)"]
+    assert (tfds["EuroSAT"], noah["EuroSAT"]) == ("90.0", "10.0")  # two seeds, and no mean of the two
+    assert (tfds["DTD"], noah["DTD"]) == ("–", "10.0")
+    assert tfds["**Specialized**"] == "90.0"
+    for row, name in (
+        (tfds, "**Natural**"),
+        (tfds, "**Mean of 19**"),
+        (noah, "**Specialized**"),
+        (noah, "**Natural**"),
+    ):
+        assert row[name] == "–"
+
+
 def test_protocols_and_backbones_have_tables_of_their_own(tmp_path):
     put(tmp_path, "method=lora", "task=dtd")
     put(tmp_path, "method=lora", "task=dtd", protocol="tune")

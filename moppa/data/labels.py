@@ -29,14 +29,16 @@ def clevr_count(example: Example) -> int:
 
 def clevr_distance(example: Example) -> int:
     """The bin of the closest object's depth, 6 classes."""
-    return largest_below(min(point[2] for point in example["objects"]["pixel_coords"]), CLEVR_DEPTHS)
+    return largest_below(min(float(point[2]) for point in example["objects"]["pixel_coords"]), CLEVR_DEPTHS)
 
 
 def kitti_distance(example: Example) -> int:
     """The bin of the closest car's, van's or truck's depth in metres; 4 classes, the last for no vehicle."""
     objects = example["objects"]
     depths = [
-        place[2] for kind, place in zip(objects["type"], objects["location"], strict=True) if kind in KITTI_VEHICLES
+        float(place[2])
+        for kind, place in zip(objects["type"], objects["location"], strict=True)
+        if kind in KITTI_VEHICLES
     ]
     return largest_below(min(depths, default=KITTI_NO_VEHICLE), KITTI_DEPTHS)
 

@@ -161,7 +161,8 @@ def write_part(folder: Path, task: Task, part: str, source: Source, *, size: int
     done, pixels_digest = 0, hashlib.sha256()
 
     def resized(example: Example) -> np.ndarray:
-        return resize(example.image, size=size, interpolation=interpolation, pixel_scale=task.pixel_scale)
+        pixel_scale = 1 if example.is_scaled else task.pixel_scale
+        return resize(example.image, size=size, interpolation=interpolation, pixel_scale=pixel_scale)
 
     # written piece by piece, not through a map: a full disk is then an error that can be told, not a dead process
     with progress_bar() as bar, ThreadPoolExecutor(os.cpu_count()) as pool, (folder / "images.npy").open("wb") as file:

@@ -12,11 +12,15 @@ from moppa.errors import UserError
 
 
 class Example(NamedTuple):
-    """One image as its source holds it: encoded bytes or a uint8 array (H, W, channels); its class; its name."""
+    """One image as its source holds it: encoded bytes or a uint8 array (H, W, channels); its class; its name.
+
+    `is_scaled` says that the task's `pixel_scale` is in the pixels already, as in a dump made for viewing.
+    """
 
     image: bytes | np.ndarray
     label: int
     name: str | None
+    is_scaled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
