@@ -20,7 +20,7 @@ test: $(STAMP) ## the tests that take minutes at most
 	$(BIN)/python -m pytest
 
 slow: $(STAMP) ## the tests that take longer
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 0  # one by one: some of them measure
 
 check: $(STAMP) ## format, lint, types
 	$(BIN)/ruff format --check .
