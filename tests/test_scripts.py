@@ -122,7 +122,7 @@ def test_preparing_what_makes_no_sense_is_said(words, said, tmp_path):
 def test_checking_data_works_without_any_and_tells_how_to_get_it(tmp_path):
     done = script("check_data", f"data.dir={tmp_path}", f"data.store={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("absent  ") == 19
+    assert done.stdout.count("│ absent ") == 19
     assert "61.3 GB" in done.stdout
     assert "scripts/prepare_data.py task=cifar100,caltech101" in done.stdout
     assert "NWPU-RESISC45.rar" in done.stdout
