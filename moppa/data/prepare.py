@@ -168,13 +168,13 @@ def resized_chunks(
             for example, scale in zip(chunk, scales, strict=True)
         ]
 
-    while True:
-        while len(waiting) < NUM_AHEAD and (chunk := list(islice(examples, per_chunk))):
-            waiting.append((chunk, pool.submit(resized, chunk)))
-        if not waiting:
-            return
-        chunk, pixels = waiting.popleft()
-        yield chunk, pixels.result()
+    while chunk := list(islice(examples, per_chunk)):
+        waiting.append((chunk, pool.submit(resized, chunk)))
+        if waiting[0][1].done() or len(waiting) == NUM_AHEAD:  # what is done goes to disk, however slow the source is
+            done, pixels = waiting.popleft()
+            yield done, pixels.result()
+    for done, pixels in waiting:
+        yield done, pixels.result()
 
 
 def check_label(task: Task, example: Example) -> None:
