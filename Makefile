@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install test slow check table
+.PHONY: help install test slow check table data-check
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(STAMP) ## the environment in .venv, with the exact versions of constraints.txt
 
@@ -29,3 +29,6 @@ check: $(STAMP) ## format, lint, types
 
 table: $(STAMP) ## results/tables/ from results/records/
 	$(BIN)/python scripts/tables.py
+
+data-check: $(STAMP) ## what of the 19 tasks is at hand, and whether it is the official data
+	$(BIN)/python scripts/check_data.py

@@ -6,6 +6,7 @@ from torch import nn
 
 from moppa import check
 from moppa.backbone import Preprocess
+from moppa.data.images import forget
 from moppa.machine import arithmetic
 from moppa.progress import progress_bar
 
@@ -21,6 +22,7 @@ def predict(model: nn.Module, images: np.ndarray, *, preprocess: Preprocess, bat
         line = bar.add_task("test", total=len(images), note="")
         for start in range(0, len(images), batch_size):
             batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
+            forget(images)  # a test set of gigabytes passes through, it does not pile up
             with arithmetic(device):
                 logits = model(preprocess.normalise(batch))
             predicted[start : start + len(batch)] = logits.argmax(dim=1).cpu().numpy()

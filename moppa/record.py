@@ -29,6 +29,7 @@ NEUTRAL = (
     "logger",
     "data.dir",
     "data.store",
+    "data.download",
     "task.title",
     "task.column",
     "backbone.weights",  # a path: the sha256 of what lies there counts instead

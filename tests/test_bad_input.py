@@ -69,8 +69,16 @@ CASES = {
     ),
     "hub out of reach": (["backbone.weights=null"], ["timm/test_vit.r160_in1k", "backbone.weights=FILE"]),
     "data absent": (
-        ["data._target_=moppa.data.tfds.TfdsSource", "data.lineage=tfds", "data.dir=FILES"],
-        ["no prepared eurosat/rgb", "data.dir=", "FILES", "tfds build eurosat/rgb"],
+        ["data._target_=moppa.data.tfds.TfdsSource", "data.lineage=tfds", "data.dir=FILES", "data.download=false"],
+        ["no prepared eurosat/rgb", "data.dir=", "FILES", "scripts/prepare_data.py task=eurosat"],
+    ),
+    "data absent, to be downloaded by hand": (
+        ["task=resisc45", "data._target_=moppa.data.tfds.TfdsSource", "data.dir=FILES"],
+        ["resisc45/3.0.0 has to be downloaded by hand", "NWPU-RESISC45.rar", "FILES/downloads/manual", "[prepare]"],
+    ),
+    "download neither on nor off": (
+        ["data._target_=moppa.data.tfds.TfdsSource", "data.download=maybe"],
+        ["data.download='maybe'", "true or false"],
     ),
     "data set that TFDS lacks": (
         ["data._target_=moppa.data.tfds.TfdsSource", "task.builder=eurosaat"],
@@ -102,7 +110,7 @@ CASES = {
     "results read-only": (["run.results=PLACE/read_only"], ["cannot write", "read-only", "choose another folder"]),
     "results full": (["run.results=PLACE/full"], ["cannot write", "No space left", "make room"]),
     "store under a file": (["data.store=FILES/weights.txt"], ["cannot write", "a file stands where a folder"]),
-    "store full": (["data.store=PLACE/full"], ["cannot write", "No space left", "make room"]),
+    "store full": (["data.store=PLACE/full"], ["needs", "are free", "make room"]),
 }
 NEEDS_MOUNT = {name for name, (overrides, _) in CASES.items() if any("PLACE" in one for one in overrides)}
 

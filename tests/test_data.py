@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from moppa.configured import make
 from moppa.data import labels, store
+from moppa.data.images import resize
 from moppa.data.task import fingerprint_of, prove
 from moppa.errors import UserError
 from tests.conftest import config_of
@@ -63,15 +65,15 @@ def test_pixels_are_pillows_own_squash():
     random = np.random.default_rng(0)
     wide = random.integers(0, 256, (20, 31, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(wide).resize((16, 16), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(store.resize(wide, **LOOK, pixel_scale=1), expected)
+    np.testing.assert_array_equal(resize(wide, **LOOK, pixel_scale=1), expected)
     encoded = io.BytesIO()
     Image.fromarray(wide).save(encoded, "PNG")
-    np.testing.assert_array_equal(store.resize(encoded.getvalue(), **LOOK, pixel_scale=1), expected)
+    np.testing.assert_array_equal(resize(encoded.getvalue(), **LOOK, pixel_scale=1), expected)
 
 
 def test_a_grey_image_is_tiled_and_a_binary_one_scaled():
     binary = np.eye(16, dtype=np.uint8)[..., None]
-    rgb = store.resize(binary, **LOOK, pixel_scale=255)
+    rgb = resize(binary, **LOOK, pixel_scale=255)
     np.testing.assert_array_equal(rgb, np.repeat(255 * binary, 3, axis=2))
 
 
@@ -101,20 +103,6 @@ def test_a_store_that_was_changed_is_not_used(toy, name):
     read = store.proof if name == "names.json" else partial(store.load, split="train800")
     with pytest.raises(UserError, match="delete that folder"):
         read(task, source=source, **LOOK)
-
-
-def test_a_run_that_loses_the_race_keeps_the_winners_copy(toy, monkeypatch):
-    task, source = toy_axes(toy)
-    folder = store.folder_of(task, "val200", source, **LOOK)
-    write_part = store.write_part
-
-    def beaten(temporary, *words, **named):
-        write_part(temporary, *words, **named)
-        shutil.copytree(temporary, folder)
-
-    monkeypatch.setattr(store, "write_part", beaten)
-    store.prepare(task, "val200", source, **LOOK)
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_a_proof_needs_every_name_and_the_order_of_val200():
@@ -161,7 +149,7 @@ def test_a_truncated_or_empty_data_set_is_named_and_nothing_is_kept(eurosat, tmp
     task, source = eurosat
     version = tmp_path / "tfds" / "eurosat" / "rgb" / "2.0.0"
     shutil.copytree(f"{source.dir}/eurosat/rgb/2.0.0", version)
-    damaged = type(source)(lineage="tfds", dir=str(tmp_path / "tfds"), store=str(tmp_path / "store"))
+    damaged = replace(source, dir=str(tmp_path / "tfds"), store=str(tmp_path / "store"))
     [file] = version.glob("*.array_record-*")
     whole = file.read_bytes()
     for content in whole[: len(whole) // 2], whole[:1000], b"":

@@ -30,13 +30,21 @@ RANKS = {
     "moppa.mixture": 1,
     "moppa.adapter": 3,
     "moppa.data.archive": 0,
+    "moppa.data.images": 0,
+    "moppa.data.journal": 0,
     "moppa.data.task": 1,
     "moppa.data.tfds": 1,
     "moppa.data.noah": 2,
     "moppa.data.folder": 2,
     "baselines": 1,
+    "moppa.data.need": 1,
+    "moppa.data.fetch": 1,
+    "moppa.data.part": 2,
+    "moppa.data.prepare": 2,
     "moppa.data.store": 2,
     "moppa.data.noah_jpeg": 3,
+    "moppa.data.choice": 3,
+    "moppa.data.survey": 3,
     "moppa.backbone": 2,
     "moppa.train": 3,
     "moppa.evaluate": 3,
@@ -47,9 +55,18 @@ RANKS = {
     "scripts": 7,
     "run": 7,
 }
-# The tools at the bottom use each other, and a source needs the task it reads for.
+# The tools at the bottom use each other, a source needs the task it reads for, and the store writes what it reads.
 FOUNDATION = {name for name, rank in RANKS.items() if rank == 0}
-SIDEWAYS = {("moppa.data.tfds", "moppa.data.task")}
+SIDEWAYS = {
+    ("moppa.data.tfds", "moppa.data.task"),
+    ("moppa.data.need", "moppa.data.task"),
+    ("moppa.data.fetch", "moppa.data.task"),
+    ("moppa.data.fetch", "moppa.data.need"),
+    ("moppa.data.tfds", "moppa.data.fetch"),
+    ("moppa.data.prepare", "moppa.data.part"),
+    ("moppa.data.store", "moppa.data.part"),
+    ("moppa.data.store", "moppa.data.prepare"),
+}
 FILES = sorted(
     path.relative_to(ROOT)
     for path in [

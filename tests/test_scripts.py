@@ -75,3 +75,70 @@ def test_the_benchmark_of_methods_sets_each_beside_the_frozen_backbone(tmp_path)
     assert found["linear"]["trainable_params"] == 0
     assert found["lora"]["trainable_params"] == 6 * 2 * 2 * 64 * 8
     assert all(one["method"] > 0 and one["plain"] > 0 and one["peak_memory_bytes"] > 1e8 for one in found.values())
+
+
+def test_what_is_prepared_is_what_a_run_finds(toy, tmp_path):
+    done = script("prepare_data", *toy)
+    assert done.returncode == 0, done.stderr
+    assert "eurosat: 1,120 images at 32 px, no names" in done.stdout
+    run_cell(config_of(*toy, "method=linear", "+data.surplus=1"))  # would fail, were the source asked
+
+
+def test_preparing_says_what_is_wrong_for_each_task_and_does_the_others(tmp_path):
+    words = [
+        f"data.dir={tmp_path}",
+        f"data.store={tmp_path}",
+        "data.download=false",
+        "size=32",
+        "interpolation=bicubic",
+    ]
+    done = script("prepare_data", "task=eurosat,resisc45", *words)
+    assert done.returncode == 1
+    assert "error: task eurosat: no prepared" in done.stderr
+    assert "error: task resisc45: no prepared" in done.stderr
+    assert "not prepared: eurosat, resisc45" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "task=all"),
+        (["task=cifar11"], "task/cifar11"),
+        (["task=cifar100", "size=big", "interpolation=bicubic"], "size='big'"),
+        (["task=cifar100", "size=0", "interpolation=bicubic"], "size=0"),
+        (["task=cifar100", "size=8", "interpolation=nearest"], "interpolation='nearest'"),
+        (["task=cifar100", "size=1000000", "interpolation=bicubic"], "needs"),
+        (["task=cifar100", "dat.store=x"], "dat"),
+    ],
+)
+def test_preparing_what_makes_no_sense_is_said(words, said, tmp_path):
+    done = script("prepare_data", *words)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_checking_data_works_without_any_and_tells_how_to_get_it(tmp_path):
+    done = script("check_data", f"data.dir={tmp_path}", f"data.store={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("│ absent ") == 19
+    assert "61.3 GB" in done.stdout
+    assert "scripts/prepare_data.py task=cifar100,caltech101" in done.stdout
+    assert "NWPU-RESISC45.rar" in done.stdout
+    assert "trainLabels.csv" in done.stdout
+
+
+def test_checking_data_finds_what_is_official_and_fails_where_it_was_changed(shared, tmp_path):
+    place = [f"data.dir={shared / 'tfds'}", f"data.store={tmp_path}"]
+    words = ["task=eurosat", "size=16", "interpolation=bicubic", *place]
+    assert script("prepare_data", *words).returncode == 0
+    done = script("check_data", *place)
+    assert done.returncode == 0, done.stdout
+    assert "5,400 of 5,400" in done.stdout
+    assert "official" in done.stdout
+    [file] = tmp_path.glob("*/eurosat/*/test-16-*/images.npy")
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    done = script("check_data", *place)
+    assert done.returncode == 1
+    assert f"wrong: the stored images in {file.parent}" in done.stdout

@@ -12,6 +12,7 @@ class ToySource:
     lineage: str
     dir: str
     store: str
+    download: bool = False
     surplus: int = 0
     label_shift: int = 0
 

@@ -1,5 +1,6 @@
 """Images as TensorFlow Datasets prepared them (array_record), read without TensorFlow."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moppa import check
+from moppa.data.fetch import fetch, how_to_get
 from moppa.data.task import Task
 from moppa.errors import UserError
 
@@ -25,11 +28,18 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TfdsSource:
-    """The lossless lineage. `dir` is the TFDS data folder; `store` is where the resized arrays go."""
+    """The lossless lineage. `dir` is the TFDS data folder; `store` is where the resized arrays go.
+
+    `download` says whether a data set that is not in `dir` is fetched, after saying so, or is an error.
+    """
 
     lineage: str
     dir: str
     store: str
+    download: bool
+
+    def __post_init__(self) -> None:
+        check.flag("data.download", self.download)
 
     def examples(self, task: Task, part: str) -> Iterator[Example]:
         """Yields train800, val200 or test in the data set's own order.
@@ -46,32 +56,55 @@ class TfdsSource:
                 raise
             raise self._damaged(task, error) from error
 
-    def _open(self, task: Task, split: str) -> Any:
+    def origin(self, task: Task) -> str:
+        """TFDS's full name of what is read, for example `eurosat/rgb/2.0.0`."""
+        return self.builder(task).info.full_name
+
+    def builder(self, task: Task) -> Any:
+        """TFDS's builder of the task, whether it is prepared or not."""
         import tensorflow_datasets as tfds  # late: it costs a second that a cached split does not need
 
-        folder = Path(self.dir).expanduser()
-        get = (
-            f"get it with: pip install -c constraints.txt -e '.[prepare]' && "
-            f"tfds build {task.builder.partition(':')[0]} --data_dir={self.dir} --file_format=array_record"
-        )
         try:
-            builder = tfds.builder(task.builder, data_dir=folder)
+            return tfds.builder(task.builder, data_dir=Path(self.dir).expanduser())
         except (AssertionError, tfds.core.registered.DatasetNotFoundError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"task {task.name}: TFDS cannot build task.builder={task.builder}: {reason}") from error
-        if not builder.is_prepared():
-            raise UserError(
-                f"task {task.name}: no prepared {task.builder} in {builder.data_path} (data.dir={self.dir}); {get}"
-            )
+
+    def is_prepared(self, task: Task) -> bool:
+        """Whether TFDS has the task's data set in `dir`, whole."""
+        absl = logging.getLogger("absl")
+        level = absl.level
+        absl.setLevel(logging.ERROR)  # TFDS warns of a folder that is not there: that is what is asked
+        try:
+            return self.builder(task).is_prepared()
+        finally:
+            absl.setLevel(level)
+
+    def _open(self, task: Task, split: str) -> Any:
+        builder = self._prepared(task)
+        import tensorflow_datasets as tfds
+
         try:
             return builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
         except NotImplementedError as error:
             raise UserError(
                 f"task {task.name}: {builder.data_path} is not stored as array_record, which is read without "
-                f"TensorFlow; {get}"
+                f"TensorFlow; delete that folder or choose another data.dir, then {how_to_get(task, self.dir)}"
             ) from error
         except (RuntimeError, ValueError, OSError) as error:
             raise self._damaged(task, error) from error
+
+    def _prepared(self, task: Task) -> Any:
+        builder = self.builder(task)
+        if self.is_prepared(task):
+            return builder
+        if not self.download:
+            raise UserError(
+                f"task {task.name}: no prepared {task.builder} in {builder.data_path} (data.dir={self.dir}, "
+                f"data.download=false); get it with: {how_to_get(task, self.dir)}"
+            )
+        fetch(builder, task, self.dir)
+        return self.builder(task)
 
     def _example(self, task: Task, record: dict) -> Example:
         name = None if task.name_key is None else record[task.name_key]

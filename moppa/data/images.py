@@ -1,0 +1,42 @@
+"""An image as a source holds it becomes one of the store: decoded, tiled to RGB, squashed to a square, counted."""
+
+import hashlib
+import io
+import mmap
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from moppa.errors import UserError
+
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+PIECE_BYTES = 1 << 24
+
+
+def resize(image: bytes | np.ndarray, *, size: int, interpolation: str, pixel_scale: int) -> np.ndarray:
+    """An encoded image or a uint8 array (H, W) or (H, W, 1 or 3) as RGB uint8 (size, size, 3), never cropped."""
+    try:
+        picture = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else Image.fromarray(image.squeeze())
+        if pixel_scale != 1:
+            picture = picture.point(lambda value: min(255, value * pixel_scale))
+        if picture.mode != "RGB":  # a conversion to what it is already would copy the whole picture
+            picture = picture.convert("RGB")
+        return np.asarray(picture.resize((size, size), INTERPOLATIONS[interpolation]))
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"an image cannot be decoded ({error}); the data set is damaged: prepare it again") from error
+
+
+def digest(array: np.ndarray) -> str:
+    """The sha256 of an array's bytes, read in pieces so that a mapped array stays on disk."""
+    rows = max(1, PIECE_BYTES // max(1, array[:1].nbytes))
+    total = hashlib.sha256()
+    for start in range(0, len(array), rows):
+        total.update(np.ascontiguousarray(array[start : start + rows]))
+        forget(array)
+    return total.hexdigest()
+
+
+def forget(images: np.ndarray) -> None:
+    """What was read of an array mapped from disk counts as this process's memory no more; any other stays as it is."""
+    if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        images.base.madvise(mmap.MADV_DONTNEED)

@@ -1,0 +1,194 @@
+"""A part of a task is decoded and resized into the store, once: whole or absent, and a killed run goes on.
+
+While it is made it lies in a hidden folder beside its place, held by a lock; `journal.jsonl` there has one line for
+every chunk that is written, with the sha256 of all pixels so far. What the journal does not prove is made again.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from moppa.data.images import digest, resize
+from moppa.data.journal import Progress, add, recovered, start
+from moppa.data.need import bytes_of, check_room
+from moppa.data.part import Source, Traceable, definition_of, folder_of, verdict_of
+from moppa.data.task import Task, digest_of_names
+from moppa.data.tfds import Example
+from moppa.errors import UserError
+from moppa.files import cannot_write
+from moppa.progress import progress_bar
+
+CHUNK_BYTES = 1 << 20  # small enough to be hashed and written while it is in the processor's cache
+MAX_CHUNK = 64
+NUM_AHEAD = 32
+
+
+def prepared(task: Task, part: str, source: Source, *, size: int, interpolation: str) -> Path:
+    """The folder of a part, after preparing it where it is absent."""
+    folder = folder_of(task, part, source, size=size, interpolation=interpolation)
+    if not (folder / "manifest.json").exists():
+        prepare(task, part, source, size=size, interpolation=interpolation)
+    return folder
+
+
+def prepare(task: Task, part: str, source: Source, *, size: int, interpolation: str) -> None:
+    """Decodes and resizes a part into the store, going on where a killed run stopped. Of two runs at once, one waits.
+
+    Raises:
+        UserError: where the disk is too small or the images are not those that the task describes; nothing is left.
+    """
+    folder = folder_of(task, part, source, size=size, interpolation=interpolation)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    try:
+        with held(folder):
+            if (folder / "manifest.json").exists():  # another run was first, and its copy is as good
+                return
+            already = sum(file.stat().st_size for file in temporary.glob("*"))
+            check_room(f"task {task.name}: {part} at {size} px", bytes_of(task, part, size=size) - already, folder)
+            try:
+                write_part(temporary, task, part, source, size=size, interpolation=interpolation)
+            except (UserError, OSError):
+                shutil.rmtree(temporary, ignore_errors=True)  # it would fail again
+                raise
+            temporary.rename(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """No other process is at work on `folder` meanwhile; one that died holds nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another run prepares {folder}: waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()  # while held: who waits on the old file sees that it is gone, and asks anew
+        lock.release()
+
+
+def write_part(folder: Path, task: Task, part: str, source: Source, *, size: int, interpolation: str) -> None:
+    """Fills `folder` with images, labels, names and, last of all, the manifest."""
+    facts = {
+        **definition_of(task, part),
+        "part": part,
+        "count": task.size_of(part),
+        "size": size,
+        "interpolation": interpolation,
+        "lineage": source.lineage,
+        "read": source.origin(task) if isinstance(source, Traceable) else None,
+        "versions": {
+            "pillow": Image.__version__,
+            "numpy": np.__version__,
+            "tensorflow-datasets": version("tensorflow-datasets"),
+        },
+    }
+    folder.mkdir(exist_ok=True)
+    mode = "r+b" if (folder / "images.npy").exists() else "w+b"
+    # written piece by piece, not through a map: a full disk is then an error that can be told, not a dead process
+    with (folder / "images.npy").open(mode) as images, (folder / "journal.jsonl").open("a+") as journal:
+        progress = recovered(images, journal, facts)
+        if not progress.done:
+            start(images, journal, facts)
+        add_chunks(images, journal, progress, task, part, source, facts)
+
+    labels = np.array(progress.labels, dtype=np.int64)
+    np.save(folder / "labels.npy", labels)
+    known = [name for name in progress.names if name is not None]
+    names = known if len(known) == progress.done else None
+    (folder / "names.json").write_text(json.dumps(names))
+    manifest = {
+        **facts,
+        "verdict": verdict_of(task, part, names),
+        "names_sha256": None if names is None else digest_of_names(names),
+        "images_sha256": progress.pixels.hexdigest(),
+        "labels_sha256": digest(labels),
+    }
+    (folder / "journal.jsonl").unlink()
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True))
+
+
+def add_chunks(
+    images: BinaryIO, journal: TextIO, progress: Progress, task: Task, part: str, source: Source, facts: dict[str, Any]
+) -> None:
+    """Writes all images that are not done, a chunk at a time; while one is written, the next are resized."""
+    count, size = facts["count"], facts["size"]
+    left = islice(source.examples(task, part), progress.done, None)
+    examples = chain(list(islice(left, 1)), left)  # a source that has to be fetched shows a bar of its own, before ours
+    with progress_bar() as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        line = bar.add_task(f"{task.name} {part} at {size} px", total=count, completed=progress.done, note="")
+        for chunk, pixels in resized_chunks(pool, examples, task, size=size, interpolation=facts["interpolation"]):
+            if progress.done + len(chunk) > count:
+                raise wrong_count(task, part, count, f"more than {count}")
+            for example in chunk:
+                check_label(task, example)
+            add(
+                images,
+                journal,
+                progress,
+                pixels=pixels,
+                labels=[int(example.label) for example in chunk],
+                names=[example.name for example in chunk],
+            )
+            bar.update(line, completed=progress.done)
+    if progress.done != count:
+        raise wrong_count(task, part, count, str(progress.done))
+
+
+def resized_chunks(
+    pool: ThreadPoolExecutor, examples: Iterator[Example], task: Task, *, size: int, interpolation: str
+) -> Iterator[tuple[list[Example], list[np.ndarray]]]:
+    """Yields the examples in order with their pixels, (size, size, 3) each; the pool works ahead."""
+    per_chunk = min(MAX_CHUNK, max(1, CHUNK_BYTES // (3 * size**2)))
+    waiting: deque[tuple[list[Example], Future[list[np.ndarray]]]] = deque()
+
+    def resized(chunk: list[Example]) -> list[np.ndarray]:
+        scales = [1 if example.is_scaled else task.pixel_scale for example in chunk]
+        return [
+            resize(example.image, size=size, interpolation=interpolation, pixel_scale=scale)
+            for example, scale in zip(chunk, scales, strict=True)
+        ]
+
+    while chunk := list(islice(examples, per_chunk)):
+        waiting.append((chunk, pool.submit(resized, chunk)))
+        if waiting[0][1].done() or len(waiting) == NUM_AHEAD:  # what is done goes to disk, however slow the source is
+            done, pixels = waiting.popleft()
+            yield done, pixels.result()
+    for done, pixels in waiting:
+        yield done, pixels.result()
+
+
+def check_label(task: Task, example: Example) -> None:
+    """A label outside the task's classes would train on nonsense."""
+    if not 0 <= example.label < task.num_classes:
+        raise UserError(
+            f"task {task.name}: image {example.name or '(unnamed)'} has label {example.label}, but task.num_classes="
+            f"{task.num_classes}; correct task.num_classes or task.label"
+        )
+
+
+def wrong_count(task: Task, part: str, expected: int, found: str) -> UserError:
+    """The data set is not the one that the task describes."""
+    return UserError(
+        f"task {task.name}: {part} ({task.builder}, {task.splits[part]}) holds {found} images, the task's definition "
+        f"says {expected}; the data set is incomplete or of another version: prepare it again"
+    )
