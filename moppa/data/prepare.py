@@ -33,7 +33,8 @@ from moppa.progress import progress_bar
 
 CHUNK_BYTES = 1 << 20  # small enough to be hashed and written while it is in the processor's cache
 MAX_CHUNK = 64
-NUM_AHEAD = 32
+NUM_THREADS = 2 * (os.cpu_count() or 1)  # they wait for one another at the interpreter: more than cores keep all busy
+NUM_AHEAD = 4 * NUM_THREADS  # chunks
 
 
 def prepared(task: Task, part: str, source: Source, *, size: int, interpolation: str) -> Path:
@@ -134,7 +135,7 @@ def add_chunks(
     count, size = facts["count"], facts["size"]
     left = islice(source.examples(task, part), progress.done, None)
     examples = chain(list(islice(left, 1)), left)  # a source that has to be fetched shows a bar of its own, before ours
-    with progress_bar() as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with progress_bar() as bar, ThreadPoolExecutor(NUM_THREADS) as pool:
         line = bar.add_task(f"{task.name} {part} at {size} px", total=count, completed=progress.done, note="")
         for chunk, pixels in resized_chunks(pool, examples, task, size=size, interpolation=facts["interpolation"]):
             if progress.done + len(chunk) > count:
