@@ -10,7 +10,7 @@ from PIL import Image
 from tensorflow_datasets.testing.mocking import RandomFakeGenerator
 
 from moppa.configured import make
-from moppa.data import store
+from moppa.data import images, store
 from tests.conftest import config_of
 from tests.test_configs import TASKS
 
@@ -101,7 +101,7 @@ def test_a_mocked_example_has_the_image_the_label_and_the_name_that_the_task_des
 def test_a_mocked_image_becomes_a_square_rgb_of_bytes_scaled_as_the_task_says(examples):
     task, found = examples
     for example in found[:3]:
-        pixels = store.resize(example.image, **LOOK, pixel_scale=task.pixel_scale)
+        pixels = images.resize(example.image, **LOOK, pixel_scale=task.pixel_scale)
         assert (pixels.shape, pixels.dtype) == ((16, 16, 3), np.uint8)
         decoded = np.asarray(Image.open(io.BytesIO(example.image)), dtype=int)
         scaled = np.minimum(255, decoded * (255 if task.builder.startswith("dsprites") else 1)).astype(np.uint8)
