@@ -1,6 +1,7 @@
 """The scripts as they are started: thin, but each must run."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,9 +12,9 @@ from tests.conftest import ROOT, config_of
 
 
 def script(name, *words):
-    return subprocess.run(
-        [sys.executable, f"scripts/{name}.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True
-    )
+    command = [sys.executable, f"scripts/{name}.py", *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # for the toy source, which lies with the tests
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture

@@ -359,7 +359,7 @@ def test_real_eurosat_as_noah_jpeg_is_read_with_its_lineage_and_differs_a_little
 
 def test_the_script_says_what_stands_in_its_way(eurosat_as_jpeg, shared, tmp_path):
     for words, said in [
-        (["task=eurosat", "data.dir=nowhere", "--out", tmp_path], "no prepared eurosat/rgb"),
+        (["task=eurosat", "data.dir=nowhere", "data.download=false", "--out", tmp_path], "no prepared eurosat/rgb"),
         (["task=eurosaat", "--out", tmp_path], "eurosaat"),
         (["task=eurosat", f"data.dir={shared / 'tfds'}", "--out", eurosat_as_jpeg.parent], "exists already"),
     ]:
