@@ -16,14 +16,18 @@ PIECE_BYTES = 1 << 24
 def resize(image: bytes | np.ndarray, *, size: int, interpolation: str, pixel_scale: int) -> np.ndarray:
     """An encoded image or a uint8 array (H, W) or (H, W, 1 or 3) as RGB uint8 (size, size, 3), never cropped."""
     try:
-        picture = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else Image.fromarray(image.squeeze())
-        if pixel_scale != 1:
-            picture = picture.point(lambda value: min(255, value * pixel_scale))
-        if picture.mode != "RGB":  # a conversion to what it is already would copy the whole picture
-            picture = picture.convert("RGB")
-        return np.asarray(picture.resize((size, size), INTERPOLATIONS[interpolation]))
+        return np.asarray(rgb(image, pixel_scale).resize((size, size), INTERPOLATIONS[interpolation]))
     except (UnidentifiedImageError, OSError) as error:
         raise UserError(f"an image cannot be decoded ({error}); the data set is damaged: prepare it again") from error
+
+
+def rgb(image: bytes | np.ndarray, pixel_scale: int) -> Image.Image:
+    """An encoded image or a uint8 array (H, W) or (H, W, 1 or 3) in colour, its values times `pixel_scale`."""
+    picture = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else Image.fromarray(image.squeeze())
+    if pixel_scale != 1:
+        picture = picture.point(lambda value: min(255, value * pixel_scale))
+    # a conversion to what it is already would copy the whole picture
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def digest(array: np.ndarray) -> str:

@@ -1,6 +1,5 @@
 """Any source's images written as NOAH's folders hold them, so that one can measure what that lineage costs."""
 
-import io
 import os
 import shutil
 import uuid
@@ -9,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
+from moppa.data.images import rgb
 from moppa.data.noah import JOINED, list_file
 from moppa.data.store import Source
 from moppa.data.task import PARTS, Task
@@ -76,20 +75,13 @@ def batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
 def encode(example: Example, path: Path, pixel_scale: int) -> None:
     """Writes an example at its own size."""
     try:
+        # in colour, since a grey JPEG has no chroma to halve
         picture = rgb(example.image, 1 if example.is_scaled else pixel_scale)
     except UnidentifiedImageError as error:
         raise UserError(
             f"image {example.name or path.name} cannot be decoded; the data set is damaged: prepare it again"
         ) from error
     picture.save(path, **ENCODING)
-
-
-def rgb(image: bytes | np.ndarray, pixel_scale: int) -> Image.Image:
-    """An encoded image or a uint8 array (H, W) or (H, W, 1 or 3) in colour: a grey JPEG has no chroma to halve."""
-    picture = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else Image.fromarray(image.squeeze())
-    if pixel_scale != 1:
-        picture = picture.point(lambda value: min(255, value * pixel_scale))
-    return picture.convert("RGB")
 
 
 def join(folder: Path) -> None:
