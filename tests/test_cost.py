@@ -118,7 +118,7 @@ def by_hand(image):
     return np.asarray(picture)
 
 
-def speeds(folder, num_images=500, turns=12):
+def speeds(folder, num_images=500, turns=24):
     """Images a second of two Pillow threads and of the store, in short turns, so that other work meets both."""
     sides = np.linspace(64, 512, 24).astype(int)
     images = [encoded(int(side), "JPEG", index) for index, side in enumerate(sides)]
@@ -126,6 +126,7 @@ def speeds(folder, num_images=500, turns=12):
     task = replace(make(config_of("task=eurosat"), "task"), num_test=num_images)
     pillow, ours = [], []
     for turn in range(turns):
+        os.sync()  # else what was written before is still on its way, at the cost of who comes now
         start = time.perf_counter()
         with ThreadPoolExecutor(2) as pool:
             for _ in pool.map(by_hand, (images[index % len(images)] for index in range(num_images))):

@@ -108,7 +108,7 @@ def test_what_developers_have_already_is_where_it_is_looked_for(shared):
         store.folder_of(task, name, source, size=84, interpolation="bicubic").name
         for name in ("train800", "val200", "test")
     ]
-    assert names == ["train800-84-bicubic-3f4c3dd4", "val200-84-bicubic-7adf60e5", "test-84-bicubic-89e01c30"]
+    assert names == ["train800-84-bicubic-cef5a11a", "val200-84-bicubic-2bee2098", "test-84-bicubic-53faef51"]
 
 
 # what is not the task's is not used
@@ -298,7 +298,7 @@ def append(file, content):
 
 DAMAGES = {
     "none": (lambda at: None, 150),
-    "a pixel of the third chunk": (lambda at: flip(at / "images.npy", -9), 100),
+    "a pixel of the third chunk": (lambda at: flip(at / "images.npy", 128 + 149 * 3 * 64**2), 100),
     "a pixel of the first chunk": (lambda at: flip(at / "images.npy", 1000), 0),
     "the array cut": (lambda at: os.truncate(at / "images.npy", 128 + 120 * 3 * 64**2), 100),
     "pixels without their line": (lambda at: append(at / "images.npy", bytes(999)), 150),

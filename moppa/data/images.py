@@ -30,13 +30,22 @@ def rgb(image: bytes | np.ndarray, pixel_scale: int) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def digest(array: np.ndarray) -> str:
-    """The sha256 of an array's bytes, read in pieces so that a mapped array stays on disk."""
-    rows = max(1, PIECE_BYTES // max(1, array[:1].nbytes))
+def digest(array: np.ndarray) -> bytes:
+    """The sha256 of an array's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(array)).digest()
+
+
+def digest_of_images(images: np.ndarray) -> str:
+    """The sha256 of the sha256s of all images (N, S, S, 3), in order, read in pieces so that a map stays on disk.
+
+    One for each image, so that several threads can make them.
+    """
+    rows = max(1, PIECE_BYTES // max(1, images[:1].nbytes))
     total = hashlib.sha256()
-    for start in range(0, len(array), rows):
-        total.update(np.ascontiguousarray(array[start : start + rows]))
-        forget(array)
+    for start in range(0, len(images), rows):
+        for image in images[start : start + rows]:
+            total.update(digest(image))
+        forget(images)
     return total.hexdigest()
 
 

@@ -1,18 +1,25 @@
-"""What of a part is on disk already, so that a killed run goes on: one line for the task, then one for every chunk."""
+"""What of a part is on disk already, so that a killed run goes on: one line for the task, then one for every chunk.
+
+Threads write chunks wherever they belong, in any order; the journal vouches for them in order.
+"""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
+from moppa.data.images import digest
+
 
 @dataclass(kw_only=True)
 class Progress:
-    """What of a part is on disk: labels and names by image, and the running sha256 of the pixels."""
+    """What of a part is on disk: where its images begin, their labels and names, and the running sha256 of sha256s."""
 
+    offset: int = 0  # bytes
     labels: list[int] = field(default_factory=list)
     names: list[str | None] = field(default_factory=list)
     pixels: Any = field(default_factory=hashlib.sha256)
@@ -22,14 +29,16 @@ class Progress:
         return len(self.labels)
 
 
-def start(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> None:
+def started(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progress:
     """Empties both files, then writes the array's header and the journal's first line: what is being made."""
     for file in (images, journal):
         file.seek(0)
         file.truncate()
     shape = (facts["count"], facts["size"], facts["size"], 3)
     np.lib.format.write_array_header_1_0(images, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    images.flush()
     journal.write(json.dumps({"facts": facts}) + "\n")
+    return Progress(offset=images.tell())
 
 
 def recovered(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progress:
@@ -43,11 +52,13 @@ def recovered(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progr
         images.seek(0)
         np.lib.format.read_magic(images)
         np.lib.format.read_array_header_1_0(images)
-        trusted, image_bytes = images.tell(), 3 * facts["size"] ** 2
+        progress.offset = trusted = images.tell()
+        image_bytes = 3 * facts["size"] ** 2
         kept = len(lines[0])
         for line in lines[1:]:
             chunk, pixels = json.loads(line), progress.pixels.copy()
-            pixels.update(images.read(len(chunk["labels"]) * image_bytes))
+            for _ in chunk["labels"]:
+                pixels.update(hashlib.sha256(images.read(image_bytes)).digest())
             if pixels.hexdigest() != chunk["sha256"]:
                 break
             progress.labels += chunk["labels"]
@@ -63,20 +74,20 @@ def recovered(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progr
     return progress
 
 
+def write(file: Path, place: int, chunk: Sequence[np.ndarray]) -> list[bytes]:
+    """Writes images (S, S, 3) from byte `place` on and gives their digests; other threads may be at other places."""
+    with file.open("r+b") as images:
+        images.seek(place)
+        for image in chunk:
+            images.write(image)
+    return [digest(image) for image in chunk]
+
+
 def add(
-    images: BinaryIO,
-    journal: TextIO,
-    progress: Progress,
-    *,
-    pixels: Sequence[np.ndarray],
-    labels: list[int],
-    names: list[str | None],
+    journal: TextIO, progress: Progress, *, digests: list[bytes], labels: list[int], names: list[str | None]
 ) -> None:
-    """Writes a chunk of images (S, S, 3), then the journal's line that vouches for it."""
-    for image in pixels:
-        images.write(image)
-        progress.pixels.update(image)
-    images.flush()
+    """The line that vouches for the next chunk, which is written."""
+    progress.pixels.update(b"".join(digests))
     progress.labels += labels
     progress.names += names
     journal.write(json.dumps({"labels": labels, "names": names, "sha256": progress.pixels.hexdigest()}) + "\n")

@@ -12,12 +12,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from moppa.data.images import digest
+from moppa.data.images import digest, digest_of_images
 from moppa.data.task import Task, Verdict, digest_of_names, fingerprint_of
 from moppa.data.tfds import Example
 from moppa.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 COUNTED = ("images_sha256", "labels_sha256", "names_sha256", "count")
 
 
@@ -100,7 +100,7 @@ def read_part(folder: Path, task: Task, part: str) -> Split:
         labels = np.load(folder / "labels.npy")
     except (OSError, ValueError, EOFError) as error:
         raise unreadable(folder, error) from error
-    if digest(images) != manifest["images_sha256"] or digest(labels) != manifest["labels_sha256"]:
+    if digest_of_images(images) != manifest["images_sha256"] or digest(labels).hex() != manifest["labels_sha256"]:
         raise UserError(f"the stored images in {folder} are not those that were prepared; delete that folder")
     return Split(images=images, labels=labels)
 

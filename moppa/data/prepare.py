@@ -9,20 +9,20 @@ import os
 import shutil
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
 from moppa.data.images import digest, resize
-from moppa.data.journal import Progress, add, recovered, start
+from moppa.data.journal import Progress, add, recovered, started, write
 from moppa.data.need import bytes_of, check_room
 from moppa.data.part import Source, Traceable, definition_of, folder_of, verdict_of
 from moppa.data.task import Task, digest_of_names
@@ -31,9 +31,9 @@ from moppa.errors import UserError
 from moppa.files import cannot_write
 from moppa.progress import progress_bar
 
-CHUNK_BYTES = 1 << 20  # small enough to be hashed and written while it is in the processor's cache
+CHUNK_BYTES = 3 << 20  # small enough to be hashed and written while it is in the processor's cache
 MAX_CHUNK = 64
-NUM_THREADS = 2 * (os.cpu_count() or 1)  # they wait for one another at the interpreter: more than cores keep all busy
+NUM_THREADS = max(2, os.cpu_count() or 1)  # more than cores only wait for one another at the interpreter
 NUM_AHEAD = 4 * NUM_THREADS  # chunks
 
 
@@ -109,8 +109,8 @@ def write_part(folder: Path, task: Task, part: str, source: Source, *, size: int
     with (folder / "images.npy").open(mode) as images, (folder / "journal.jsonl").open("a+") as journal:
         progress = recovered(images, journal, facts)
         if not progress.done:
-            start(images, journal, facts)
-        add_chunks(images, journal, progress, task, part, source, facts)
+            progress = started(images, journal, facts)
+        add_chunks(folder / "images.npy", journal, progress, task, part, source, facts)
 
     labels = np.array(progress.labels, dtype=np.int64)
     np.save(folder / "labels.npy", labels)
@@ -122,31 +122,40 @@ def write_part(folder: Path, task: Task, part: str, source: Source, *, size: int
         "verdict": verdict_of(task, part, names),
         "names_sha256": None if names is None else digest_of_names(names),
         "images_sha256": progress.pixels.hexdigest(),
-        "labels_sha256": digest(labels),
+        "labels_sha256": digest(labels).hex(),
     }
     (folder / "journal.jsonl").unlink()
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True))
 
 
 def add_chunks(
-    images: BinaryIO, journal: TextIO, progress: Progress, task: Task, part: str, source: Source, facts: dict[str, Any]
+    images: Path, journal: TextIO, progress: Progress, task: Task, part: str, source: Source, facts: dict[str, Any]
 ) -> None:
-    """Writes all images that are not done, a chunk at a time; while one is written, the next are resized."""
+    """Resizes and writes all images that are not done, several chunks at a time, and vouches for them in order."""
     count, size = facts["count"], facts["size"]
     left = islice(source.examples(task, part), progress.done, None)
     examples = chain(list(islice(left, 1)), left)  # a source that has to be fetched shows a bar of its own, before ours
+
+    def stored(first: int, chunk: list[Example]) -> list[bytes]:
+        scales = [1 if example.is_scaled else task.pixel_scale for example in chunk]
+        pixels = [
+            resize(example.image, size=size, interpolation=facts["interpolation"], pixel_scale=scale)
+            for example, scale in zip(chunk, scales, strict=True)
+        ]
+        return write(images, progress.offset + first * 3 * size**2, pixels)
+
     with progress_bar() as bar, ThreadPoolExecutor(NUM_THREADS) as pool:
         line = bar.add_task(f"{task.name} {part} at {size} px", total=count, completed=progress.done, note="")
-        for chunk, pixels in resized_chunks(pool, examples, task, size=size, interpolation=facts["interpolation"]):
+        per_chunk = min(MAX_CHUNK, max(1, CHUNK_BYTES // (3 * size**2)))
+        for chunk, digests in in_order(pool, stored, examples, first=progress.done, per_chunk=per_chunk):
             if progress.done + len(chunk) > count:
                 raise wrong_count(task, part, count, f"more than {count}")
             for example in chunk:
                 check_label(task, example)
             add(
-                images,
                 journal,
                 progress,
-                pixels=pixels,
+                digests=digests,
                 labels=[int(example.label) for example in chunk],
                 names=[example.name for example in chunk],
             )
@@ -155,27 +164,24 @@ def add_chunks(
         raise wrong_count(task, part, count, str(progress.done))
 
 
-def resized_chunks(
-    pool: ThreadPoolExecutor, examples: Iterator[Example], task: Task, *, size: int, interpolation: str
-) -> Iterator[tuple[list[Example], list[np.ndarray]]]:
-    """Yields the examples in order with their pixels, (size, size, 3) each; the pool works ahead."""
-    per_chunk = min(MAX_CHUNK, max(1, CHUNK_BYTES // (3 * size**2)))
-    waiting: deque[tuple[list[Example], Future[list[np.ndarray]]]] = deque()
-
-    def resized(chunk: list[Example]) -> list[np.ndarray]:
-        scales = [1 if example.is_scaled else task.pixel_scale for example in chunk]
-        return [
-            resize(example.image, size=size, interpolation=interpolation, pixel_scale=scale)
-            for example, scale in zip(chunk, scales, strict=True)
-        ]
-
+def in_order(
+    pool: ThreadPoolExecutor,
+    stored: Callable[[int, list[Example]], list[bytes]],
+    examples: Iterator[Example],
+    *,
+    first: int,
+    per_chunk: int,
+) -> Iterator[tuple[list[Example], list[bytes]]]:
+    """Yields chunks of examples, which are numbered from `first`, with what `stored` gives; the pool works ahead."""
+    waiting: deque[tuple[list[Example], Future[list[bytes]]]] = deque()
     while chunk := list(islice(examples, per_chunk)):
-        waiting.append((chunk, pool.submit(resized, chunk)))
-        if waiting[0][1].done() or len(waiting) == NUM_AHEAD:  # what is done goes to disk, however slow the source is
-            done, pixels = waiting.popleft()
-            yield done, pixels.result()
-    for done, pixels in waiting:
-        yield done, pixels.result()
+        waiting.append((chunk, pool.submit(stored, first, chunk)))
+        first += len(chunk)
+        if waiting[0][1].done() or len(waiting) == NUM_AHEAD:  # what is done is vouched for, however slow the source
+            done, digests = waiting.popleft()
+            yield done, digests.result()
+    for done, digests in waiting:
+        yield done, digests.result()
 
 
 def check_label(task: Task, example: Example) -> None:
