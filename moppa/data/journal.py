@@ -5,6 +5,7 @@ Threads write chunks wherever they belong, in any order; the journal vouches for
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,9 @@ class Progress:
 def started(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progress:
     """Empties both files, then writes the array's header and the journal's first line: what is being made."""
     for file in (images, journal):
-        file.seek(0)
-        file.truncate()
+        if file.seek(0, os.SEEK_END):  # ext4 writes a file that was emptied to disk at every close, and waits
+            file.seek(0)
+            file.truncate()
     shape = (facts["count"], facts["size"], facts["size"], 3)
     np.lib.format.write_array_header_1_0(images, {"descr": "|u1", "fortran_order": False, "shape": shape})
     images.flush()
