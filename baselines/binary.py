@@ -82,7 +82,7 @@ class BinaryDelta(nn.Module):
 
     def applied(self, layer: Applying, x: Tensor) -> Tensor:
         """W x + (W' - W) x."""
-        return layer.plain(x) + beside(x, self.parts, *self.factors())
+        return beside(layer.plain(x), x, self.parts, *self.factors())
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """Down and s Up of each adapted part, binary."""

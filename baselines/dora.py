@@ -49,7 +49,7 @@ class DecomposedDelta(nn.Module):
             self.gain(part, *next(learned)) if is_adapted else part.new_ones(len(part), 1)
             for part, is_adapted in zip(weight.chunk(len(self.parts)), self.parts, strict=True)
         ]
-        y = F.linear(x, weight) + beside(x, self.parts, list(self.down), [self.scale * up for up in self.up])
+        y = beside(F.linear(x, weight), x, self.parts, list(self.down), [self.scale * up for up in self.up])
         gained = torch.cat(gains).flatten() * y
         return gained if bias is None else gained + bias
 

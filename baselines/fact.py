@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moppa import check
 from moppa.errors import UserError
-from moppa.linears import TARGETS, checked_rank, linears_of
+from moppa.linears import TARGETS, checked_rank, linears_of, plus_product
 from moppa.places import places_of
 from moppa.touch import Applying, reweight
 
@@ -66,8 +66,9 @@ class FactorisedDelta(nn.Module):
         """W x + s V Sigma_i^T U^T x, summed over the columns of slices."""
         hidden = x.unflatten(-1, (self.columns, -1)) @ self.factors.input  # (..., columns, r)
         cores = self.sigma.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)  # (columns r, rows r)
-        mixed = (hidden.flatten(-2) @ cores).unflatten(-1, (self.rows, -1))
-        return layer.plain(x) + self.scale * (mixed @ self.factors.output.T).flatten(-2)
+        mixed = (hidden.flatten(-2) @ (self.scale * cores)).unflatten(-1, (self.rows, -1))
+        slices = layer.plain(x).unflatten(-1, (self.rows, -1))
+        return plus_product(slices, mixed, self.factors.output.T).flatten(-2)
 
     @property
     def sigma(self) -> Float[Tensor, "rows columns rank rank"]:

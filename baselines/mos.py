@@ -78,7 +78,7 @@ class ShardedDelta(nn.Module):
 
     def applied(self, layer: Applying, x: Tensor) -> Tensor:
         """W x + (W' - W) x."""
-        return layer.plain(x) + beside(x, self.parts, *self.factors())
+        return beside(layer.plain(x), x, self.parts, *self.factors())
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """A and (alpha / r) B."""

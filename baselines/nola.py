@@ -56,7 +56,7 @@ class CombinedDelta(nn.Module):
 
     def applied(self, layer: Applying, x: Tensor) -> Tensor:
         """W x + (W' - W) x."""
-        return layer.plain(x) + beside(x, self.parts, *self.factors())
+        return beside(layer.plain(x), x, self.parts, *self.factors())
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """A and (scale / r) B of each adapted part."""

@@ -96,13 +96,21 @@ def add_to_parts(
 
 
 def beside(
+    output: Float[Tensor, "*batch d_out"],
     x: Float[Tensor, "*batch d_in"],
     parts: Sequence[bool],
     downs: Sequence[Float[Tensor, "rank d_in"]],
     ups: Sequence[Float[Tensor, "d_part rank"]],
 ) -> Float[Tensor, "*batch d_out"]:
-    """What the updates up @ down of the adapted parts add to the layer's output, without making them."""
+    """The layer's output for x with what the updates up @ down of the adapted parts add, without making them."""
     waiting = iter(ups)
     silent = ups[0].new_zeros(len(ups[0]), 0)  # rows of zeros for a part that has no update
     up = torch.block_diag(*[next(waiting) if is_adapted else silent for is_adapted in parts])
-    return F.linear(F.linear(x, torch.cat(list(downs))), up)
+    return plus_product(output, F.linear(x, torch.cat(list(downs))), up.T)
+
+
+def plus_product(
+    output: Float[Tensor, "*batch d_out"], hidden: Float[Tensor, "*batch rank"], up: Float[Tensor, "rank d_out"]
+) -> Float[Tensor, "*batch d_out"]:
+    """output + hidden @ up in one pass over the output, which at a small rank is most of the work."""
+    return torch.addmm(output.flatten(0, -2), hidden.flatten(0, -2), up).view_as(output)
