@@ -5,12 +5,13 @@ from functools import partial
 import hydra
 from omegaconf import DictConfig
 
-from moppa import record
+from moppa import features, record
 from moppa.backbone import weights_digest
 from moppa.checkpoint import Checkpoint
 from moppa.configured import make, offer, one_line_errors
 from moppa.data import store
 from moppa.evaluate import predict
+from moppa.lean import leave_out_the_unread
 from moppa.machine import Clock, device_named
 from moppa.provenance import code_state
 from moppa.seeds import generator_for
@@ -48,22 +49,31 @@ def run_cell(config: DictConfig) -> None:
         generator=generator_for(config.seed, "method"),
         examples=lambda: in_batches(load(protocol.train), recipe.batch_size, preprocess, device),
     )
+    if config.run.lean:
+        leave_out_the_unread(model)
     with clock("data"):
         proof = store.proof(task, source, size=preprocess.size, interpolation=preprocess.interpolation)
+        learner, load, normalise = features.instead_of_images(
+            model.to(device),
+            load,
+            preprocess,
+            kept_in=source.store if config.run.keep_features else None,
+            of={"timm": backbone.timm, "weights": cell.weights_sha256},
+            batch_size=config.run.eval_batch,
+        )
         learned = load(protocol.train)
 
     checkpoint = Checkpoint(path=cell.checkpoint, epochs=config.run.checkpoint_epochs, code=code_state())
     logger.start(name=cell.name, group=config.method.name, config=cell.config)
-    model.to(device)
     training = train(
-        model, learned, recipe=recipe, preprocess=preprocess, seed=config.seed, checkpoint=checkpoint, logger=logger
+        learner, learned, recipe=recipe, normalise=normalise, seed=config.seed, checkpoint=checkpoint, logger=logger
     )
     trained = record.keep_trained(cell, model)
 
     with clock("data"):
         asked = load(protocol.evaluate)
     with clock("evaluate"):
-        predicted = predict(merge(model), asked.images, preprocess=preprocess, batch_size=config.run.eval_batch)
+        predicted = predict(merge(learner), asked.images, normalise=normalise, batch_size=config.run.eval_batch)
 
     written = record.write(
         cell,

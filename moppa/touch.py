@@ -137,3 +137,9 @@ def observe(model: nn.Module, *, is_last: bool) -> dict[str, Tensor]:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of the method and of the head, by name: all that a checkpoint must hold."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def trains_only_the_head(model: nn.Module) -> bool:
+    """Whether all that is trained belongs to the head: the backbone is then shown images as at a test."""
+    head = {id(parameter) for parameter in model.get_classifier().parameters()}
+    return all(id(parameter) in head for parameter in trainable(model).values())

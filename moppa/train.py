@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from moppa.machine import arithmetic
 from moppa.progress import progress_bar
 from moppa.seeds import generator_for, seeded, stream
 from moppa.stop import Stopped, StopRequest
-from moppa.touch import observe, penalty, trainable
+from moppa.touch import observe, penalty, trainable, trains_only_the_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +85,14 @@ def train(
     learned: Split,
     *,
     recipe: Recipe,
-    preprocess: Preprocess,
+    normalise: Callable[[Tensor], Tensor],
     seed: int,
     checkpoint: Checkpoint,
     logger: Logger,
 ) -> Training:
     """Trains what requires a gradient on the images of a split, which are moved to the model's device once.
+
+    `normalise` makes the model's input of a batch of them.
 
     Raises:
         UserError: where the loss is not finite, naming the step.
@@ -127,13 +129,11 @@ def train(
             restore(state, model, optimizer, losses)
             observed = state["observed"]
         line = bar.add_task("train", total=num_steps, completed=start, note="")
-        model.train()
+        model.train(not trains_only_the_head(model))  # no stochastic depth under a linear probe
         for step, batch in batches(len(images), recipe, seed=seed, start=start):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step, num_steps)
-            losses[step] = update(
-                model, optimizer, preprocess.normalise(images[batch]), labels[batch], step / num_steps
-            )
+            losses[step] = update(model, optimizer, normalise(images[batch]), labels[batch], step / num_steps)
             bar.update(line, completed=step + 1)
             if (step + 1) % per_epoch == 0:
                 epoch = end_of_epoch(losses[step + 1 - per_epoch : step + 1], recipe, step, num_steps)

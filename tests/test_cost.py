@@ -44,11 +44,11 @@ def peak():
 size = int(sys.argv[2])
 task = make(config_of("task=dsprites_loc"), "task")
 look = Preprocess(size=size, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", pool="avg")
-predict(Tiny(), np.zeros((64, size, size, 3), np.uint8), preprocess=look, batch_size=64)
+predict(Tiny(), np.zeros((64, size, size, 3), np.uint8), normalise=look.normalise, batch_size=64)
 before = peak()
 split = store.load(task, "test", Drawn(lineage="drawn", store=sys.argv[1]), size=size, interpolation="bicubic")
 prepared = peak()
-predicted = predict(Tiny(), split.images, preprocess=look, batch_size=64)
+predicted = predict(Tiny(), split.images, normalise=look.normalise, batch_size=64)
 print(json.dumps({"images": len(predicted), "mapped": split.images.nbytes, "prepared": prepared - before,
                   "evaluated": peak() - before}))
 """

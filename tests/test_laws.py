@@ -8,10 +8,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers.drop import DropPath
+from torch import nn
 
 from moppa.backbone import num_parameters
 from moppa.configured import make, offer
 from moppa.errors import UserError
+from moppa.lean import ClassTokenBlock, leave_out_the_unread
 from moppa.seeds import generator_for, seeded
 from moppa.touch import Applying, merge, penalty, trainable
 from tests.conftest import CONFIGS, METHODS, config_of
@@ -261,3 +264,48 @@ def test_a_step_computes_what_the_reweighted_layers_say(method):
         found.append([loss, *(parameter.grad for parameter in trainable(model).values())])
     for quick, weight in zip(*found, strict=True):
         torch.testing.assert_close(quick, weight, atol=1e-5, rtol=1e-3)
+
+
+@everywhere
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_9_leaving_out_what_nobody_reads_changes_neither_logits_nor_gradients(method, backbone, training):
+    plain = moved(fresh(method, backbone))
+    lean = leave_out_the_unread(copy.deepcopy(plain))
+    images, labels = batch()
+    found = []
+    for model in (plain, lean):
+        without_dropout(model.train(training))
+        logits = model(images)
+        (F.cross_entropy(logits, labels) + (penalty(model, 0.0) if training else 0.0)).backward()
+        found.append({"logits": logits, **{name: parameter.grad for name, parameter in trainable(model).items()}})
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_what_nobody_reads_is_left_out_where_there_is_such_a_thing():
+    def classes(method, backbone):
+        return {type(module) for module in leave_out_the_unread(fresh(method, backbone)).modules()}
+
+    assert ClassTokenBlock in classes("lora", "class token") & classes("vpt_deep", "registers")
+    for method, backbone in [("lora", "no prefix"), ("lora", "swin"), ("ssf", "convnext"), ("convpass", "registers")]:
+        assert ClassTokenBlock not in classes(method, backbone)
+
+
+def moved(model):
+    """A model whose trainable tensors are no longer where they start, which for many is zero."""
+    generator = generator_for(7, "moved")
+    with torch.no_grad():
+        for parameter in trainable(model).values():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def without_dropout(model):
+    """No two models would draw the same."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+        elif isinstance(module, DropPath):
+            module.drop_prob = 0.0

@@ -18,7 +18,9 @@ from tests.conftest import config_of
 
 EPOCHS = 4
 LEARNED = Split(
-    images=np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8), labels=np.arange(40) % 10
+    images=np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8),
+    labels=np.arange(40) % 10,
+    digest="drawn",
 )
 
 
@@ -43,7 +45,7 @@ def run(path, *, logger=None, seed=0, method="moppa", code="this", every=2, **re
         model,
         LEARNED,
         recipe=make(config, "train"),
-        preprocess=backbone.preprocess(model),
+        normalise=backbone.preprocess(model).normalise,
         seed=seed,
         checkpoint=Checkpoint(path=path / "c.pt", epochs=every, code={"code": code}),
         logger=logger or NoLogger(),

@@ -44,10 +44,11 @@ class Traceable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Images (N, S, S, 3) uint8, mapped from disk where they are one part, and labels (N,) int64."""
+    """Images (N, S, S, 3) uint8, mapped from disk where they are one part, labels (N,) int64, the images' digest."""
 
     images: np.ndarray
     labels: np.ndarray
+    digest: str
 
 
 def folder_of(task: Task, part: str, source: Source, *, size: int, interpolation: str) -> Path:
@@ -102,7 +103,7 @@ def read_part(folder: Path, task: Task, part: str) -> Split:
         raise unreadable(folder, error) from error
     if digest_of_images(images) != manifest["images_sha256"] or digest(labels).hex() != manifest["labels_sha256"]:
         raise UserError(f"the stored images in {folder} are not those that were prepared; delete that folder")
-    return Split(images=images, labels=labels)
+    return Split(images=images, labels=labels, digest=manifest["images_sha256"])
 
 
 def read_manifest(folder: Path, task: Task, part: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Every image is decoded and resized once, into a uint8 array on disk; after that only the array is read."""
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ def load(task: Task, split: str, source: Source, *, size: int, interpolation: st
     if len(parts) == 1:
         return parts[0]
     return Split(
-        images=np.concatenate([part.images for part in parts]), labels=np.concatenate([part.labels for part in parts])
+        images=np.concatenate([part.images for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        digest=hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest(),
     )
 
 
