@@ -152,7 +152,7 @@ def answers_of(one: Sound) -> Answers | None:
     if not path.exists():
         return None
     try:
-        with np.load(path) as kept:
+        with path.open("rb") as file, np.load(file) as kept:
             predicted, label = kept["predicted"], kept["label"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} holds no predictions ({error}); delete it and its record, and run the cell") from error
