@@ -152,6 +152,8 @@ def published_text(row: Published, head: Head, missing: str = MISSING) -> str:
 
 def published_mean(row: Published, key: str) -> float | None:
     """A mean of a published row: recomputed where it can be, as printed otherwise."""
+    if key == "mean_groups":
+        return row.mean_of_groups
     name = {"mean_tasks": "19"}.get(key, key.removeprefix("mean_"))
     return row.means.get(name, row.printed.get(name))
 
