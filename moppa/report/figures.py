@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from moppa.files import whole_file
 from moppa.report.ranks import friedman
@@ -22,6 +23,8 @@ STYLE = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "axes.titlesize": 9,
+    "figure.titlesize": 9,
 }
 PLAIN = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
@@ -44,18 +47,18 @@ def look_of(index: int) -> dict[str, str]:
 
 def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **how: object) -> tuple[Figure, np.ndarray]:
     """A figure in inches and its axes as an array; without pyplot, so that no screen is asked for."""
-    with mpl.rc_context(STYLE):
-        size = (width, height)
-        figure = Figure(figsize=size, layout="constrained")
-        return figure, figure.subplots(rows, columns, squeeze=False, **how)
+    size = (width, height)
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **how)
 
 
 def legend_beside(figure: Figure, axes: Axes, num_rows: int) -> None:
     """The rows' names to the right of all axes."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8 if num_rows < 20 else 7)
+    figure.legend(handles, labels, loc="outside right center", fontsize=8 if num_rows < 20 else 7)
 
 
+@mpl.rc_context(STYLE)
 def accuracy_against_parameters(shown: Shown) -> Figure:
     """The mean over the tasks against trainable parameters without the head, with the Pareto line."""
     params = shown.params.dropna()
@@ -68,7 +71,7 @@ def accuracy_against_parameters(shown: Shown) -> Figure:
             params[name], mean.value, yerr=errors, label=name, linestyle="none", markersize=6, capsize=2, **look_of(index)
         )
     front = pareto(params, shown.accuracies.loc[params.index].mean(axis=1))
-    axes.plot(params[front], shown.accuracies.loc[front].mean(axis=1), color="0.6", zorder=0, drawstyle="steps-post")
+    axes.plot(params[front], shown.accuracies.loc[front].mean(axis=1), color="0.75", zorder=1, drawstyle="steps-post", linewidth=1, label="Pareto front")
     if len(positive):
         least = 10 ** np.floor(np.log10(positive.min()))
         axes.set_xscale("symlog", linthresh=least, linscale=0.4)
@@ -89,6 +92,7 @@ def pareto(params: pd.Series, accuracy: pd.Series) -> list[str]:
     return front
 
 
+@mpl.rc_context(STYLE)
 def heat_map(shown: Shown, baseline: str) -> Figure:
     """Every row's accuracy on every task less the baseline's, in points."""
     others = shown.accuracies.drop(index=baseline)
@@ -105,13 +109,14 @@ def heat_map(shown: Shown, baseline: str) -> Figure:
         for column, value in enumerate(values):
             ink = "white" if abs(value) > 0.65 * limit else "black"
             axes.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=7, color=ink)
-    axes.set_title(f"{shown.title}\nless {baseline}", fontsize=9)
+    axes.set_title(f"{shown.title}\nless {baseline}")
     figure.colorbar(image, ax=axes, label="points", extend="both", shrink=0.8)
     return figure
 
 
+@mpl.rc_context(STYLE)
 def group_bars(shown: Shown) -> Figure:
-    """The mean of each group of tasks, with its interval; the best rows on top."""
+    """The mean of each group of tasks, with its interval where predictions are kept; the best rows on top."""
     order = list(shown.accuracies.mean(axis=1).sort_values().index)
     groups = shown.groups
     longest = max(map(len, map(str, order)))
@@ -119,16 +124,19 @@ def group_bars(shown: Shown) -> Figure:
     for axis, (group, tasks), colour in zip(axes, groups.items(), COLOURS, strict=False):
         means = [shown.mean(name, tasks) for name in order]
         values = np.array([mean.value for mean in means])
-        spread = np.abs(np.array([[mean.low, mean.high] for mean in means]).T - values)
+        ends = np.array([mean.high for mean in means])
         axis.barh(range(len(order)), values, color=colour, alpha=0.55, height=0.7)
-        axis.errorbar(values, range(len(order)), xerr=spread, fmt="none", ecolor="black", elinewidth=1, capsize=2)
-        low = min(mean.low for mean in means)
-        axis.set_xlim(max(0, low - 0.35 * (max(mean.high for mean in means) - low) - 1), None)
+        for place, mean in enumerate(means):
+            if mean.low < mean.high:
+                axis.plot([mean.low, mean.high], [place, place], color="black", linewidth=1.2)
+            axis.text(ends[place] + 1.5, place, f"{mean.value:.1f}", va="center", fontsize=7)
+        axis.set_xlim(0, 100 if ends.max() < 88 else 112)
+        axis.set_xticks(range(0, 101, 25))
         axis.set(title=group.capitalize(), xlabel=f"{describe(shown, tasks)} (%)")
         axis.grid(axis="x", color="0.92")
         axis.tick_params(axis="y", length=0)
     axes[0].set_yticks(range(len(order)), order)
-    figure.suptitle(f"{shown.title} (bars do not start at 0)", fontsize=9)
+    figure.suptitle(shown.title)
     return figure
 
 
@@ -138,6 +146,7 @@ def describe(shown: Shown, tasks: Sequence[str]) -> str:
     return titles[tasks[0]] if len(tasks) == 1 else f"mean of {len(tasks)} tasks"
 
 
+@mpl.rc_context(STYLE)
 def critical_difference(shown: Shown) -> Figure:
     """Average ranks over the tasks; rows that Nemenyi's test does not tell apart are joined.
 
@@ -148,17 +157,17 @@ def critical_difference(shown: Shown) -> Figure:
 
     found = friedman(shown.accuracies)
     figure, [[axes]] = canvas(9, 1.2 + 0.17 * len(shown.accuracies))
-    with mpl.rc_context(STYLE):
-        critical_difference_diagram(
-            found.average_ranks, found.nemenyi, ax=axes, label_fmt_left="{label} {rank:.1f}",
-            label_fmt_right="{rank:.1f} {label}", color_palette=["black"] * len(shown.accuracies), label_props={"fontsize": 8},
-            elbow_props={"linewidth": 0.8}, marker_props={"s": 14}, crossbar_props={"linewidth": 2.5, "color": "#D55E00"},
-        )  # fmt: skip
+    critical_difference_diagram(
+        found.average_ranks, found.nemenyi, ax=axes, label_fmt_left="{label} {rank:.1f}",
+        label_fmt_right="{rank:.1f} {label}", color_palette=["black"] * len(shown.accuracies), label_props={"fontsize": 8},
+        elbow_props={"linewidth": 0.8}, marker_props={"s": 14}, crossbar_props={"linewidth": 2.5, "color": "#D55E00"},
+    )  # fmt: skip
     told = f"Friedman p = {found.p_value:.2g}, critical difference {found.critical_difference:.2f} (Nemenyi, 5%)"
-    axes.set_title(f"{shown.title}\naverage rank over {found.num_tasks} tasks; {told}", fontsize=9)
+    axes.set_title(f"{shown.title}\naverage rank over {found.num_tasks} tasks; {told}")
     return figure
 
 
+@mpl.rc_context(STYLE)
 def learning_curves(shown: Shown) -> Figure:
     """The training loss by epoch on every task: the mean over seeds, and the range where there are several."""
     across = min(4, len(shown.columns))
@@ -173,7 +182,7 @@ def learning_curves(shown: Shown) -> Figure:
             draw_curve(axis, np.array(losses), row.name, COLOURS[index % len(COLOURS)], index)
         axis.set(title=column.title, xlabel="epoch", ylabel="training loss", yscale="log")
         axis.grid(color="0.92")
-    figure.suptitle(shown.title, fontsize=9)
+    figure.suptitle(shown.title, x=0.01, ha="left")
     legend_beside(figure, grid.flat[0], len(shown.rows))
     return figure
 
@@ -187,6 +196,7 @@ def draw_curve(axis: Axes, losses: np.ndarray, name: str, colour: str, index: in
         axis.fill_between(epochs, losses.min(axis=0), losses.max(axis=0), color=colour, alpha=0.15, linewidth=0)
 
 
+@mpl.rc_context(STYLE)
 def cost(shown: Shown) -> Figure:
     """The mean over the tasks against the mean training time and the largest memory of a cell, as measured."""
     figure, [axes] = canvas(9.4, max(3.4, 0.21 * len(shown.rows) + 0.8), 1, 2, sharey=True)
@@ -202,6 +212,9 @@ def cost(shown: Shown) -> Figure:
     axes[1].set(xlabel="peak memory (GiB)")
     for axis in axes:
         axis.grid(color="0.92")
-    figure.suptitle(f"{shown.title}; on {', '.join(devices)}", fontsize=9)
+    axes[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes[0].xaxis.set_minor_formatter(NullFormatter())
+    figure.suptitle(f"{shown.title}; on {', '.join(devices)}", x=0.01, ha="left")
     legend_beside(figure, axes[0], len(shown.rows))
     return figure

@@ -148,6 +148,14 @@ def answers_of(one: Sound) -> Answers | None:
     Raises:
         UserError: where they are there and do not agree with the record.
     """
+    if (kept := predictions_of(one)) is None:
+        return None
+    predicted, label = kept
+    return Answers(right=predicted == label, labels=hashlib.sha256(label.tobytes()).hexdigest())
+
+
+def predictions_of(one: Sound) -> tuple[np.ndarray, np.ndarray] | None:
+    """The classes predicted and the labels, (images,) each, or None; fails like `answers_of`."""
     path = one.path.with_suffix(".npz")
     if not path.exists():
         return None
@@ -156,10 +164,10 @@ def answers_of(one: Sound) -> Answers | None:
             predicted, label = kept["predicted"], kept["label"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} holds no predictions ({error}); delete it and its record, and run the cell") from error
-    right = predicted == label
-    if len(label) != one["total"] or int(right.sum()) != one["correct"]:
+    num_right = int((predicted == label).sum())
+    if len(label) != one["total"] or num_right != one["correct"]:
         raise UserError(
-            f"{path} has {int(right.sum())} of {len(label)} right, its record {one['correct']} of {one['total']}; "
+            f"{path} has {num_right} of {len(label)} right, its record {one['correct']} of {one['total']}; "
             f"delete both and run the cell again"
         )
-    return Answers(right=right, labels=hashlib.sha256(label.tobytes()).hexdigest())
+    return predicted, label

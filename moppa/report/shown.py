@@ -93,7 +93,8 @@ def shown_published(published: Sequence[Published], columns: Sequence[Column]) -
     if not rows:
         return None
     frame = published_frame(rows, [column.task for column in columns])
-    params = {row.name: np.nan if row.params_m is None else 1e6 * row.params_m for row in rows}
+    frame.index = [str(name).removesuffix(" (OSU)") for name in frame.index]
+    params = {row.name.removesuffix(" (OSU)"): np.nan if row.params_m is None else 1e6 * row.params_m for row in rows}
     return Shown(
         title="OSU's re-runs, ViT-B/16 IN-21k, tuned on val200, last epoch, one seed, JPEG lineage",
         columns=columns, accuracies=frame, params=pd.Series(params),
