@@ -22,7 +22,9 @@ def main() -> int:
     """Prints the path of every file written; 1 where a record or a row is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results")
-    parser.add_argument("--baseline", help="the row, by name or method, that others are compared with; the smallest if not said")
+    parser.add_argument(
+        "--baseline", help="the row, by name or method, that others are compared with; the smallest if not said"
+    )
     asked = parser.parse_args()
     try:
         tables, left_out = read_tables(asked.results, ROOT / "configs")

@@ -1,4 +1,4 @@
-"""Draws results/figures/ from results/records/ and results/published.csv: python scripts/figures.py [RESULTS] [--baseline ROW].
+"""Draws results/figures/ from records and published rows: python scripts/figures.py [RESULTS] [--baseline ROW].
 
 PNG and SVG. Tables of protocol final are drawn; what cannot be drawn of one is said with the reason.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moppa.errors import UserError
-from moppa.report import figures, published
+from moppa.report import drawing, figures, published
 from moppa.report.compare import baseline_of
 from moppa.report.routes import blocks_told, responses, routes
 from moppa.report.shown import Shown, shown_of, shown_published
@@ -26,14 +26,16 @@ def main() -> int:
     """Prints the path of every picture; 1 where a record or a row is wrong, 3 where records were left out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results")
-    parser.add_argument("--baseline", help="the row, by name or method, that the heat map compares with; the smallest if not said")
+    parser.add_argument(
+        "--baseline", help="the row, by name or method, that the heat map compares with; the smallest if not said"
+    )
     asked = parser.parse_args()
     out = asked.results / "figures"
     try:
         tables, left_out = read_tables(asked.results, ROOT / "configs")
         for name, draw in [*ours(tables, asked.baseline), *theirs(asked.results / "published.csv")]:
             try:
-                written = figures.save(draw(), out / name)
+                written = drawing.save(draw(), out / name)
             except UserError as error:
                 print(f"not drawn: {name}: {error}")
                 continue

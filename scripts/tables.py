@@ -33,7 +33,10 @@ def main() -> int:
     console = Console(soft_wrap=False)
     for table in made.tables if not asked.quiet else []:
         show(table, console)
-    print("\n".join(map(str, made.written)) or f"no records in {asked.results / 'records'}: run a cell first (python run.py ...)")
+    print(
+        "\n".join(map(str, made.written))
+        or f"no records in {asked.results / 'records'}: run a cell first (python run.py ...)"
+    )
     for one in made.left_out:
         print(f"left out: {one.place}: {one.reason}", file=sys.stderr)
     return LEFT_OUT if made.left_out else 0

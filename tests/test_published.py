@@ -34,7 +34,9 @@ QUOTED_MAE = {
 @pytest.mark.parametrize("method", QUOTED)
 def test_means_recomputed_from_cells_are_those_that_are_quoted(method):
     rows = published.for_checkpoint(ROWS, IN21K)
-    for row, quoted in zip((published.paper_row(rows, method), published.honest_row(rows, method)), QUOTED[method], strict=True):
+    for row, quoted in zip(
+        (published.paper_row(rows, method), published.honest_row(rows, method)), QUOTED[method], strict=True
+    ):
         if quoted is not None:
             assert row.mean_of_groups == pytest.approx(quoted, abs=0.05 + 0.005)
 
@@ -122,4 +124,6 @@ def test_the_304_cells_are_those_of_the_collection(shared):
     for column, selection in (("last_epoch_acc", "last_epoch"), ("best_on_test_acc", "best_on_test")):
         rows = [row for row in ROWS if row.selection == selection and "OSU" in row.name]
         ours = sorted((round(value, 2), task) for row in rows for task, value in row.cells.items())
-        assert ours == sorted((round(float(line[column]), 2), OSU_NAMES.get(line["task"], line["task"])) for line in given)
+        assert ours == sorted(
+            (round(float(line[column]), 2), OSU_NAMES.get(line["task"], line["task"])) for line in given
+        )

@@ -32,7 +32,8 @@ FAULTS = {
     "another protocol within": (spoil_config, "it says protocol final, its config says tune"),
     "another task within": (lambda path: change(path, task="svhn"), "it says task svhn"),
     "a changed setting": (lambda path: change(path, weights={"name": "x", "sha256": "x" * 64}), "its key is"),
-    "no lineage": (lambda path: change(path, split={}), "not a record's"),
+    "no lineage": (lambda path: change(path, split={}), "no lineage"),
+    "no split": (lambda path: change(path, split=None), "not a record's"),
     "a list": (lambda path: path.write_text("[]"), "lacks"),
 }
 

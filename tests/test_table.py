@@ -174,7 +174,9 @@ def test_a_mean_has_a_deviation_where_all_its_tasks_have_the_same_seeds(tmp_path
 
 
 def test_removing_a_record_changes_only_what_rests_on_it(tmp_path):
-    paths = [put(tmp_path, f"method={method}", f"task={task}") for method in ("lora", "linear") for task in ("dtd", "svhn")]
+    paths = [
+        put(tmp_path, f"method={method}", f"task={task}") for method in ("lora", "linear") for task in ("dtd", "svhn")
+    ]
     before = write_tables(tmp_path, CONFIGS).tables[0]
     paths[0].unlink()
     after = write_tables(tmp_path, CONFIGS).tables[0]
@@ -196,5 +198,7 @@ def test_best_and_second_are_marked_only_beyond_the_noise_of_the_same_images(tmp
 
 def test_rows_of_two_lineages_are_not_ranked_against_each_other(tmp_path):
     put(tmp_path, "method=lora", "task=dtd", percent=90, predictions=True)
-    put(tmp_path, "method=lora", "task=dtd", "data.lineage=noah_jpeg", lineage="noah_jpeg", percent=50, predictions=True)
+    put(
+        tmp_path, "method=lora", "task=dtd", "data.lineage=noah_jpeg", lineage="noah_jpeg", percent=50, predictions=True
+    )
     assert {row.values["dtd"].standing for row in write_tables(tmp_path, CONFIGS).tables[0].rows} == {""}

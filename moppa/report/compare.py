@@ -53,8 +53,9 @@ def comparison(table: Table, *, baseline: str | None = None) -> str:
     judge, base = judge_of(table), baseline_of(table, baseline)
     parts = [
         f"# {table.title}: what the differences are worth",
-        f"Records: digest {table.digest}. Every interval holds {stats.LEVEL:.0%}, by a bootstrap over test images and, where "
-        f"a cell has several, seeds ({stats.DRAWS:,} draws from seed {SEED}). Nothing is corrected for many comparisons.",
+        f"Records: digest {table.digest}. Every interval holds {stats.LEVEL:.0%}, by a bootstrap over test images and, "
+        f"where a cell has several, seeds ({stats.DRAWS:,} draws from seed {SEED}). Nothing is corrected for many "
+        f"comparisons.",
         "## Accuracies",
         intervals_grid(table, judge),
         f"## Differences from {escape_markdown(base.name)}, in points, on the same images",
@@ -113,13 +114,17 @@ def over_tasks(accuracies: pd.DataFrame) -> str:
     except UserError as error:
         return f"No test over tasks: {error}."
     said = (
-        f"Friedman: chi-squared {found.statistic:.2f}, p {found.p_value:.2g}, over {found.num_tasks} tasks. Average ranks "
-        f"that differ by less than {found.critical_difference:.2f} are not told apart (Nemenyi, 5%)."
+        f"Friedman: chi-squared {found.statistic:.2f}, p {found.p_value:.2g}, over {found.num_tasks} tasks. Average "
+        f"ranks that differ by less than {found.critical_difference:.2f} are not told apart (Nemenyi, 5%)."
     )
-    ranks = grid(["method", "average rank"], [[escape_markdown(str(n)), f"{r:.2f}"] for n, r in found.average_ranks.items()])
+    ranks = grid(
+        ["method", "average rank"], [[escape_markdown(str(n)), f"{r:.2f}"] for n, r in found.average_ranks.items()]
+    )
     table = win_tie_loss(accuracies.loc[found.average_ranks.index])
     names = [escape_markdown(str(name)) for name in table.index]
-    wins = grid(["wins/ties/losses", *names], [[name, *line] for name, line in zip(names, table.to_numpy(), strict=True)])
+    wins = grid(
+        ["wins/ties/losses", *names], [[name, *line] for name, line in zip(names, table.to_numpy(), strict=True)]
+    )
     return f"{said}\n\n{ranks}\n\n{wins}"
 
 
@@ -143,12 +148,10 @@ def published_page(rows: Sequence[Published], tasks: Sequence[str]) -> str:
     honest = published_frame([row for row in rows if row.selection == "last_epoch"], tasks)
     parts = [
         "# Published rows of VTAB-1K on ViT-B/16",
-        "From results/published.csv. B: best epoch chosen on the test set; J: JPEG lineage; N: inputs not normalised as "
-        "the checkpoint asks; M: a mean is printed that its cells do not give. No flag means: not known to be so.",
+        "From results/published.csv. B: best epoch chosen on the test set; J: JPEG lineage; N: inputs not normalised "
+        "as the checkpoint asks; M: a mean is printed that its cells do not give. No flag means: not known to be so.",
         grid(titles, lines),
         "## The rows tuned on val200 and read after the last epoch (OSU), over the 19 tasks",
         over_tasks(honest),
     ]
     return "\n\n".join(parts) + "\n"
-
-

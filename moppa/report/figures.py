@@ -1,7 +1,6 @@
-"""Pictures of a table, for print: colours that the colour-blind tell apart (Okabe and Ito, 2008), and a marker with each."""
+"""Pictures of a table, for print."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -10,52 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from moppa.files import whole_file
+from moppa.report.drawing import COLOURS, STYLE, canvas, legend_beside, look_of
 from moppa.report.ranks import friedman
 from moppa.report.shown import Shown
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-STYLE = {
-    "svg.hashsalt": "moppa",  # ids in an SVG come from what is drawn, so that the same picture has the same bytes
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "axes.titlesize": 9,
-    "figure.titlesize": 9,
-}
-PLAIN = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
-
-
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Writes PATH.png and PATH.svg, without dates."""
-    written = []
-    for suffix, metadata in PLAIN.items():
-        target = path.with_name(f"{path.name}.{suffix}")
-        with whole_file(target) as temporary, mpl.rc_context(STYLE):
-            figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata)
-        written.append(target)
-    return written
-
-
-def look_of(index: int) -> dict[str, str]:
-    """A colour and a marker that no other of the first 56 rows has together."""
-    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-
-
-def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **how: object) -> tuple[Figure, np.ndarray]:
-    """A figure in inches and its axes as an array; without pyplot, so that no screen is asked for."""
-    size = (width, height)
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **how)
-
-
-def legend_beside(figure: Figure, axes: Axes, num_rows: int) -> None:
-    """The rows' names to the right of all axes."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=8 if num_rows < 20 else 7)
 
 
 @mpl.rc_context(STYLE)
@@ -68,10 +24,25 @@ def accuracy_against_parameters(shown: Shown) -> Figure:
         mean = shown.mean(name, shown.tasks)
         errors = [[mean.value - mean.low], [mean.high - mean.value]] if mean.low < mean.high else None
         axes.errorbar(
-            params[name], mean.value, yerr=errors, label=name, linestyle="none", markersize=6, capsize=2, **look_of(index)
+            params[name],
+            mean.value,
+            yerr=errors,
+            label=name,
+            linestyle="none",
+            markersize=6,
+            capsize=2,
+            **look_of(index),
         )
     front = pareto(params, shown.accuracies.loc[params.index].mean(axis=1))
-    axes.plot(params[front], shown.accuracies.loc[front].mean(axis=1), color="0.75", zorder=1, drawstyle="steps-post", linewidth=1, label="Pareto front")
+    axes.plot(
+        params[front],
+        shown.accuracies.loc[front].mean(axis=1),
+        color="0.75",
+        zorder=1,
+        drawstyle="steps-post",
+        linewidth=1,
+        label="Pareto front",
+    )
     if len(positive):
         least = 10 ** np.floor(np.log10(positive.min()))
         axes.set_xscale("symlog", linthresh=least, linscale=0.4)
@@ -120,7 +91,9 @@ def group_bars(shown: Shown) -> Figure:
     order = list(shown.accuracies.mean(axis=1).sort_values().index)
     groups = shown.groups
     longest = max(map(len, map(str, order)))
-    figure, [axes] = canvas(1.4 + 0.065 * longest + 2.1 * len(groups), 1.2 + 0.24 * len(order), 1, len(groups), sharey=True)
+    figure, [axes] = canvas(
+        1.4 + 0.065 * longest + 2.1 * len(groups), 1.2 + 0.24 * len(order), 1, len(groups), sharey=True
+    )
     for axis, (group, tasks), colour in zip(axes, groups.items(), COLOURS, strict=False):
         means = [shown.mean(name, tasks) for name in order]
         values = np.array([mean.value for mean in means])
@@ -158,10 +131,17 @@ def critical_difference(shown: Shown) -> Figure:
     found = friedman(shown.accuracies)
     figure, [[axes]] = canvas(9, 1.2 + 0.17 * len(shown.accuracies))
     critical_difference_diagram(
-        found.average_ranks, found.nemenyi, ax=axes, label_fmt_left="{label} {rank:.1f}",
-        label_fmt_right="{rank:.1f} {label}", color_palette=["black"] * len(shown.accuracies), label_props={"fontsize": 8},
-        elbow_props={"linewidth": 0.8}, marker_props={"s": 14}, crossbar_props={"linewidth": 2.5, "color": "#D55E00"},
-    )  # fmt: skip
+        found.average_ranks,
+        found.nemenyi,
+        ax=axes,
+        label_fmt_left="{label} {rank:.1f}",
+        label_fmt_right="{rank:.1f} {label}",
+        color_palette=["black"] * len(shown.accuracies),
+        label_props={"fontsize": 8},
+        elbow_props={"linewidth": 0.8},
+        marker_props={"s": 14},
+        crossbar_props={"linewidth": 2.5, "color": COLOURS[1]},
+    )
     told = f"Friedman p = {found.p_value:.2g}, critical difference {found.critical_difference:.2f} (Nemenyi, 5%)"
     axes.set_title(f"{shown.title}\naverage rank over {found.num_tasks} tasks; {told}")
     return figure

@@ -1,17 +1,15 @@
-"""A table as Markdown, LaTeX, CSV and HTML. The same table gives the same bytes."""
+"""A table as Markdown and CSV, and the text of its cells in any format. The same table gives the same bytes."""
 
 import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from moppa.report.published import FLAGS, Published, honest_row, paper_row
 from moppa.report.table import Row, Table, Value
 
 MISSING = "–"
-BESIDE = {"paper": "Paper", "tuned": "Val-tuned"}
+BESIDE = {"paper": "paper", "tuned": "val-tuned"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +23,7 @@ class Head:
 
 
 def heads_of(table: Table) -> list[Head]:
-    """The columns in the papers' order: every group's tasks and mean, the two averages, the sizes, what was published."""
+    """The columns in the papers' order: each group's tasks and mean, the averages, the sizes, what was published."""
     titles = {column.task: column.title for column in table.columns}
     heads: list[Head] = []
     for group, tasks in table.groups.items():
@@ -39,8 +37,8 @@ def heads_of(table: Table) -> list[Head]:
     ]
     shown = [name for name in BESIDE if any(name in row.beside for row in table.rows)]
     return heads + [
-        Head(key=f"{name}{part}", title=f"{BESIDE[name]}{title}", kind="beside")
-        for name in shown for part, title in (("", ""), ("_deviation", ", ours minus it"))
+        Head(key=f"{name}{part}", title=f"{before}{BESIDE[name]}", kind="beside")
+        for name in shown for part, before in (("", ""), ("_deviation", "Ours less "))
     ]  # fmt: skip
 
 
@@ -53,7 +51,10 @@ def markdown(table: Table) -> str:
         for row in table.rows
     ]
     lines += [
-        [f"*{escape_markdown(row.name)}* {row.flags(table.checkpoint)}".strip(), *(published_text(row, head) for head in heads)]
+        [
+            f"*{escape_markdown(row.name)}* {row.flags(table.checkpoint)}".strip(),
+            *(published_text(row, head) for head in heads),
+        ]
         for row in shown_published(table)
     ]
     parts = [f"# {table.title}", caption(table), grid(titles, lines), *(f"- {note}" for note in notes_of(table))]
@@ -83,9 +84,15 @@ def notes_of(table: Table) -> list[str]:
     notes = [f"{mark} {meaning}" for mark, meaning in table.notes.items()]
     if published := shown_published(table):
         used = "".join(row.flags(table.checkpoint) for row in published)
+        notes.append(
+            "paper, val-tuned: published mean of groups, and the one tuned on val200 and read after the last epoch"
+        )
         notes.append("In italics: published rows, their means recomputed from their cells where all are printed")
         notes += [f"{flag} {meaning}" for flag, meaning in FLAGS.items() if flag in used]
-        notes += dict.fromkeys(f"{row.name}: {row.source}" + f" ({row.note})" * bool(row.note) for row in published)
+        sources: dict[str, list[str]] = {}
+        for row in published:
+            sources.setdefault(row.source, []).append(row.name + f" ({row.note})" * bool(row.note))
+        notes += [f"{', '.join(dict.fromkeys(names))}: {source}" for source, names in sources.items()]
     return notes + [f"Left out: {one.place}: {one.reason}" for one in table.left_out]
 
 
@@ -107,15 +114,6 @@ class Style:
 
 
 MARKDOWN = Style(best=lambda x: f"**{x}**", second=lambda x: f"<ins>{x}</ins>", spread=lambda x: f" ± {x}")
-LATEX = Style(
-    best=lambda x: rf"\textbf{{{x}}}",
-    second=lambda x: rf"\underline{{{x}}}",
-    spread=lambda x: rf"\,{{\tiny$\pm$\,{x}}}",
-    missing="--",
-)
-HTML = Style(
-    best=lambda x: f"<b>{x}</b>", second=lambda x: f"<u>{x}</u>", spread=lambda x: f'<span class="sd"> ± {x}</span>'
-)
 
 
 def text(row: Row, head: Head, style: Style) -> str:
@@ -194,72 +192,6 @@ def csv_line(row: Row, heads: Sequence[Head]) -> dict[str, object]:
             number = beside.deviation if head.key.endswith("_deviation") else beside.mean
             line[head.key] = "" if number is None else f"{number:.4f}"
     return line
-
-
-def environment(**signs: str) -> Environment:
-    """Templates of this package; what is not a template's own text is escaped in those for HTML."""
-    return Environment(
-        loader=PackageLoader("moppa.report", "templates"),
-        autoescape=lambda name: bool(name) and ".html" in name,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        **signs,
-    )
-
-
-def html(table: Table) -> str:
-    """A page of its own, without scripts."""
-    return environment().get_template("table.html").render(
-        table=table, heads=heads_of(table), caption=caption(table), notes=notes_of(table),
-        text=lambda row, head: text(row, head, HTML), published=shown_published(table), published_text=published_text,
-    )  # fmt: skip
-
-
-def latex(table: Table) -> str:
-    """A document that compiles as it is: booktabs, rotated task names, the groups above them."""
-    heads = heads_of(table)
-    spans = [(group, len(tasks) + 1) for group, tasks in table.groups.items()]
-    ends = [1 + sum(count for _, count in spans[: index + 1]) for index in range(len(spans))]
-    rules = [rf"\cmidrule(lr){{{end - count + 1}-{end}}}" for end, (_, count) in zip(ends, spans, strict=True)]
-    return environment(**TEX_SIGNS).get_template("table.tex").render(
-        title=escape_latex(table.title),
-        caption=escape_latex(caption(table)),
-        notes=[escape_latex(note) for note in notes_of(table)],
-        columns="l" + "r" * len(heads),
-        spans=[(escape_latex(group.capitalize()), count) for group, count in spans],
-        rules="".join(rules),
-        heads=[(escape_latex(head.title), head.kind == "mean") for head in heads],
-        rows=[[escape_latex(f"{row.name} {row.marks}".strip()), *(latex_text(row, head) for head in heads)] for row in table.rows],
-        published=[
-            [rf"\textit{{{escape_latex(row.name)}}} {row.flags(table.checkpoint)}".strip(), *(published_text(row, head, "--") for head in heads)]
-            for row in shown_published(table)
-        ],
-    )  # fmt: skip
-
-
-def latex_text(row: Row, head: Head) -> str:
-    """One cell; a deviation's sign is a minus, not a hyphen."""
-    cell = text(row, head, LATEX)
-    return f"${cell}$" if head.key.endswith("_deviation") and cell != LATEX.missing else cell
-
-
-# Braces and percent signs are LaTeX's own.
-TEX_SIGNS = {
-    "block_start_string": "<%", "block_end_string": "%>", "variable_start_string": "<<", "variable_end_string": ">>",
-    "comment_start_string": "<#", "comment_end_string": "#>",
-}  # fmt: skip
-LATEX_SIGNS = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "†": r"\dag{}", "‡": r"\ddag{}",
-    "§": r"\S{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-}  # fmt: skip
-
-
-def escape_latex(text: str) -> str:
-    """Text that LaTeX sets as it stands."""
-    return "".join(LATEX_SIGNS.get(sign, sign) for sign in text)
 
 
 def escape_markdown(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from moppa.report.records import Answers, LeftOut, Sound, answers_of, omitted_co
 
 SEED = 0
 TEST = (
-    f"a paired bootstrap over test images and seeds ({stats.DRAWS:,} draws from seed {SEED}; over images alone where a cell "
-    f"has one seed) whose {stats.LEVEL:.0%} interval of the difference excludes 0"
+    f"a paired bootstrap over test images and seeds ({stats.DRAWS:,} draws from seed {SEED}; over images alone where a "
+    f"cell has one seed) whose {stats.LEVEL:.0%} interval of the difference excludes 0"
 )
 
 
@@ -55,19 +56,21 @@ class Judge:
         """Draws of the difference on a task; None where the two did not answer the same images of one lineage."""
         if (first, second, task) not in self.draws:
             one, other = self.right(first, task), self.right(second, task)
-            comparable = one is not None and other is not None and one[1] == other[1]
             seed = zlib.crc32(f"{self.seed} {task}".encode())
             self.draws[first, second, task] = (
-                stats.difference_draws(one[0], other[0], seed=seed) if comparable else None
+                stats.difference_draws(one[0], other[0], seed=seed)
+                if one is not None and other is not None and one[1] == other[1]
+                else None
             )
         return self.draws[first, second, task]
 
     def exceeds(self, first: str, second: str, weights: Mapping[str, float]) -> bool:
         """Whether the first row's weighted mean over tasks exceeds the second's beyond the noise."""
-        drawn = [self.difference(first, second, task) for task in weights]
-        if any(one is None for one in drawn):
-            return False
-        total = sum(weight * one for weight, one in zip(weights.values(), drawn, strict=True))
+        total = np.zeros(stats.DRAWS)
+        for task, weight in weights.items():
+            if (drawn := self.difference(first, second, task)) is None:
+                return False
+            total += weight * drawn
         return bool(np.quantile(total, (1 - stats.LEVEL) / 2) > 0)
 
     def standing(self, means: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, str]:
@@ -79,7 +82,7 @@ class Judge:
         """
         ranked = sorted(means, key=lambda row: -means[row])[:3]
         standing: dict[str, str] = {}
-        for name, (above, below) in zip(("best", "second"), zip(ranked, ranked[1:], strict=False), strict=False):
+        for name, (above, below) in zip(("best", "second"), pairwise(ranked), strict=False):
             if not self.exceeds(above, below, weights):
                 break
             standing[above] = name

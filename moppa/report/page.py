@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from moppa.files import whole_file
 from moppa.report import stats
 from moppa.report.charts import charts_of
 from moppa.report.compare import seed_for
-from moppa.report.formats import HTML, Head, caption, environment, heads_of, notes_of, published_text, text
+from moppa.report.documents import HTML, environment
+from moppa.report.formats import Head, caption, heads_of, notes_of, published_text, text
 from moppa.report.noise import SEED
 from moppa.report.published import FLAGS, Published
 from moppa.report.records import Sound, predictions_of
@@ -70,7 +72,9 @@ def view_of(index: int, table: Table) -> dict[str, Any]:
         "caption": caption(table),
         "notes": [note for note in notes_of(table) if not note.startswith("In italics")],
         "ours": [(row, [our_cell(row, head) for head in heads]) for row in table.rows],
-        "published": [(row, row.flags(table.checkpoint), [their_cell(row, head) for head in heads]) for row in table.published],
+        "published": [
+            (row, row.flags(table.checkpoint), [their_cell(row, head) for head in heads]) for row in table.published
+        ],
     }
 
 
@@ -152,10 +156,10 @@ def answers_data(records: list[Sound]) -> tuple[np.ndarray | None, np.ndarray | 
     None where predictions are missing or false, and where there are more classes than a matrix can be read of.
     """
     try:
-        kept = [predictions_of(one) for one in records]
+        kept = [answers for one in records if (answers := predictions_of(one)) is not None]
     except UserError:
         return None, None
-    if any(one is None for one in kept):
+    if len(kept) < len(records):
         return None, None
     right = np.stack([predicted == label for predicted, label in kept])
     classes = records[0]["config"]["task"]["num_classes"]
@@ -178,5 +182,5 @@ def seed_data(one: Sound) -> dict[str, Any]:
         "device": one["device"]["name"],
         "dtype": one["dtype"],
         "commit": f"{one['git']['commit'] or 'none'}"[:10] + "+" * bool(one["git"]["dirty"]),
-        "curve": [[int(i) + 1, float(f"{losses[i]:.3g}")] for i in kept],
+        "curve": [[int(i) + 1, float(f"{losses[i]:.3g}")] for i in kept if isfinite(losses[i])],
     }

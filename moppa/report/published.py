@@ -91,7 +91,9 @@ def load(path: Path, groups: Mapping[str, Sequence[str]]) -> list[Published]:
         tasks = [task for members in groups.values() for task in members]
         numbers = frame[[*tasks, *(f"printed_{name}" for name in MEANS), "params_m"]].replace("", None).astype(float)
     except (ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a table of published rows: {error}; see its first line for its columns") from error
+        raise UserError(
+            f"{path} is not a table of published rows: {error}; see its first line for its columns"
+        ) from error
     return [published(frame.iloc[index], numbers.iloc[index], groups) for index in range(len(frame))]
 
 

@@ -13,7 +13,7 @@ from moppa.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Friedman:
-    """Whether methods differ at all over the tasks, their average ranks (1 is best), and by how much ranks must differ."""
+    """Whether methods differ over the tasks, their average ranks (1 is best), and by how much ranks must differ."""
 
     statistic: float
     p_value: float
@@ -30,12 +30,14 @@ def average_ranks(accuracies: pd.DataFrame) -> pd.Series:
 
 def friedman(accuracies: pd.DataFrame, *, alpha: float = 0.05) -> Friedman:
     """Friedman's test and Nemenyi's post-hoc over methods (rows) and tasks (columns), without missing cells."""
-    from scipy import stats
     from scikit_posthocs import posthoc_nemenyi_friedman
+    from scipy import stats
 
     num_methods, num_tasks = accuracies.shape
     if num_methods < 3 or num_tasks < 2:
-        raise UserError(f"Friedman's test needs 3 methods and 2 tasks at least, and there are {num_methods} and {num_tasks}")
+        raise UserError(
+            f"Friedman's test needs 3 methods and 2 tasks at least, and there are {num_methods} and {num_tasks}"
+        )
     if accuracies.isna().any(axis=None):
         raise UserError("Friedman's test needs every method on every task: leave out the incomplete rows")
     statistic, p_value = stats.friedmanchisquare(*accuracies.to_numpy())

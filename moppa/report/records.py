@@ -1,4 +1,4 @@
-"""The records that a table may rest on: what is corrupt, partial, there twice or at odds with itself is left out by name."""
+"""The records that tables may rest on: what is corrupt, partial, there twice or at odds is left out by name."""
 
 import hashlib
 from collections import defaultdict
@@ -63,7 +63,7 @@ def read_all(results: Path) -> tuple[list[Sound], list[LeftOut]]:
             sound.append(checked(path, root))
         except UserError as error:
             left_out.append(omitted(path, root, str(error)))
-    kept, twice = without_twins(sound, root)
+    kept, twice = without_twins(sound)
     return kept, sorted(left_out + twice, key=lambda one: one.place)
 
 
@@ -97,12 +97,28 @@ def contradiction(content: Mapping[str, Any]) -> str:
         asked = config["task"]["num_test"] if config["protocol"]["evaluate"] == "test" else NUM_VAL
         if total != asked:
             return f"it answers {total} images, and {config['protocol']['evaluate']} of {said['task']} has {asked}"
-        content["split"]["lineage"], content["split"]["verdict"], content["git"]["commit"]
+        if missing := [name for name in ("lineage", "verdict") if name not in content["split"]]:
+            return f"its split has no {missing[0]}"
+        check_fields(content)
         if (key := key_of(config, content["weights"]["sha256"])) != content["key"]:
             return f"its key is {content['key']}, its config and weights give {key}"
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         return f"its fields are not a record's ({type(error).__name__}: {error})"
     return ""
+
+
+def check_fields(content: Mapping[str, Any]) -> None:
+    """Fails with KeyError, TypeError or ValueError where a field that tables and pictures read is not what it is."""
+    for name in ("trainable_params", "head_params", "peak_memory_bytes"):
+        int(content[name])
+    float(content["seconds"]["train"])
+    for place, names in (("git", ("commit", "dirty")), ("weights", ("name", "sha256")), ("device", ("name",))):
+        for name in names:
+            content[place][name]
+    for name in ("mean", "std"):
+        tuple(float(value) for value in content["preprocess"][name])
+    for epoch in content["curve"]:
+        float(epoch["loss"])
 
 
 def omitted(path: Path, root: Path, reason: str) -> LeftOut:
@@ -113,7 +129,7 @@ def omitted(path: Path, root: Path, reason: str) -> LeftOut:
     return LeftOut(place=place, reason=reason, suite=suite, backbone=backbone, method=method, key=key)
 
 
-def without_twins(records: Iterable[Sound], root: Path) -> tuple[list[Sound], list[LeftOut]]:
+def without_twins(records: Iterable[Sound]) -> tuple[list[Sound], list[LeftOut]]:
     """Of two files of one cell and seed the one in its own place counts; where neither lies there, none does."""
     same: dict[tuple[str, ...], list[Sound]] = defaultdict(list)
     for one in records:

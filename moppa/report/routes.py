@@ -1,6 +1,7 @@
 """What a cell's units told of themselves: mixing weights over depth and epochs, and each block's impulse response."""
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,11 +14,15 @@ def blocks_told(path: Path) -> list[dict[str, np.ndarray]]:
     """For every block in depth order: route (epochs, priors), response (1, H, W) and what else its unit told."""
     read(path)
     blocks: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(path.with_suffix(".npz")) as kept:
-        for key in kept.files:
-            block, _, name = key.rpartition("/")
-            if block:
-                blocks.setdefault(block, {})[name] = kept[key]
+    kept = path.with_suffix(".npz")
+    try:
+        with kept.open("rb") as file, np.load(file) as arrays:
+            for key in arrays.files:
+                block, _, name = key.rpartition("/")
+                if block:
+                    blocks.setdefault(block, {})[name] = arrays[key]
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise UserError(f"{kept} cannot be read ({error}); delete it and its record, and run the cell again") from error
     told = [block for block in blocks.values() if "route" in block]
     if not told:
         raise UserError(f"{path} holds no routes: it is not the record of a MoPPA cell; give one of method moppa")

@@ -36,9 +36,7 @@ class Setting:
         return [one for cell in self.cells.values() for one in cell]
 
 
-def settings_of(
-    records: Sequence[Sound], configs: Path
-) -> tuple[dict[str, str], list[Setting], list[LeftOut]]:
+def settings_of(records: Sequence[Sound], configs: Path) -> tuple[dict[str, str], list[Setting], list[LeftOut]]:
     """What all rows share beyond the YAMLs, the rows in order of size, and what had to be left out of them."""
     around = [surroundings(one, configs) for one in records]
     shared = {name: value for name, value in around[0].items() if all(other.get(name) == value for other in around)}

@@ -1,9 +1,9 @@
 """Uncertainty of accuracies and of their differences. Every draw comes from a seed that is passed.
 
 Intervals come from a bootstrap on two levels: the test images and, where a cell has several seeds, the seeds, as two
-independent samples. Images are drawn by the multinomial of their patterns of right and wrong over the seeds, which is the
-same as drawing images one by one. The deviation of a drawn mean over s seeds is widened by sqrt(s / (s - 1)), without
-which the bootstrap of so few values is too narrow (Davison and Hinkley, Bootstrap Methods, 1997, section 2.3).
+independent samples. Images are drawn by the multinomial of their patterns of right and wrong over the seeds, which is
+the same as drawing images one by one. The deviation of a drawn mean over s seeds is widened by sqrt(s / (s - 1)),
+without which the bootstrap of so few values is too narrow (Davison and Hinkley, Bootstrap Methods, 1997).
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The papers' table from the records: tasks in their groups, means, parameters; one for each suite, backbone and protocol.
+"""The papers' table from the records: tasks in their groups, means, parameters; one a suite, backbone and protocol.
 
 A missing cell is shown as missing, its row is marked and its means are withheld.
 """
@@ -15,6 +15,7 @@ from moppa.report.published import Published
 from moppa.report.records import LeftOut, Sound, digest
 from moppa.report.rows import Setting, settings_of
 from moppa.report.suite import Column, columns_of, groups_of
+from moppa.report.values import Value, values_of
 
 PROTOCOLS = {
     "final": "trained on the 1000 images, test set read once after the last epoch",
@@ -27,16 +28,6 @@ MARKS = {
     UNEVEN: "its cells have different seeds",
 }
 PUBLISHED_SIZE = 224  # pixels: published rows stand beside ours at this size only
-
-
-@dataclass(frozen=True, kw_only=True)
-class Value:
-    """One number of a row, in percent; `standing` is `best`, `second` or nothing."""
-
-    mean: float | None
-    sd: float | None = None
-    num_seeds: int = 0
-    standing: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,60 +126,6 @@ def table_of(records: Sequence[Sound], left_out: Sequence[LeftOut], published_fi
         left_out=omitted,
         digest=digest(used),
     )
-
-
-def values_of(
-    settings: Sequence[Setting], groups: Mapping[str, Sequence[str]], judge: Judge
-) -> dict[str, dict[str, Value]]:
-    """Every row's values: mean and standard deviation over seeds, means of groups, and where each stands."""
-    seen = [
-        (setting.name, task, one["seed"], one.accuracy)
-        for setting in settings for task, cell in setting.cells.items() for one in cell
-    ]  # fmt: skip
-    frame = pd.DataFrame(seen, columns=["row", "task", "seed", "accuracy"])
-    tasks = [task for members in groups.values() for task in members]
-    by_seed = with_means(frame.pivot(index=["row", "seed"], columns="task", values="accuracy"), groups)
-    cell = frame.groupby(["row", "task"])["accuracy"]
-    means = with_means(cell.mean().unstack(), groups)
-    seeds = by_seed.groupby("row").count()
-    whole = by_seed.groupby("row").size()
-    deviation = by_seed.groupby("row").std()
-    weights = weights_of(groups)
-    values: dict[str, dict[str, Value]] = {setting.name: {} for setting in settings}
-    for column in means.columns:
-        column_means = means[column].dropna()
-        standing = judge.standing(column_means.to_dict(), weights[column])
-        for name, row in values.items():
-            has_sd = seeds.at[name, column] > 1 and (column in tasks or seeds.at[name, column] == whole[name])
-            row[column] = Value(
-                mean=float(column_means[name]) if name in column_means else None,
-                sd=float(deviation.at[name, column]) if has_sd else None,
-                num_seeds=int(seeds.at[name, column]),
-                standing=standing.get(name, ""),
-            )
-    return values
-
-
-def with_means(accuracies: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Columns of tasks, then the mean of each group, of the groups and of the tasks; NaN wherever a part is missing."""
-    tasks = [task for members in groups.values() for task in members]
-    whole = accuracies.reindex(columns=tasks)
-    for group, members in groups.items():
-        whole[f"mean_{group}"] = whole[list(members)].mean(axis=1, skipna=False)
-    whole["mean_groups"] = whole[[f"mean_{group}" for group in groups]].mean(axis=1, skipna=False)
-    whole["mean_tasks"] = whole[tasks].mean(axis=1, skipna=False)
-    return whole
-
-
-def weights_of(groups: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
-    """What part of every column's mean each task is."""
-    tasks = [task for members in groups.values() for task in members]
-    return {
-        **{task: {task: 1.0} for task in tasks},
-        **{f"mean_{group}": dict.fromkeys(members, 1 / len(members)) for group, members in groups.items()},
-        "mean_groups": {task: 1 / len(groups) / len(members) for members in groups.values() for task in members},
-        "mean_tasks": dict.fromkeys(tasks, 1 / len(tasks)),
-    }
 
 
 def row_of(

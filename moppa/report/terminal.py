@@ -5,11 +5,23 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as Grid
 
-from moppa.report.formats import MISSING, Head, Style, caption, heads_of, notes_of, published_text, shown_published, text
+from moppa.report.formats import (
+    MISSING,
+    Head,
+    Style,
+    caption,
+    heads_of,
+    notes_of,
+    published_text,
+    shown_published,
+    text,
+)
 from moppa.report.table import Row, Table
 
 TERMINAL = Style(
-    best=lambda x: f"[bold]{x}[/bold]", second=lambda x: f"[underline]{x}[/underline]", spread=lambda x: f" [dim]± {x}[/dim]"
+    best=lambda x: f"[bold]{x}[/bold]",
+    second=lambda x: f"[underline]{x}[/underline]",
+    spread=lambda x: f" [dim]± {x}[/dim]",
 )
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from moppa.errors import UserError
 from moppa.files import whole_file
-from moppa.report import formats
+from moppa.report import documents, formats
 from moppa.report.records import LeftOut, Sound, answers_of, omitted_content, read_all
 from moppa.report.table import Table, tables_of
 
-FORMATS = {"md": formats.markdown, "tex": formats.latex, "csv": formats.as_csv, "html": formats.html}
+FORMATS = {"md": formats.markdown, "tex": documents.latex, "csv": formats.as_csv, "html": documents.html}
 
 
 @dataclass(frozen=True, kw_only=True)

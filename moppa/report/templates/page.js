@@ -80,7 +80,11 @@ const theme = () => ({
   actions: false,
   renderer: "svg",
   theme: isDark() ? "dark" : undefined,
-  config: { background: "transparent", font: "system-ui, sans-serif" },
+  config: {
+    background: "transparent",
+    font: "system-ui, sans-serif",
+    axis: { gridColor: isDark() ? "#33373f" : "#e4e7ec" },
+  },
 });
 
 async function drawCharts() {
@@ -128,7 +132,7 @@ function confusion(counts) {
 function curve(seeds) {
   const values = seeds.flatMap((one) => one.curve.map(([epoch, loss]) => ({ seed: one.seed, epoch, loss })));
   return {
-    width: 360, height: 200, data: { values }, mark: { type: "line", tooltip: true },
+    width: 300, height: 220, data: { values }, mark: { type: "line", tooltip: true },
     encoding: {
       x: { field: "epoch", type: "quantitative" },
       y: { field: "loss", type: "quantitative", scale: { type: "log" }, title: "training loss" },
@@ -165,7 +169,7 @@ async function open(button) {
   if (cell.confusion) pair.append(confusion(cell.confusion));
   find("#cell-body").replaceChildren(
     grid(["seed", "right", "accuracy", "training", "memory", "device", "dtype", "commit"], seeds),
-    grid(["", ""], facts), pair, details,
+    grid(["", ""], facts, "facts"), pair, details,
   );
   find("#cell").showModal();
   if (cell.seeds.some((one) => one.curve.length)) await vegaEmbed(plot, curve(cell.seeds), theme());
