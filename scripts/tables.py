@@ -39,6 +39,8 @@ def main() -> int:
     )
     for one in made.left_out:
         print(f"left out: {one.place}: {one.reason}", file=sys.stderr)
+    if made.left_out and not made.written:
+        return 1
     return LEFT_OUT if made.left_out else 0
 
 

@@ -21,7 +21,9 @@ def shown():
     accuracies = pd.DataFrame(
         np.random.default_rng(0).uniform(50, 90, (4, 5)), index=["a", "b", "c", "d"], columns=[c.task for c in COLUMNS]
     )
-    return Shown(title="made", columns=COLUMNS, accuracies=accuracies, params=pd.Series([0.0, 1e5, 2e5, 8e7], list("abcd")))
+    return Shown(
+        title="made", columns=COLUMNS, accuracies=accuracies, params=pd.Series([0.0, 1e5, 2e5, 8e7], list("abcd"))
+    )
 
 
 @pytest.fixture

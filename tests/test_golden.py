@@ -22,7 +22,7 @@ SKILL = {"lora": 2.0, "moppa": 1.0, "linear": -12.0, "ssf": 0.9}
 
 
 def make(results):
-    """Three whole rows of two seeds, one of one task, one file that is no record; ViT-B/16 IN-21k, so published rows."""
+    """Three whole rows of two seeds, one of one task, one file that is no record; published rows beside them."""
     methods = {method: composed((f"method={method}", "task=dtd", "protocol=final"))["method"] for method in SKILL}
     for number, task in enumerate(TASKS):
         plain = record_of("method=lora", f"task={task}", "backbone=vit_b16_in21k")
@@ -100,8 +100,8 @@ def test_text_that_is_markup_in_a_format_stays_text(tmp_path):
     from dataclasses import replace
 
     from moppa.report import documents, formats
-    from moppa.report.table import tables_of
     from moppa.report.records import read_all
+    from moppa.report.table import tables_of
     from tests.made import put
 
     put(tmp_path, "method=lora", "task=dtd")

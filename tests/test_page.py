@@ -11,7 +11,9 @@ from moppa.report.write import read_tables
 from tests.conftest import CONFIGS, ROOT
 from tests.made import put
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
 DRIVER = shutil.which("chromedriver")
 
 
@@ -68,8 +70,8 @@ def wait(until, seconds=10):
 
 
 def names(page):
-    script = "return [...document.querySelectorAll('section:not([hidden]) tbody tr:not([hidden]) th')].map(x => x.textContent)"
-    return page.execute_script(script)
+    rows = "section:not([hidden]) tbody tr:not([hidden]) th"
+    return page.execute_script(f"return [...document.querySelectorAll('{rows}')].map(x => x.textContent)")
 
 
 def click(page, selector):

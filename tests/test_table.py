@@ -1,8 +1,12 @@
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 from moppa.errors import UserError
 from moppa.report.write import write_tables
-from tests.conftest import CONFIGS, config_of
+from tests.conftest import CONFIGS, ROOT, config_of
 from tests.made import put
 from tests.test_configs import TASKS
 
@@ -202,3 +206,51 @@ def test_rows_of_two_lineages_are_not_ranked_against_each_other(tmp_path):
         tmp_path, "method=lora", "task=dtd", "data.lineage=noah_jpeg", lineage="noah_jpeg", percent=50, predictions=True
     )
     assert {row.values["dtd"].standing for row in write_tables(tmp_path, CONFIGS).tables[0].rows} == {""}
+
+
+def test_what_was_tuned_on_val200_task_by_task_is_one_row(tmp_path):
+    tuned = {"val200": 0.8, "num_settings": 4}
+    put(tmp_path, "method=lora", "task=dtd", "train.lr=0.01", tuned=tuned)
+    put(tmp_path, "method=lora", "task=svhn", "method.attach.rank=4", tuned=tuned, trainable_params=147456)
+    put(tmp_path, "method=lora", "task=svhn", tuned=None)
+    rows = {row.name: row for row in write_tables(tmp_path, CONFIGS).tables[0].rows}
+    assert set(rows) == {"lora", "lora (settings tuned on val200)"}
+    assert set(rows["lora (settings tuned on val200)"].setting.cells) == {"dtd", "svhn"}
+    assert rows["lora (settings tuned on val200)"].params == (294912 + 147456) / 2
+
+
+def test_suites_have_tables_of_their_own_with_their_own_tasks_and_nothing_published(tmp_path):
+    configs = tmp_path / "configs"
+    shutil.copytree(CONFIGS, configs)
+    text = (CONFIGS / "task" / "dtd.yaml").read_text()
+    (configs / "task" / "mini").mkdir(exist_ok=True)
+    text = (
+        text.replace("suite: vtab1k", "suite: other")
+        .replace("name: dtd", "name: drawn")
+        .replace("title: DTD", "title: Drawn")
+    )
+    (configs / "task" / "mini" / "drawn.yaml").write_text(text)
+    shutil.copy(ROOT / "results" / "published.csv", tmp_path / "published.csv")
+    put(tmp_path, "method=lora", "task=dtd", "backbone=vit_b16_in21k")
+    put(
+        tmp_path,
+        "method=lora",
+        "task=dtd",
+        "backbone=vit_b16_in21k",
+        "task.suite=other",
+        "task.name=drawn",
+        "task.title=Drawn",
+    )
+    other, vtab = write_tables(tmp_path, configs).tables
+    assert [column.title for column in other.columns] == ["Drawn"]
+    assert other.rows[0].values["mean_groups"].mean == pytest.approx(80, abs=0.05)
+    assert not other.published
+    assert vtab.published
+    assert [row.values["dtd"].num_seeds for row in vtab.rows] == [1]
+
+
+def test_tables_are_made_without_loading_torch_or_anything_that_draws():
+    names = ("torch", "timm", "matplotlib", "scipy", "vl_convert", "hydra")
+    code = f"import sys, moppa.report.write, moppa.report.terminal; print([n for n in {names} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stderr

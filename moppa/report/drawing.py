@@ -31,7 +31,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
     for suffix, metadata in PLAIN.items():
         target = path.with_name(f"{path.name}.{suffix}")
         with whole_file(target) as temporary, mpl.rc_context(STYLE):
-            figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata)
+            figure.savefig(temporary, format=suffix, dpi=150, metadata=metadata)
         written.append(target)
     return written
 

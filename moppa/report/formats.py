@@ -171,7 +171,7 @@ def as_csv(table: Table) -> str:
     for row in shown_published(table):
         found = {key: row.cells.get(key, published_mean(row, key)) for key in numbers}
         line = {key: f"{number:.4f}" for key, number in found.items() if number is not None}
-        params = {} if row.params_m is None else {"params": round(row.params_m * 1e6)}
+        params = {} if row.params_m is None else {"params": f"{1e6 * row.params_m:.1f}"}
         names_of_it = {"kind": "published", "method": row.method, "row": row.name, "marks": row.flags(table.checkpoint)}
         writer.writerow({**place, **names_of_it, **line, **params})
     return out.getvalue()
@@ -185,7 +185,7 @@ def csv_line(row: Row, heads: Sequence[Head]) -> dict[str, object]:
             line |= {key: f"{value.mean:.4f}", f"{key}_seeds": value.num_seeds, f"{key}_standing": value.standing}
         if value.sd is not None:
             line[f"{key}_sd"] = f"{value.sd:.4f}"
-    line["params"] = row.params
+    line["params"] = f"{row.params:.1f}"
     line["params_with_head"] = "" if row.params_with_head is None else f"{row.params_with_head:.1f}"
     for head in heads:
         if head.kind == "beside" and (beside := row.beside.get(head.key.removesuffix("_deviation"))):

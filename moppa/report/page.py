@@ -140,6 +140,7 @@ def cell_data(records: list[Sound], task: str, parts: dict[str, int]) -> dict[st
         "preprocess": first["preprocess"],
         "weights": first["weights"],
         "params": [first["trainable_params"], first["head_params"]],
+        "tuned": first.content.get("tuned"),
         "seeds": [seed_data(one) for one in records],
     }
     if right is not None:

@@ -35,6 +35,12 @@ class Setting:
     def records(self) -> list[Sound]:
         return [one for cell in self.cells.values() for one in cell]
 
+    @property
+    def params(self) -> float:
+        """Trainable parameters without the head, the mean over tasks where their sizes differ."""
+        sizes = [cell[0]["trainable_params"] for cell in self.cells.values()]
+        return sum(sizes) / len(sizes) if sizes else 0
+
 
 def settings_of(records: Sequence[Sound], configs: Path) -> tuple[dict[str, str], list[Setting], list[LeftOut]]:
     """What all rows share beyond the YAMLs, the rows in order of size, and what had to be left out of them."""
@@ -43,7 +49,9 @@ def settings_of(records: Sequence[Sound], configs: Path) -> tuple[dict[str, str]
     rows: dict[str, list[Sound]] = defaultdict(list)
     owns: dict[str, dict[str, str]] = {}
     for one, setting in zip(records, around, strict=True):
-        own = differences(one["config"]["method"], configs / "method" / f"{one['method']}.yaml")
+        own = (
+            {} if is_tuned(one) else differences(one["config"]["method"], configs / "method" / f"{one['method']}.yaml")
+        )
         own |= {name: value for name, value in setting.items() if name not in shared}
         name = one["method"] + (f" ({', '.join(f'{key} {value}' for key, value in own.items())})" if own else "")
         rows[name].append(one)
@@ -56,9 +64,9 @@ def settings_of(records: Sequence[Sound], configs: Path) -> tuple[dict[str, str]
     return shared, sorted(settings, key=order), left_out
 
 
-def order(setting: Setting) -> tuple[int, str, str]:
+def order(setting: Setting) -> tuple[float, str, str]:
     """Rows stand in order of their trainable parameters without the head, then of their names."""
-    return max((one["trainable_params"] for one in setting.records), default=0), setting.method, setting.name
+    return setting.params, setting.method, setting.name
 
 
 def cells_of(name: str, members: Iterable[Sound]) -> tuple[dict[str, list[Sound]], list[LeftOut]]:
@@ -92,8 +100,21 @@ def surroundings(one: Sound, configs: Path) -> dict[str, str]:
         "normalisation": normalisation_of(one),
         "weights": f"{one['weights']['name']} (sha256 {one['weights']['sha256'][:12]})",
         **differences(backbone, configs / "backbone" / f"{one['backbone']}.yaml"),
-        **differences(config["train"], configs / "train" / "common.yaml"),
+        **recipe_of(one, configs),
     }
+
+
+def recipe_of(one: Sound, configs: Path) -> dict[str, str]:
+    """What differs from the YAML's recipe. What was chosen on val200, task by task, is no name of a row."""
+    found = differences(one["config"]["train"], configs / "train" / "common.yaml")
+    if not is_tuned(one):
+        return found
+    return {"settings": "tuned on val200", **{name: value for name, value in found.items() if name == "epochs"}}
+
+
+def is_tuned(one: Sound) -> bool:
+    """Whether a record says that its settings, the length of the training apart, were chosen by records of val200."""
+    return bool(one.content.get("tuned"))
 
 
 def normalisation_of(one: Sound) -> str:

@@ -19,6 +19,7 @@ from moppa.report.values import Value, values_of
 
 PROTOCOLS = {
     "final": "trained on the 1000 images, test set read once after the last epoch",
+    "paper": "a diagnostic and no result: the test set was read many times",
     "tune": "trained on train800, read on val200 after the last epoch; never the test set",
 }
 INCOMPLETE, OMITTED, UNEVEN = "†", "‡", "§"
@@ -47,7 +48,7 @@ class Row:
     method: str
     marks: str
     values: Mapping[str, Value] = field(repr=False)
-    params: int
+    params: float
     params_with_head: float | None
     beside: Mapping[str, Beside] = field(default_factory=dict)
     setting: Setting
@@ -142,7 +143,6 @@ def row_of(
     """
     is_whole = all(column.task in setting.cells for column in columns)
     heads = {task: cell[0]["head_params"] for task, cell in setting.cells.items()}
-    params = max(one["trainable_params"] for one in setting.records)
     known = is_whole or len(set(heads.values())) == 1
     ours = values["mean_groups"].mean
     return Row(
@@ -150,8 +150,8 @@ def row_of(
         method=setting.method,
         marks=marks_of(setting, is_whole, lost_keys, orphans),
         values=values,
-        params=params,
-        params_with_head=params + sum(heads.values()) / len(heads) if known else None,
+        params=setting.params,
+        params_with_head=setting.params + sum(heads.values()) / len(heads) if known else None,
         beside={name: against(other, ours, setting) for name, other in counterparts(setting, others).items()},
         setting=setting,
     )

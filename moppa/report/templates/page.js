@@ -156,6 +156,7 @@ async function open(button) {
   const facts = [
     ["split", `${cell.split.verdict}, lineage ${cell.split.lineage}`],
     ["95% interval", cell.interval ? `${cell.interval[0]} to ${cell.interval[1]} %` : "no predictions kept"],
+    ["settings", cell.tuned ? `the best of ${cell.tuned.num_settings} on val200 (${(100 * cell.tuned.val200).toFixed(1)} %)` : "as given"],
     ["parameters", `${cell.params[0].toLocaleString("en")} and ${cell.params[1].toLocaleString("en")} of the head`],
     ["weights", `${cell.weights.name}, sha256 ${cell.weights.sha256}`],
     ["key", cell.key],
