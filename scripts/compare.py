@@ -28,7 +28,7 @@ def main() -> int:
     asked = parser.parse_args()
     try:
         tables, left_out = read_tables(asked.results, ROOT / "configs")
-        texts = {f"{table.name}-compare": comparison(table, baseline=asked.baseline) for table in tables}
+        texts = {f"{table.name}-compare": comparison(table, baseline=asked.baseline) for table in tables if table.rows}
         groups = groups_of(columns_of("vtab1k", ROOT / "configs"))
         if rows := published.load(asked.results / "published.csv", groups):
             texts["published"] = published_page(rows, [task for members in groups.values() for task in members])

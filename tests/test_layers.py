@@ -61,6 +61,7 @@ RANKS = {
     "moppa.report.rows": 6,
     "moppa.report.noise": 6,
     "moppa.report.values": 6,
+    "moppa.report.beside": 6,
     "moppa.report.table": 6,
     "moppa.report.documents": 6,
     "moppa.report.drawing": 5,
@@ -86,6 +87,8 @@ SIDEWAYS = {
     ("moppa.data.fetch", "moppa.data.need"),
     ("moppa.data.tfds", "moppa.data.fetch"),
     # The report's own line: rows -> table -> formats -> files; table -> compare -> shown -> figures, charts -> page.
+    ("moppa.report.beside", "moppa.report.rows"),
+    ("moppa.report.table", "moppa.report.beside"),
     ("moppa.report.table", "moppa.report.noise"),
     ("moppa.report.table", "moppa.report.rows"),
     ("moppa.report.table", "moppa.report.values"),

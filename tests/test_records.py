@@ -107,6 +107,28 @@ def test_predictions_that_contradict_their_record_are_found_under_strict(tmp_pat
         write_tables(tmp_path, CONFIGS, strict=True)
 
 
+def test_a_record_that_its_predictions_contradict_counts_for_nothing_once_that_is_found(tmp_path):
+    for method, percent in (("lora", 80), ("linear", 50)):
+        for seed in (0, 1):
+            path = put(tmp_path, f"method={method}", "task=dtd", seed=seed, percent=percent, predictions=True)
+    put_predictions(path, json.loads(path.read_text()) | {"correct": 7})
+    made = write_tables(tmp_path, CONFIGS)
+    [false] = made.left_out
+    assert path.as_posix().endswith(false.place)
+    rows = {row.method: row for row in made.tables[0].rows}
+    assert (rows["linear"].marks, rows["lora"].marks) == ("†‡", "†")
+    assert rows["linear"].values["dtd"].num_seeds == 1
+    assert rows["lora"].values["dtd"].standing == "best"
+
+
+def test_a_record_of_no_known_task_is_named_and_an_empty_table_is_written(tmp_path):
+    put(tmp_path, "method=lora", "task=dtd", "task.name=nosuch", "task.suite=vtab1k")
+    made = write_tables(tmp_path, CONFIGS)
+    assert "none of the suite vtab1k" in made.left_out[0].reason
+    assert made.tables[0].rows == []
+    assert len(made.written) == 4
+
+
 def test_answers_say_which_images_were_right(tmp_path):
     put(tmp_path, "method=lora", "task=dtd", percent=50, predictions=True)
     put(tmp_path, "method=linear", "task=dtd")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -99,13 +100,12 @@ def many(tmp_path_factory):
 
 @pytest.mark.slow
 def test_ten_thousand_records_are_a_table_in_five_seconds(many):
-    times = []
-    for _ in range(3):
-        start = time.monotonic()
-        done = script("tables", many, "--quiet")
-        times.append(time.monotonic() - start)
-        assert done.returncode == 0, done.stderr
-    assert min(times) < 5
+    """Of one core, start of the interpreter included: what else the machine does is not counted."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = script("tables", many, "--quiet")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def heat_map(shown: Shown, baseline: str) -> Figure:
     for row, values in enumerate(ahead.to_numpy()):
         for column, value in enumerate(values):
             ink = "white" if abs(value) > 0.65 * limit else "black"
-            axes.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=7, color=ink)
+            axes.text(column, row, f"{round(value, 1) + 0.0:+.1f}", ha="center", va="center", fontsize=7, color=ink)
     axes.set_title(f"{shown.title}\nless {baseline}")
     figure.colorbar(image, ax=axes, label="points", extend="both", shrink=0.8)
     return figure

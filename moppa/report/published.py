@@ -89,7 +89,8 @@ def load(path: Path, groups: Mapping[str, Sequence[str]]) -> list[Published]:
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
         tasks = [task for members in groups.values() for task in members]
-        numbers = frame[[*tasks, *(f"printed_{name}" for name in MEANS), "params_m"]].replace("", None).astype(float)
+        columns = [*tasks, *(f"printed_{name}" for name in MEANS), "params_m"]
+        numbers = frame[columns].map(lambda text: float(text or "nan")).astype(float)
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{path} is not a table of published rows: {error}; see its first line for its columns"

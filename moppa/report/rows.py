@@ -5,7 +5,7 @@ What else differs from the YAMLs stands in the caption where all rows share it, 
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,11 @@ class Setting:
     def records(self) -> list[Sound]:
         return [one for cell in self.cells.values() for one in cell]
 
+    def without(self, places: set[str]) -> "Setting":
+        """The same row less the records of some places."""
+        left = {task: [one for one in cell if one.place not in places] for task, cell in self.cells.items()}
+        return replace(self, cells={task: cell for task, cell in left.items() if cell})
+
     @property
     def params(self) -> float:
         """Trainable parameters without the head, the mean over tasks where their sizes differ."""
@@ -45,7 +50,8 @@ class Setting:
 def settings_of(records: Sequence[Sound], configs: Path) -> tuple[dict[str, str], list[Setting], list[LeftOut]]:
     """What all rows share beyond the YAMLs, the rows in order of size, and what had to be left out of them."""
     around = [surroundings(one, configs) for one in records]
-    shared = {name: value for name, value in around[0].items() if all(other.get(name) == value for other in around)}
+    first = around[0] if around else {}
+    shared = {name: value for name, value in first.items() if all(other.get(name) == value for other in around)}
     rows: dict[str, list[Sound]] = defaultdict(list)
     owns: dict[str, dict[str, str]] = {}
     for one, setting in zip(records, around, strict=True):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from moppa.report import published
+from moppa.report.beside import Beside, against, counterparts, published_rows
 from moppa.report.noise import TEST, Judge
 from moppa.report.published import Published
-from moppa.report.records import LeftOut, Sound, digest
+from moppa.report.records import LeftOut, Sound, digest, omitted_content
 from moppa.report.rows import Setting, settings_of
 from moppa.report.suite import Column, columns_of, groups_of
 from moppa.report.values import Value, values_of
@@ -28,16 +28,7 @@ MARKS = {
     OMITTED: "records of this row were left out",
     UNEVEN: "its cells have different seeds",
 }
-PUBLISHED_SIZE = 224  # pixels: published rows stand beside ours at this size only
-
-
-@dataclass(frozen=True, kw_only=True)
-class Beside:
-    """A published mean of groups, what makes it incomparable, and by how many points ours exceeds it."""
-
-    mean: float
-    flags: str
-    deviation: float | None
+NO_TASK = "its task {} is none of the suite {}: no YAML in configs/task says so; restore that or delete the record"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,17 +93,15 @@ def table_of(records: Sequence[Sound], left_out: Sequence[LeftOut], published_fi
     """One table; all records are of one suite, backbone and protocol."""
     suite, backbone, protocol = (records[0][name] for name in ("suite", "backbone", "protocol"))
     columns = columns_of(suite, configs)
-    shared, settings, mixed = settings_of(records, configs)
-    omitted = [one for one in left_out if (one.suite, one.backbone) == (suite, backbone)] + mixed
-    settings = [setting for setting in settings if setting.cells]
+    tasks = {column.task for column in columns}
+    strange = [omitted_content(one, NO_TASK.format(one["task"], suite)) for one in records if one["task"] not in tasks]
+    shared, settings, mixed = settings_of([one for one in records if one["task"] in tasks], configs)
+    settings, values, false = judged(settings, groups_of(columns))
+    omitted = [one for one in left_out if (one.suite, one.backbone) == (suite, backbone)] + strange + mixed + false
     used = [one for setting in settings for one in setting.records]
-    judge = Judge({setting.name: setting.cells for setting in settings})
-    values = values_of(settings, groups_of(columns), judge)
-    others = published_rows(records[0], columns, published_file)
-    omitted += judge.faults
-    keys = {one["key"] for one in used}
-    orphans = {one.method for one in omitted if one.key not in keys}
     lost = {one.key for one in omitted}
+    orphans = {one.method for one in omitted if one.key not in {used_one["key"] for used_one in used}}
+    others = published_rows(records[0], columns, published_file)
     rows = [row_of(setting, values[setting.name], columns, lost, orphans, others) for setting in settings]
     return Table(
         suite=suite,
@@ -127,6 +116,21 @@ def table_of(records: Sequence[Sound], left_out: Sequence[LeftOut], published_fi
         left_out=omitted,
         digest=digest(used),
     )
+
+
+def judged(
+    settings: Sequence[Setting], groups: Mapping[str, Sequence[str]]
+) -> tuple[list[Setting], dict[str, dict[str, Value]], list[LeftOut]]:
+    """The rows with their values, and the records that were found false where their predictions were asked for."""
+    false: list[LeftOut] = []
+    while True:
+        settings = [setting for setting in settings if setting.cells]
+        judge = Judge({setting.name: setting.cells for setting in settings})
+        values = values_of(settings, groups, judge) if settings else {}
+        if not judge.faults:
+            return settings, values, false
+        false += judge.faults
+        settings = [setting.without({one.place for one in false}) for setting in settings]
 
 
 def row_of(
@@ -167,31 +171,6 @@ def marks_of(setting: Setting, is_whole: bool, lost_keys: set[str], orphans: set
         UNEVEN: len(seeds) > 1,
     }
     return "".join(mark for mark, is_raised in raised.items() if is_raised)
-
-
-def published_rows(one: Sound, columns: Sequence[Column], file: Path) -> list[Published]:
-    """The published rows of a record's suite and pretraining; none at another image size or on val200."""
-    if one["protocol"] != "final" or one["config"]["backbone"]["image_size"] != PUBLISHED_SIZE:
-        return []
-    if one["suite"] != "vtab1k":
-        return []
-    return published.for_checkpoint(published.load(file, groups_of(list(columns))), one["config"]["backbone"]["timm"])
-
-
-def counterparts(setting: Setting, others: Sequence[Published]) -> dict[str, Published]:
-    """A method's own published row, and the one that was tuned on val200 and read after the last epoch."""
-    found = {
-        "paper": published.paper_row(others, setting.method),
-        "tuned": published.honest_row(others, setting.method),
-    }
-    return {name: row for name, row in found.items() if row is not None}
-
-
-def against(other: Published, ours: float | None, setting: Setting) -> Beside:
-    """A published mean of groups beside ours."""
-    mean = float(other.mean_of_groups or 0)
-    checkpoint = setting.records[0]["config"]["backbone"]["timm"]
-    return Beside(mean=mean, flags=other.flags(checkpoint), deviation=None if ours is None else ours - mean)
 
 
 def facts_of(records: Sequence[Sound], shared: Mapping[str, str], protocol: str) -> list[str]:

@@ -32,20 +32,21 @@ def values_of(
     by_seed = with_means(frame.pivot(index=["row", "seed"], columns="task", values="accuracy"), groups)
     cell = frame.groupby(["row", "task"])["accuracy"]
     means = with_means(cell.mean().unstack(), groups)
-    seeds = by_seed.groupby("row").count()
-    whole = by_seed.groupby("row").size()
-    deviation = by_seed.groupby("row").std()
+    seeds = by_seed.groupby("row").count().to_dict()
+    whole = by_seed.groupby("row").size().to_dict()
+    deviations = by_seed.groupby("row").std().to_dict()
     weights = weights_of(groups)
     values: dict[str, dict[str, Value]] = {setting.name: {} for setting in settings}
     for column in means.columns:
-        column_means = means[column].dropna()
-        standing = judge.standing(column_means.to_dict(), weights[column])
+        known = means[column].dropna().to_dict()
+        standing = judge.standing(known, weights[column])
         for name, row in values.items():
-            has_sd = seeds.at[name, column] > 1 and (column in tasks or seeds.at[name, column] == whole[name])
+            num_seeds = seeds[column][name]
+            has_sd = num_seeds > 1 and (column in tasks or num_seeds == whole[name])
             row[column] = Value(
-                mean=float(column_means[name]) if name in column_means else None,
-                sd=float(deviation.at[name, column]) if has_sd else None,
-                num_seeds=int(seeds.at[name, column]),
+                mean=known.get(name),
+                sd=deviations[column][name] if has_sd else None,
+                num_seeds=num_seeds,
                 standing=standing.get(name, ""),
             )
     return values
