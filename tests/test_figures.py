@@ -99,3 +99,13 @@ def test_every_chart_of_the_page_is_a_valid_vega_lite_specification(shown, ours)
     assert {"Accuracy against parameters", "Average ranks", "ours Learning curves", "ours Time and memory"} <= set(made)
     for title, spec in made.items():
         assert "<svg" in vegalite_to_svg(spec), title
+
+
+def test_of_many_rows_one_a_method_is_shown_and_not_the_one_that_tests_best(tmp_path, monkeypatch):
+    monkeypatch.setattr("moppa.report.shown.MOST_ROWS", 2)
+    put(tmp_path, "method=lora", "task=dtd", percent=60)
+    put(tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", percent=90)
+    put(tmp_path, "method=linear", "task=dtd", "train.lr=0.01", percent=90)
+    put(tmp_path, "method=linear", "task=dtd", "train.lr=0.1", percent=20, tuned={"val200": 0.5, "num_settings": 2})
+    [table], _ = read_tables(tmp_path, CONFIGS)
+    assert list(shown_of(table).accuracies.index) == ["linear (settings tuned on val200)", "lora"]

@@ -112,6 +112,7 @@ SIDEWAYS = {
     ("moppa.report.compare", "moppa.report.table"),
     ("moppa.report.compare", "moppa.report.noise"),
     ("moppa.report.compare", "moppa.report.formats"),
+    ("moppa.report.shown", "moppa.report.rows"),
     ("moppa.report.shown", "moppa.report.table"),
     ("moppa.report.shown", "moppa.report.noise"),
     ("moppa.report.shown", "moppa.report.compare"),
@@ -173,6 +174,16 @@ def test_a_file_imports_only_what_stands_below_it(path):
 def test_the_package_does_not_know_the_baselines_and_the_trainer_no_method():
     for path in (ROOT / "moppa").rglob("*.py"):
         assert not [name for name in imports_of(path.relative_to(ROOT)) if name.startswith("baselines")], path
-    for room in ("train", "evaluate", "record", "report/table"):
+    for room in (
+        "train",
+        "evaluate",
+        "record",
+        "report/table",
+        "report/rows",
+        "report/values",
+        "report/noise",
+        "report/formats",
+        "report/page",
+    ):
         text = (ROOT / "moppa" / f"{room}.py").read_text()
         assert not [method for method in ("lora", "mixture", "vpt", "adapter") if method in text.lower()], room

@@ -254,3 +254,13 @@ def test_tables_are_made_without_loading_torch_or_anything_that_draws():
     code = f"import sys, moppa.report.write, moppa.report.terminal; print([n for n in {names} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_mean_stands_out_only_by_what_all_its_tasks_together_show(tmp_path):
+    for task in TASKS:
+        for method, percent in (("lora", 70), ("moppa", 69.9 if task != "dtd" else 40)):
+            put(tmp_path, f"method={method}", f"task={task}", percent=percent, predictions=True)
+    rows = {row.method: row for row in write_tables(tmp_path, CONFIGS).tables[0].rows}
+    standing = {key: value.standing for key, value in rows["lora"].values.items() if value.standing}
+    assert set(standing) >= {"dtd", "mean_natural", "mean_groups", "mean_tasks"}
+    assert not any(value.standing for value in rows["moppa"].values.values())

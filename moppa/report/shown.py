@@ -10,6 +10,7 @@ from moppa.report import stats
 from moppa.report.compare import judge_of, published_frame, seed_for
 from moppa.report.noise import SEED
 from moppa.report.published import Published
+from moppa.report.rows import is_tuned
 from moppa.report.stats import Interval
 from moppa.report.suite import Column, groups_of
 from moppa.report.table import Row, Table
@@ -58,7 +59,7 @@ class Shown:
 def shown_of(table: Table) -> Shown | None:
     """The complete rows where there are two at least, else all rows on the tasks that they share; None where none is.
 
-    Of more than `MOST_ROWS` rows each method's best is shown.
+    Of more than `MOST_ROWS` rows one a method is shown.
     """
     accuracies = table.accuracies
     whole = accuracies.dropna()
@@ -67,8 +68,7 @@ def shown_of(table: Table) -> Shown | None:
         return None
     rows = {row.name: row for row in table.rows if row.name in chosen.index}
     if len(rows) > MOST_ROWS:
-        best = chosen.mean(axis=1).groupby({name: row.method for name, row in rows.items()}).idxmax()
-        rows = {name: row for name, row in rows.items() if name in set(best)}
+        rows = one_a_method(list(rows.values()))
         chosen = chosen.loc[list(rows)]
     columns = [column for column in table.columns if column.task in chosen.columns]
     judge = judge_of(table)
@@ -85,6 +85,19 @@ def shown_of(table: Table) -> Shown | None:
         draws=draws,
         rows=list(rows.values()),
     )
+
+
+def one_a_method(rows: Sequence[Row]) -> dict[str, Row]:
+    """A method's row that was tuned on val200, else that of its YAML's settings, else its first; never by accuracy."""
+
+    def preference(row: Row) -> tuple[bool, int]:
+        return not any(is_tuned(one) for one in row.setting.records), len(row.setting.own)
+
+    chosen: dict[str, Row] = {}
+    for row in rows:
+        if row.method not in chosen or preference(row) < preference(chosen[row.method]):
+            chosen[row.method] = row
+    return {row.name: row for row in rows if chosen[row.method] is row}
 
 
 def shown_published(published: Sequence[Published], columns: Sequence[Column]) -> Shown | None:
