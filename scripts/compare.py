@@ -13,7 +13,7 @@ from moppa.files import whole_file
 from moppa.report import published
 from moppa.report.compare import comparison, published_page
 from moppa.report.suite import columns_of, groups_of
-from moppa.report.write import read_tables
+from moppa.report.write import named, read_tables
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,8 +40,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for one in left_out:
-        print(f"left out: {one.place}: {one.reason}", file=sys.stderr)
+    print(named(left_out, asked.results), end="", file=sys.stderr)
     return 3 if left_out else 0
 
 

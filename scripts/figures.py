@@ -17,7 +17,7 @@ from moppa.report.routes import blocks_told, responses, routes
 from moppa.report.shown import Shown, shown_of, shown_published
 from moppa.report.suite import columns_of, groups_of
 from moppa.report.table import Table
-from moppa.report.write import read_tables
+from moppa.report.write import named, read_tables
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,8 +43,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for one in left_out:
-        print(f"left out: {one.place}: {one.reason}", file=sys.stderr)
+    print(named(left_out, asked.results), end="", file=sys.stderr)
     return 3 if left_out else 0
 
 

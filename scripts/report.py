@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moppa.errors import UserError
 from moppa.report.page import write_page
-from moppa.report.write import read_tables
+from moppa.report.write import named, read_tables
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,8 +25,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for one in left_out:
-        print(f"left out: {one.place}: {one.reason}", file=sys.stderr)
+    print(named(left_out, asked.results), end="", file=sys.stderr)
     return 3 if left_out else 0
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from moppa.errors import UserError
 from moppa.report.terminal import show
-from moppa.report.write import write_tables
+from moppa.report.write import named, write_tables
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = 3
@@ -37,8 +37,7 @@ def main() -> int:
         "\n".join(map(str, made.written))
         or f"no records in {asked.results / 'records'}: run a cell first (python run.py ...)"
     )
-    for one in made.left_out:
-        print(f"left out: {one.place}: {one.reason}", file=sys.stderr)
+    print(named(made.left_out, asked.results), end="", file=sys.stderr)
     if made.left_out and not made.written:
         return 1
     return LEFT_OUT if made.left_out else 0

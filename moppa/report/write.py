@@ -28,8 +28,13 @@ def read_tables(results: Path, configs: Path, *, check_predictions: bool = False
         records, false = agreeing(records)
         left_out += false
     tables = tables_of(results, configs, records, left_out)
-    named = {one.place: one for table in tables for one in table.left_out} | {one.place: one for one in left_out}
-    return tables, [named[place] for place in sorted(named)]
+    found = {one.place: one for table in tables for one in table.left_out} | {one.place: one for one in left_out}
+    return tables, [found[place] for place in sorted(found)]
+
+
+def named(left_out: list[LeftOut], results: Path) -> str:
+    """Each file that no number rests on and why, one a line."""
+    return "".join(f"left out: {results / 'records' / one.place}: {one.reason}\n" for one in left_out)
 
 
 def agreeing(records: list[Sound]) -> tuple[list[Sound], list[LeftOut]]:
@@ -53,8 +58,9 @@ def write_tables(results: Path, configs: Path, *, strict: bool = False) -> Made:
     """
     tables, left_out = read_tables(results, configs, check_predictions=strict)
     if strict and left_out:
-        named = "\n".join(f"  {one.place}: {one.reason}" for one in left_out)
-        raise UserError(f"{len(left_out)} records cannot be counted, and nothing was written:\n{named}")
+        raise UserError(
+            f"{len(left_out)} records cannot be counted, and nothing was written:\n{named(left_out, results).rstrip()}"
+        )
     written = []
     for table in tables:
         for suffix, render in FORMATS.items():
