@@ -134,7 +134,7 @@ def heat_map(shown: Shown) -> Spec:
                         "field": "ahead",
                         "type": "quantitative",
                         "title": "points",
-                        "scale": {"scheme": "purpleorange", "reverse": True, "domain": [-limit, limit], "clamp": True},
+                        "scale": {"scheme": "purpleorange", "domain": [-limit, limit], "clamp": True},
                     },
                     "tooltip": [
                         {"field": "row"},
