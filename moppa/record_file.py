@@ -13,6 +13,7 @@ NEUTRAL = (
     "seed",  # it names the file in the key's folder
     "run",
     "logger",
+    "hparams",  # where the settings came from: they count, not how they were chosen
     "data.dir",
     "data.store",
     "data.download",
