@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install test slow check table data-check
+.PHONY: help install test slow check table compare figures report data-check
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -29,6 +29,15 @@ check: $(STAMP) ## format, lint, types
 
 table: $(STAMP) ## results/tables/ from results/records/
 	$(BIN)/python scripts/tables.py
+
+compare: $(STAMP) ## what the differences in the tables are worth
+	$(BIN)/python scripts/compare.py
+
+figures: $(STAMP) ## results/figures/ from results/records/
+	$(BIN)/python scripts/figures.py
+
+report: $(STAMP) ## the page results/report/index.html, which needs no network
+	$(BIN)/python scripts/report.py
 
 data-check: $(STAMP) ## what of the 19 tasks is at hand, and whether it is the official data
 	$(BIN)/python scripts/check_data.py

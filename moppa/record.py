@@ -1,6 +1,5 @@
 """A cell's record: what was run, on what, and how many answers were right. A cell is done when its record exists."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,21 +18,12 @@ from moppa.errors import UserError
 from moppa.files import sha256_of, whole_file
 from moppa.machine import facts_of, peak_memory_bytes
 from moppa.provenance import code_state
+from moppa.record_file import NEUTRAL, REQUIRED, key_of, read, without
 from moppa.touch import trainable
 from moppa.train import Training
 
-# What stands in the resolved config and cannot change the outcome: names for people, paths, the machine.
-NEUTRAL = (
-    "seed",  # it names the file in the key's folder
-    "run",
-    "logger",
-    "data.dir",
-    "data.store",
-    "data.download",
-    "task.title",
-    "task.column",
-    "backbone.weights",  # a path: the sha256 of what lies there counts instead
-)
+__all__ = ["MEASURED", "NEUTRAL", "REQUIRED", "Cell", "cell_of", "keep_trained", "key_of", "read", "without", "write"]
+
 # What differs between two runs of one cell, and nothing else does.
 MEASURED = ("seconds", "peak_memory_bytes")
 
@@ -108,22 +98,6 @@ def cell_of(config: DictConfig, *, weights_sha256: str) -> Cell:
     )
 
 
-def key_of(config: Mapping[str, Any], weights_sha256: str) -> str:
-    """Twelve hex digits over all of a resolved config that can change the outcome, and the weights themselves."""
-    counted = {"config": without(config, NEUTRAL), "weights": weights_sha256}
-    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def without(config: Mapping[str, Any], dotted: tuple[str, ...]) -> dict[str, Any]:
-    """A config less the entries named by dotted paths."""
-    kept: dict[str, Any] = {}
-    for name, value in config.items():
-        inner = tuple(path.removeprefix(f"{name}.") for path in dotted if path.startswith(f"{name}."))
-        if name not in dotted:
-            kept[name] = without(value, inner) if inner else value
-    return kept
-
-
 def keep_trained(cell: Cell, model: nn.Module) -> str | None:
     """Writes the trained tensors beside where the checkpoint stood, unless `run.keep_trained` is off; their sha256."""
     if not check.flag("run.keep_trained", cell.config["run"]["keep_trained"]):
@@ -179,43 +153,3 @@ def write(
     with whole_file(cell.record) as temporary:
         temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     return record
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A record, or an error that names the file."""
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a record: it is not JSON ({error}); delete it and run its cell again"
-        ) from error
-    if missing := [name for name in REQUIRED if name not in record] if isinstance(record, dict) else list(REQUIRED):
-        raise UserError(f"{path} is not a record: it lacks {', '.join(missing[:3])}; delete it and run its cell again")
-    return record
-
-
-REQUIRED = (
-    "suite",
-    "backbone",
-    "method",
-    "task",
-    "task_version",
-    "key",
-    "seed",
-    "protocol",
-    "correct",
-    "total",
-    "config",
-    "split",
-    "weights",
-    "preprocess",
-    "dtype",
-    "device",
-    "versions",
-    "git",
-    "trainable_params",
-    "head_params",
-    "seconds",
-    "peak_memory_bytes",
-    "curve",
-)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from moppa import record
-from moppa.report.table import write_tables
+from moppa.report.compare import comparison
+from moppa.report.write import write_tables
 from tests.conftest import CONFIGS, ROOT
 
-RECORDS = sorted((ROOT / "results" / "records").rglob("seed*.json"))
+RESULTS = ROOT / "results"
+RECORDS = sorted((RESULTS / "records").rglob("seed*.json"))
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: "-".join(path.parts[-4:-1]))
@@ -24,6 +26,18 @@ def test_a_committed_record_is_whole_clean_and_agrees_with_its_predictions(path)
 
 
 def test_the_committed_tables_are_those_of_the_records(tmp_path):
-    shutil.copytree(ROOT / "results" / "records", tmp_path / "records")
-    made = {path.name: path.read_bytes() for path in write_tables(tmp_path, CONFIGS)}
-    assert made == {path.name: path.read_bytes() for path in (ROOT / "results" / "tables").glob("*")}
+    shutil.copytree(RESULTS / "records", tmp_path / "records")
+    shutil.copy(RESULTS / "published.csv", tmp_path / "published.csv")
+    made = write_tables(tmp_path, CONFIGS, strict=True)
+    texts = {path.name: path.read_bytes() for path in made.written}
+    texts |= {f"{table.name}-compare.md": comparison(table).encode() for table in made.tables}
+    assert texts == {
+        path.name: path.read_bytes() for path in (RESULTS / "tables").glob("*") if path.stem != "published"
+    }
+
+
+def test_the_committed_figures_are_of_the_committed_tables():
+    names = {path.name.split("-final")[0] for path in (RESULTS / "figures").glob("vtab1k-*")}
+    assert names <= {path.name.split("-final")[0] for path in (RESULTS / "tables").glob("*-final.md")}
+    for picture in (RESULTS / "figures").glob("*.png"):
+        assert picture.with_suffix(".svg").exists()

@@ -1,55 +1,36 @@
-import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 
-from moppa import record
 from moppa.errors import UserError
-from moppa.report.table import write_tables
-from tests.conftest import CONFIGS, config_of
+from moppa.report.write import write_tables
+from tests.conftest import CONFIGS, ROOT, config_of
+from tests.made import put
 from tests.test_configs import TASKS
-
-
-def put(results, *overrides, correct=80, total=100, weights="w" * 64, lineage="tfds", protocol="final"):
-    """Writes the record that a cell would have left."""
-    cell = record.cell_of(
-        config_of(f"protocol={protocol}", f"run.results={results}", *overrides), weights_sha256=weights
-    )
-    config = cell.config
-    written = {
-        **dict.fromkeys(record.REQUIRED),
-        "suite": config["task"]["suite"],
-        "backbone": config["backbone"]["name"],
-        "method": config["method"]["name"],
-        "task": config["task"]["name"],
-        "protocol": protocol,
-        "seed": config["seed"],
-        "correct": correct,
-        "total": total,
-        "config": config,
-        "split": {"verdict": "official", "lineage": lineage},
-        "weights": {"name": "mae", "sha256": weights},
-        "git": {"commit": "0123456789abcdef", "dirty": False},
-        "trainable_params": {"linear": 0, "lora": 294912, "moppa": 150420}[config["method"]["name"]],
-    }
-    cell.record.parent.mkdir(parents=True, exist_ok=True)
-    cell.record.write_text(json.dumps(written))
-    return cell.record
 
 
 def table(results):
     """The one table: its caption, and its rows as {row: {column: text}}."""
-    [path] = write_tables(results, CONFIGS)
+    path = written(results)[0]
     _, caption, *lines = [line for line in path.read_text().splitlines() if line]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return caption, {row[0]: dict(zip(cells[0][1:], row[1:], strict=True)) for row in cells[2:]}
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return caption, {row[0].rstrip(" †‡§"): dict(zip(cells[0][1:], row[1:], strict=True)) for row in cells[2:]}
+
+
+def written(results):
+    """The Markdown tables."""
+    return [path for path in write_tables(results, CONFIGS).written if path.suffix == ".md"]
 
 
 def test_a_missing_cell_is_shown_missing_and_its_means_are_withheld(tmp_path):
-    put(tmp_path, "method=lora", "task=eurosat", correct=899, total=1000)
+    put(tmp_path, "method=lora", "task=eurosat", percent=89.9)
     _, rows = table(tmp_path)
     [row] = rows.values()
     assert row.pop("EuroSAT") == "89.9"
     assert row.pop("Parameters (M)") == "0.295"
+    assert row.pop("With head (M)") == "0.303"
     assert len(row) == 18 + 3 + 2
     assert set(row.values()) == {"–"}
 
@@ -58,7 +39,7 @@ def test_a_full_row_has_the_three_group_means_and_both_averages(tmp_path):
     for task in TASKS:
         group = config_of(f"task={task}").task.group
         put(
-            tmp_path, "method=lora", f"task={task}", correct={"natural": 90, "specialized": 60, "structured": 30}[group]
+            tmp_path, "method=lora", f"task={task}", percent={"natural": 90, "specialized": 60, "structured": 30}[group]
         )
     _, rows = table(tmp_path)
     row = rows["lora"]
@@ -85,16 +66,16 @@ def test_one_missing_task_withholds_its_groups_mean_and_the_averages_only(tmp_pa
 
 def test_seeds_share_a_row_with_mean_and_standard_deviation(tmp_path):
     for seed, correct in enumerate((78, 80, 82)):
-        put(tmp_path, "method=lora", "task=dtd", f"seed={seed}", correct=correct)
+        put(tmp_path, "method=lora", "task=dtd", seed=seed, percent=correct)
     caption, rows = table(tmp_path)
     assert rows["lora"]["DTD"] == "80.0 ± 2.0"
     assert "seeds 0, 1, 2" in caption
 
 
 def test_another_setting_of_a_method_has_its_own_row_named_by_what_differs(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd", correct=70)
-    put(tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", correct=60)
-    put(tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", "method.attach.targets=[q,k]", correct=50)
+    put(tmp_path, "method=lora", "task=dtd", percent=70)
+    put(tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", percent=60)
+    put(tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", "method.attach.targets=[q,k]", percent=50)
     _, rows = table(tmp_path)
     assert {name: row["DTD"] for name, row in rows.items()} == {
         "lora": "70.0",
@@ -113,9 +94,9 @@ def test_what_all_rows_share_stands_in_the_caption_and_what_they_do_not_in_the_r
 
 
 def test_lineages_and_weights_are_never_mixed_in_a_row(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd", correct=80)
-    put(tmp_path, "method=lora", "task=dtd", "data.lineage=noah_jpeg", lineage="noah_jpeg", correct=70)
-    put(tmp_path, "method=lora", "task=dtd", weights="x" * 64, correct=60)
+    put(tmp_path, "method=lora", "task=dtd", percent=80)
+    put(tmp_path, "method=lora", "task=dtd", "data.lineage=noah_jpeg", lineage="noah_jpeg", percent=70)
+    put(tmp_path, "method=lora", "task=dtd", weights="x" * 64, percent=60)
     _, rows = table(tmp_path)
     assert sorted(row["DTD"] for row in rows.values()) == ["60.0", "70.0", "80.0"]
     assert any("data lineage noah_jpeg" in name for name in rows)
@@ -127,10 +108,10 @@ def test_a_method_run_on_both_lineages_has_a_marked_row_of_each_and_no_mean_acro
     for task in TASKS:
         if task in dumped:
             override = ["data.lineage=noah_jpeg"] if settings else ["data.store=elsewhere"]
-            put(tmp_path, "method=lora", f"task={task}", *override, lineage="noah_jpeg", correct=10)
+            put(tmp_path, "method=lora", f"task={task}", *override, lineage="noah_jpeg", percent=10)
         else:
-            put(tmp_path, "method=lora", f"task={task}", correct=90)
-    put(tmp_path, "method=lora", "task=eurosat", "seed=1", "data.lineage=noah_jpeg", lineage="noah_jpeg", correct=10)
+            put(tmp_path, "method=lora", f"task={task}", percent=90)
+    put(tmp_path, "method=lora", "task=eurosat", "data.lineage=noah_jpeg", lineage="noah_jpeg", seed=1, percent=10)
     caption, rows = table(tmp_path)
     assert set(rows) == {"lora (data lineage tfds)", "lora (data lineage noah_jpeg)"}
     assert "lineage" not in caption  # no lineage is all rows'
@@ -151,31 +132,135 @@ def test_protocols_and_backbones_have_tables_of_their_own(tmp_path):
     put(tmp_path, "method=lora", "task=dtd")
     put(tmp_path, "method=lora", "task=dtd", protocol="tune")
     put(tmp_path, "method=lora", "task=dtd", "backbone=vit_b16_in21k")
-    assert [path.name for path in write_tables(tmp_path, CONFIGS)] == [
+    assert [path.name for path in written(tmp_path)] == [
         "vtab1k-vit_b16_in21k-final.md",
         "vtab1k-vit_b16_mae-final.md",
         "vtab1k-vit_b16_mae-tune.md",
     ]
 
 
-def test_the_same_records_give_the_same_bytes(tmp_path):
+def test_the_same_records_give_the_same_bytes_in_every_format(tmp_path):
     for method in ("lora", "linear", "moppa"):
         put(tmp_path, f"method={method}", "task=dtd")
-    [path] = write_tables(tmp_path, CONFIGS)
-    first = path.read_bytes()
-    write_tables(tmp_path, CONFIGS)
-    assert path.read_bytes() == first
+    paths = write_tables(tmp_path, CONFIGS).written
+    first = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in write_tables(tmp_path, CONFIGS).written] == first
+    assert len(first) == 4
     assert list(table(tmp_path)[1]) == ["linear", "moppa", "lora"]
-
-
-def test_a_broken_record_ends_the_table_with_its_name(tmp_path):
-    path = put(tmp_path, "method=lora", "task=dtd")
-    path.write_text("not json")
-    with pytest.raises(UserError, match=str(path)):
-        write_tables(tmp_path, CONFIGS)
 
 
 def test_a_suite_without_tasks_is_named(tmp_path):
     put(tmp_path, "method=lora", "task=dtd")
     with pytest.raises(UserError, match="vtab1k"):
         write_tables(tmp_path, tmp_path)
+
+
+def test_a_row_is_marked_where_tasks_are_missing_and_where_its_cells_have_different_seeds(tmp_path):
+    put(tmp_path, "method=lora", "task=dtd")
+    put(tmp_path, "method=lora", "task=dtd", seed=1)
+    put(tmp_path, "method=lora", "task=svhn")
+    [row] = write_tables(tmp_path, CONFIGS).tables[0].rows
+    assert row.marks == "†§"
+    assert row.values["dtd"].num_seeds == 2
+    assert row.values["mean_natural"].mean is None
+
+
+def test_a_mean_has_a_deviation_where_all_its_tasks_have_the_same_seeds(tmp_path):
+    for task in TASKS:
+        for seed, percent in ((0, 70), (1, 72)):
+            if (task, seed) != ("kitti", 1):
+                put(tmp_path, "method=lora", f"task={task}", seed=seed, percent=percent)
+    [row] = write_tables(tmp_path, CONFIGS).tables[0].rows
+    assert row.values["mean_natural"].sd == pytest.approx(2**0.5, abs=0.02)
+    assert row.values["mean_structured"].mean is not None
+    assert row.values["mean_structured"].sd is None
+    assert row.values["mean_tasks"].sd is None
+
+
+def test_removing_a_record_changes_only_what_rests_on_it(tmp_path):
+    paths = [
+        put(tmp_path, f"method={method}", f"task={task}") for method in ("lora", "linear") for task in ("dtd", "svhn")
+    ]
+    before = write_tables(tmp_path, CONFIGS).tables[0]
+    paths[0].unlink()
+    after = write_tables(tmp_path, CONFIGS).tables[0]
+    assert before.digest != after.digest
+    assert before.rows[0].values == after.rows[0].values
+    changed = {key for key, value in before.rows[1].values.items() if after.rows[1].values[key] != value}
+    assert changed == {"dtd"}
+
+
+def test_best_and_second_are_marked_only_beyond_the_noise_of_the_same_images(tmp_path):
+    for method, percent in (("lora", 80), ("moppa", 70), ("linear", 40)):
+        put(tmp_path, f"method={method}", "task=dtd", percent=percent, predictions=True)
+        put(tmp_path, f"method={method}", "task=svhn", percent=80 + (method == "lora") * 0.01, predictions=True)
+        put(tmp_path, f"method={method}", "task=eurosat", percent=percent)  # no predictions: no claim
+    rows = {row.method: row for row in write_tables(tmp_path, CONFIGS).tables[0].rows}
+    standing = {name: [row.values[task].standing for task in ("dtd", "svhn", "eurosat")] for name, row in rows.items()}
+    assert standing == {"lora": ["best", "", ""], "moppa": ["second", "", ""], "linear": ["", "", ""]}
+
+
+def test_rows_of_two_lineages_are_not_ranked_against_each_other(tmp_path):
+    put(tmp_path, "method=lora", "task=dtd", percent=90, predictions=True)
+    put(
+        tmp_path, "method=lora", "task=dtd", "data.lineage=noah_jpeg", lineage="noah_jpeg", percent=50, predictions=True
+    )
+    assert {row.values["dtd"].standing for row in write_tables(tmp_path, CONFIGS).tables[0].rows} == {""}
+
+
+def test_what_was_tuned_on_val200_task_by_task_is_one_row(tmp_path):
+    tuned = {"val200": 0.8, "num_settings": 4}
+    put(tmp_path, "method=lora", "task=dtd", "train.lr=0.01", tuned=tuned)
+    put(tmp_path, "method=lora", "task=svhn", "method.attach.rank=4", tuned=tuned, trainable_params=147456)
+    put(tmp_path, "method=lora", "task=svhn", tuned=None)
+    rows = {row.name: row for row in write_tables(tmp_path, CONFIGS).tables[0].rows}
+    assert set(rows) == {"lora", "lora (settings tuned on val200)"}
+    assert set(rows["lora (settings tuned on val200)"].setting.cells) == {"dtd", "svhn"}
+    assert rows["lora (settings tuned on val200)"].params == (294912 + 147456) / 2
+
+
+def test_suites_have_tables_of_their_own_with_their_own_tasks_and_nothing_published(tmp_path):
+    configs = tmp_path / "configs"
+    shutil.copytree(CONFIGS, configs)
+    text = (CONFIGS / "task" / "dtd.yaml").read_text()
+    (configs / "task" / "mini").mkdir(exist_ok=True)
+    text = (
+        text.replace("suite: vtab1k", "suite: other")
+        .replace("name: dtd", "name: drawn")
+        .replace("title: DTD", "title: Drawn")
+    )
+    (configs / "task" / "mini" / "drawn.yaml").write_text(text)
+    shutil.copy(ROOT / "results" / "published.csv", tmp_path / "published.csv")
+    put(tmp_path, "method=lora", "task=dtd", "backbone=vit_b16_in21k")
+    put(
+        tmp_path,
+        "method=lora",
+        "task=dtd",
+        "backbone=vit_b16_in21k",
+        "task.suite=other",
+        "task.name=drawn",
+        "task.title=Drawn",
+    )
+    other, vtab = write_tables(tmp_path, configs).tables
+    assert [column.title for column in other.columns] == ["Drawn"]
+    assert other.rows[0].values["mean_groups"].mean == pytest.approx(80, abs=0.05)
+    assert not other.published
+    assert vtab.published
+    assert [row.values["dtd"].num_seeds for row in vtab.rows] == [1]
+
+
+def test_tables_are_made_without_loading_torch_or_anything_that_draws():
+    names = ("torch", "timm", "matplotlib", "scipy", "vl_convert", "hydra")
+    code = f"import sys, moppa.report.write, moppa.report.terminal; print([n for n in {names} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_mean_stands_out_only_by_what_all_its_tasks_together_show(tmp_path):
+    for task in TASKS:
+        for method, percent in (("lora", 70), ("moppa", 69.9 if task != "dtd" else 40)):
+            put(tmp_path, f"method={method}", f"task={task}", percent=percent, predictions=True)
+    rows = {row.method: row for row in write_tables(tmp_path, CONFIGS).tables[0].rows}
+    standing = {key: value.standing for key, value in rows["lora"].values.items() if value.standing}
+    assert set(standing) >= {"dtd", "mean_natural", "mean_groups", "mean_tasks"}
+    assert not any(value.standing for value in rows["moppa"].values.values())

@@ -1,191 +1,192 @@
-"""The papers' table from the records: 19 tasks in three groups, their means, the parameters.
+"""The papers' table from the records: tasks in their groups, means, parameters; one a suite, backbone and protocol.
 
-A row is one setting of one method: all that can change the outcome except task and seed. It is called by the method's
-name and by what differs from the method's YAML; what else differs from the YAMLs stands in the caption where all rows
-share it, and in the row's name where they do not. A missing cell is shown as missing and its means are withheld.
+A missing cell is shown as missing, its row is marked and its means are withheld.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
 
-from moppa import record
-from moppa.data.task import GROUPS
-from moppa.errors import UserError
-from moppa.files import whole_file
+from moppa.report.beside import Beside, against, counterparts, published_rows
+from moppa.report.noise import TEST, Judge
+from moppa.report.published import Published
+from moppa.report.records import LeftOut, Sound, digest, omitted_content
+from moppa.report.rows import Setting, settings_of
+from moppa.report.suite import Column, columns_of, groups_of
+from moppa.report.values import Value, values_of
 
-MISSING = "–"
 PROTOCOLS = {
     "final": "trained on the 1000 images, test set read once after the last epoch",
+    "paper": "a diagnostic and no result: the test set was read many times",
     "tune": "trained on train800, read on val200 after the last epoch; never the test set",
 }
+INCOMPLETE, OMITTED, UNEVEN = "†", "‡", "§"
+MARKS = {
+    INCOMPLETE: "not all tasks were run, and no mean is taken over what is missing",
+    OMITTED: "records of this row were left out",
+    UNEVEN: "its cells have different seeds",
+}
+NO_TASK = "its task {} is none of the suite {}: no YAML in configs/task says so; restore that or delete the record"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
-    """One task of a suite, as its YAML describes it."""
+class Row:
+    """One setting of a method; `values` has a task's or a mean's (`mean_GROUP`, `mean_groups`, `mean_tasks`)."""
 
-    task: str
-    title: str
-    group: str
-
-
-def write_tables(results: Path, configs: Path) -> list[Path]:
-    """Writes `results/tables/SUITE-BACKBONE-PROTOCOL.md` for all that there are records of."""
-    records = [record.read(path) for path in sorted((results / "records").rglob("seed*.json"))]
-    written = []
-    for (suite, backbone, protocol), group in grouped(records, ("suite", "backbone", "protocol")).items():
-        path = results / "tables" / f"{suite}-{backbone}-{protocol}.md"
-        with whole_file(path) as temporary:
-            temporary.write_text(markdown(group, columns_of(suite, configs), configs))
-        written.append(path)
-    return written
+    name: str
+    method: str
+    marks: str
+    values: Mapping[str, Value] = field(repr=False)
+    params: float
+    params_with_head: float | None
+    beside: Mapping[str, Beside] = field(default_factory=dict)
+    setting: Setting
 
 
-def grouped(records: Iterable[dict[str, Any]], names: Sequence[str]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
-    """The records by the values of some of their fields, in the order of those."""
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """All that any format shows."""
+
+    suite: str
+    backbone: str
+    checkpoint: str
+    protocol: str
+    columns: Sequence[Column]
+    facts: Sequence[str]
+    notes: Mapping[str, str]
+    rows: Sequence[Row]
+    published: Sequence[Published]
+    left_out: Sequence[LeftOut]
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.suite}-{self.backbone}-{self.protocol}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.suite}, {self.backbone}, protocol {self.protocol}"
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        return groups_of(list(self.columns))
+
+    @property
+    def accuracies(self) -> pd.DataFrame:
+        """Mean accuracy in percent, rows by tasks; NaN where a cell is missing."""
+        tasks = [column.task for column in self.columns]
+        means = [[row.values[task].mean for task in tasks] for row in self.rows]
+        return pd.DataFrame(means, index=[row.name for row in self.rows], columns=tasks, dtype=float)
+
+
+def tables_of(results: Path, configs: Path, records: Sequence[Sound], left_out: Sequence[LeftOut]) -> list[Table]:
+    """One table for every suite, backbone and protocol that there are records of, in that order."""
+    groups: dict[tuple[str, str, str], list[Sound]] = {}
     for one in records:
-        groups.setdefault(tuple(one[name] for name in names), []).append(one)
-    return dict(sorted(groups.items()))
+        groups.setdefault((one["suite"], one["backbone"], one["protocol"]), []).append(one)
+    return [table_of(group, left_out, results / "published.csv", configs) for _, group in sorted(groups.items())]
 
 
-def columns_of(suite: str, configs: Path) -> list[Column]:
-    """The tasks of a suite in the papers' order."""
-    tasks = [OmegaConf.load(path) for path in sorted((configs / "task").rglob("*.yaml"))]
-    mine = sorted(
-        (task for task in tasks if task.suite == suite), key=lambda task: (GROUPS.index(task.group), task.column)
-    )
-    if not mine:
-        raise UserError(f"records of suite {suite!r} have no tasks in {configs / 'task'}: their YAMLs are missing")
-    return [Column(task=task.name, title=task.title, group=task.group) for task in mine]
-
-
-def markdown(records: Sequence[dict[str, Any]], columns: Sequence[Column], configs: Path) -> str:
-    """One table with its caption; all records are of one suite, backbone and protocol."""
-    shared, rows = name_rows(records, configs)
-    lines = {name: row_of(cells, columns) for name, cells in sorted(rows.items(), key=lambda row: size_of(row[1]))}
-    table = pd.DataFrame.from_dict(lines, orient="index")
-    table.index.name = "method"
+def table_of(records: Sequence[Sound], left_out: Sequence[LeftOut], published_file: Path, configs: Path) -> Table:
+    """One table; all records are of one suite, backbone and protocol."""
     suite, backbone, protocol = (records[0][name] for name in ("suite", "backbone", "protocol"))
-    grid = table.to_markdown(colalign=("left", *("right" for _ in table.columns)), disable_numparse=True)
-    return f"# {suite}, {backbone}, protocol {protocol}\n\n{caption(records, shared)}\n\n{grid}\n"
-
-
-def caption(records: Sequence[dict[str, Any]], shared: Mapping[str, Any]) -> str:
-    """What the numbers are: protocol, seeds, lineage, weights, code."""
-    protocol = records[0]["protocol"]
-    seeds = sorted({one["seed"] for one in records})
-    commits = sorted(
-        {f"{one['git']['commit'] or 'none'}"[:10] + ("+" if one["git"]["dirty"] else "") for one in records}
+    columns = columns_of(suite, configs)
+    tasks = {column.task for column in columns}
+    strange = [omitted_content(one, NO_TASK.format(one["task"], suite)) for one in records if one["task"] not in tasks]
+    shared, settings, mixed = settings_of([one for one in records if one["task"] in tasks], configs)
+    settings, values, false = judged(settings, groups_of(columns))
+    omitted = [one for one in left_out if (one.suite, one.backbone) == (suite, backbone)] + strange + mixed + false
+    used = [one for setting in settings for one in setting.records]
+    lost = {one.key for one in omitted}
+    orphans = {one.method for one in omitted if one.key not in {used_one["key"] for used_one in used}}
+    others = published_rows(records[0], columns, published_file)
+    rows = [row_of(setting, values[setting.name], columns, lost, orphans, others) for setting in settings]
+    return Table(
+        suite=suite,
+        backbone=backbone,
+        checkpoint=records[0]["config"]["backbone"]["timm"],
+        protocol=protocol,
+        columns=columns,
+        facts=facts_of(used, shared, protocol),
+        notes={mark: text for mark, text in MARKS.items() if any(mark in row.marks for row in rows)},
+        rows=rows,
+        published=others,
+        left_out=omitted,
+        digest=digest(used),
     )
+
+
+def judged(
+    settings: Sequence[Setting], groups: Mapping[str, Sequence[str]]
+) -> tuple[list[Setting], dict[str, dict[str, Value]], list[LeftOut]]:
+    """The rows with their values, and the records that were found false where their predictions were asked for."""
+    false: list[LeftOut] = []
+    while True:
+        settings = [setting for setting in settings if setting.cells]
+        judge = Judge({setting.name: setting.cells for setting in settings})
+        values = values_of(settings, groups, judge) if settings else {}
+        if not judge.faults:
+            return settings, values, false
+        false += judge.faults
+        settings = [setting.without({one.place for one in false}) for setting in settings]
+
+
+def row_of(
+    setting: Setting,
+    values: Mapping[str, Value],
+    columns: Sequence[Column],
+    lost_keys: set[str],
+    orphans: set[str],
+    others: Sequence[Published],
+) -> Row:
+    """One row with its marks, its size and what was published of its method.
+
+    `lost_keys` are the keys of records that were left out, `orphans` the methods of those that belong to no row.
+    """
+    is_whole = all(column.task in setting.cells for column in columns)
+    heads = {task: cell[0]["head_params"] for task, cell in setting.cells.items()}
+    known = is_whole or len(set(heads.values())) == 1
+    ours = values["mean_groups"].mean
+    return Row(
+        name=setting.name,
+        method=setting.method,
+        marks=marks_of(setting, is_whole, lost_keys, orphans),
+        values=values,
+        params=setting.params,
+        params_with_head=setting.params + sum(heads.values()) / len(heads) if known else None,
+        beside={name: against(other, ours, setting) for name, other in counterparts(setting, others).items()},
+        setting=setting,
+    )
+
+
+def marks_of(setting: Setting, is_whole: bool, lost_keys: set[str], orphans: set[str]) -> str:
+    """The marks of `MARKS` that a row bears. A lost record that belongs to no row is held against all of its method."""
+    keys = {one["key"] for one in setting.records}
+    seeds = {tuple(one["seed"] for one in cell) for cell in setting.cells.values()}
+    raised = {
+        INCOMPLETE: not is_whole,
+        OMITTED: bool(keys & lost_keys) or setting.method in orphans,
+        UNEVEN: len(seeds) > 1,
+    }
+    return "".join(mark for mark, is_raised in raised.items() if is_raised)
+
+
+def facts_of(records: Sequence[Sound], shared: Mapping[str, str], protocol: str) -> list[str]:
+    """What the numbers are: protocol, seeds, lineage, weights, code, digest."""
+    seeds = sorted({one["seed"] for one in records})
+    commits = sorted({f"{one['git']['commit'] or 'none'}"[:10] + "+" * bool(one["git"]["dirty"]) for one in records})
     verdicts = sorted({one["split"]["verdict"] for one in records})
-    facts = [
-        f"Accuracy in percent; {protocol}: {PROTOCOLS.get(protocol, protocol)}",
+    dtypes = sorted({str(one["dtype"]) for one in records})
+    return [
+        f"accuracy in percent; {protocol}: {PROTOCOLS.get(protocol, protocol)}",
         f"seeds {', '.join(map(str, seeds))} (mean ± standard deviation where a cell has several)",
         f"split {', '.join(verdicts)}",
         *(f"{name} {value}" for name, value in shared.items()),
+        f"computed in {', '.join(dtypes)}",
         f"commit {', '.join(commits)} (+: with local changes)",
-        f"{MISSING}: not run, and no mean over it",
+        f"{len(records)} records, digest {digest(records)}",
+        f"bold: best, underlined: second, each only where it exceeds the next row by {TEST}",
+        "–: not run",
     ]
-    return "; ".join(facts) + "."
-
-
-def row_of(cells: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict[str, str]:
-    """One row: every task, the mean of each group, of the groups and of the tasks, the parameters without the head."""
-    by_task = {task: group for (task,), group in grouped(cells, ("task",)).items()}
-    accuracies = {
-        column.task: pd.Series(
-            [100 * cell["correct"] / cell["total"] for cell in by_task.get(column.task, [])], dtype=float
-        )
-        for column in columns
-    }
-    row: dict[str, str] = {}
-    group_means = []
-    for group in dict.fromkeys(column.group for column in columns):
-        mine = [column for column in columns if column.group == group]
-        row |= {column.title: cell_text(accuracies[column.task]) for column in mine}
-        group_means.append(mean_of([accuracies[column.task].mean() for column in mine]))
-        row[f"**{group.capitalize()}**"] = number_text(group_means[-1])
-    row["**Mean of groups**"] = number_text(mean_of(group_means))
-    row[f"**Mean of {len(columns)}**"] = number_text(mean_of([accuracy.mean() for accuracy in accuracies.values()]))
-    row["Parameters (M)"] = f"{size_of(cells)[0] / 1e6:.3f}"
-    return row
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """The mean, or NaN where one of the values is missing."""
-    return pd.Series(values, dtype=float).mean(skipna=False)
-
-
-def cell_text(accuracy: pd.Series) -> str:
-    """One cell, over its seeds."""
-    spread = f" ± {accuracy.std():.1f}" if len(accuracy) > 1 else ""
-    return number_text(accuracy.mean()) + spread
-
-
-def number_text(value: float) -> str:
-    """A percentage, or the sign for a missing one."""
-    return MISSING if pd.isna(value) else f"{value:.1f}"
-
-
-def size_of(cells: Sequence[dict[str, Any]]) -> tuple[int, str]:
-    """What rows are ordered by: trainable parameters without the head, then the method."""
-    return max(cell["trainable_params"] for cell in cells), cells[0]["method"]
-
-
-def name_rows(
-    records: Sequence[dict[str, Any]], configs: Path
-) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """What all rows share beyond the YAMLs, and the records of each row by the row's name."""
-    settings = [surroundings(one, configs) for one in records]
-    shared = {name: value for name, value in settings[0].items() if all(other.get(name) == value for other in settings)}
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for one, setting in zip(records, settings, strict=True):
-        own = differences(one["config"]["method"], configs / "method" / f"{one['method']}.yaml")
-        own |= {name: value for name, value in setting.items() if name not in shared}
-        said = ", ".join(f"{name} {value}" for name, value in own.items())
-        rows.setdefault(one["method"] + (f" ({said})" if said else ""), []).append(one)
-    return shared, rows
-
-
-def surroundings(one: Mapping[str, Any], configs: Path) -> dict[str, Any]:
-    """What a record's outcome rests on besides method, task and seed: what differs from the YAMLs, data and weights."""
-    config = one["config"]
-    backbone = {name: value for name, value in config["backbone"].items() if name != "weights"}
-    return {
-        "data lineage": one["split"]["lineage"],
-        "weights": f"{one['weights']['name']} (sha256 {one['weights']['sha256'][:12]})",
-        **differences(backbone, configs / "backbone" / f"{one['backbone']}.yaml"),
-        **differences(config["train"], configs / "train" / "common.yaml"),
-    }
-
-
-def differences(config: Mapping[str, Any], defaults: Path) -> dict[str, Any]:
-    """The settings whose values are not the YAML's, by their last names; all of them where the YAML is gone."""
-    standard = flat(OmegaConf.to_container(OmegaConf.load(defaults))) if defaults.exists() else {}
-    found = {name: value for name, value in flat(config).items() if name not in standard or standard[name] != value}
-    return {name.rpartition(".")[2]: text_of(value) for name, value in found.items()}
-
-
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested config with dotted names."""
-    leaves: dict[str, Any] = {}
-    for name, value in config.items():
-        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return leaves
-
-
-def text_of(value: Any) -> str:
-    """A setting's value as a row's name shows it."""
-    return (
-        "+".join(map(str, value))
-        if isinstance(value, list)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )

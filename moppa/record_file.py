@@ -1,0 +1,77 @@
+"""A record as it lies on disk: its key, what it must hold, how it is read. Without torch, so that tables start fast."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moppa.errors import UserError
+
+# What stands in the resolved config and cannot change the outcome: names for people, paths, the machine.
+NEUTRAL = (
+    "seed",  # it names the file in the key's folder
+    "run",
+    "logger",
+    "hparams",  # where the settings came from: they count, not how they were chosen
+    "data.dir",
+    "data.store",
+    "data.download",
+    "task.title",
+    "task.column",
+    "backbone.weights",  # a path: the sha256 of what lies there counts instead
+)
+REQUIRED = (
+    "suite",
+    "backbone",
+    "method",
+    "task",
+    "task_version",
+    "key",
+    "seed",
+    "protocol",
+    "correct",
+    "total",
+    "config",
+    "split",
+    "weights",
+    "preprocess",
+    "dtype",
+    "device",
+    "versions",
+    "git",
+    "trainable_params",
+    "head_params",
+    "seconds",
+    "peak_memory_bytes",
+    "curve",
+)
+
+
+def key_of(config: Mapping[str, Any], weights_sha256: str) -> str:
+    """Twelve hex digits over all of a resolved config that can change the outcome, and the weights themselves."""
+    counted = {"config": without(config, NEUTRAL), "weights": weights_sha256}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def without(config: Mapping[str, Any], dotted: tuple[str, ...]) -> dict[str, Any]:
+    """A config less the entries named by dotted paths."""
+    kept: dict[str, Any] = {}
+    for name, value in config.items():
+        inner = tuple(path.removeprefix(f"{name}.") for path in dotted if path.startswith(f"{name}."))
+        if name not in dotted:
+            kept[name] = without(value, inner) if inner else value
+    return kept
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record, or an error that names the file."""
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a record: it is not JSON ({error}); delete it and run its cell again"
+        ) from error
+    if missing := [name for name in REQUIRED if name not in record] if isinstance(record, dict) else list(REQUIRED):
+        raise UserError(f"{path} is not a record: it lacks {', '.join(missing[:3])}; delete it and run its cell again")
+    return record
