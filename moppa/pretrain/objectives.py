@@ -5,6 +5,7 @@ kind of token; masked autoencoders (He et al., arXiv 2111.06377).
 """
 
 import math
+from typing import Any
 
 import timm
 import torch
@@ -31,9 +32,9 @@ class Distill(nn.Module):
     the loss is the sum of both kinds' mean squared errors.
     """
 
-    def __init__(self, vit: nn.Module, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, vit: Any, mean: Tensor, std: Tensor) -> None:
         super().__init__()
-        self.vit = vit
+        self.vit: Any = vit
         self.heads = nn.ModuleList(nn.Linear(vit.embed_dim, mean.shape[1]) for _ in range(2))
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
@@ -56,9 +57,9 @@ class Masked(nn.Module):
     The pixels of a patch are normalised by their own mean and deviation; the loss is over what was not seen.
     """
 
-    def __init__(self, vit: nn.Module, *, share: float = 0.75, width: int = 128, depth: int = 2) -> None:
+    def __init__(self, vit: Any, *, share: float = 0.75, width: int = 128, depth: int = 2) -> None:
         super().__init__()
-        self.vit = vit
+        self.vit: Any = vit
         self.num_kept = round(vit.patch_embed.num_patches * (1 - share))
         self.patch = vit.patch_embed.patch_size[0]
         self.enter = nn.Linear(vit.embed_dim, width)
