@@ -13,7 +13,7 @@ from torch import nn
 
 from moppa.backbone import Preprocess
 
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # C, the inverse of the penalty on the weights
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # C, the inverse of the penalty on the weights
 BATCH = 100
 
 
