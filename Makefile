@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install test slow check table compare figures report data-check
+.PHONY: help install demo test slow check table compare figures report data-check
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -15,6 +15,9 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+demo: $(STAMP) ## six methods on the mini suite in minutes, without a download (FULL=1: all of its tasks)
+	$(BIN)/python scripts/demo.py $(if $(FULL),--full)
 
 test: $(STAMP) ## the tests that take minutes at most
 	$(BIN)/python -m pytest

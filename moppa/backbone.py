@@ -11,6 +11,7 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
+import moppa.micro  # timm knows vit_micro once this is imported
 from moppa import check
 from moppa.errors import UserError
 from moppa.files import sha256_of
@@ -18,6 +19,8 @@ from moppa.seeds import seeded, stream
 from moppa.weights import load_weights
 
 RANDOM = "random"
+PACKAGED = "package:"
+ASSETS = Path(moppa.micro.__file__).parent / "assets"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,8 @@ class Preprocess:
 class Backbone:
     """A pretrained timm model; every field comes from `configs/backbone/NAME.yaml`.
 
-    `weights` is None (the hub's), a file (safetensors, npz, pth) or "random" (seeded, for tests and benchmarks).
+    `weights` is None (the hub's), a file (safetensors, npz, pth), "package:FILE" (one that comes with this package) or
+    "random" (seeded, for tests and benchmarks).
     `pool` is None for the checkpoint's own way of pooling, else "token" or "avg".
     `untrained` names modules that the checkpoint has no weights for and that keep their initial ones (a LayerNorm
     that starts as the identity); `unused` names modules of the checkpoint that this model does not have.
@@ -70,7 +74,7 @@ class Backbone:
             return None
         if self.weights is None:
             return self._fetched()
-        file = Path(self.weights).expanduser()
+        file = named_file(self.weights)
         if not file.is_file():
             raise UserError(f"backbone.weights={self.weights}: there is no such file (looked in {Path.cwd()})")
         return file
@@ -141,6 +145,13 @@ class Backbone:
             interpolation=facts["interpolation"],
             pool=str(getattr(model, "global_pool", None) or model.head.global_pool.pool_type),
         )
+
+
+def named_file(weights: str) -> Path:
+    """The file that `backbone.weights` names, in this package's assets where it says so."""
+    if weights.startswith(PACKAGED):
+        return ASSETS / weights.removeprefix(PACKAGED)
+    return Path(weights).expanduser()
 
 
 def check_divides(image_size: int, model: nn.Module) -> None:

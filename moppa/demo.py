@@ -1,0 +1,156 @@
+"""The whole pipeline on the mini suite: two processes run the cells, one bar counts them, and the table is shown."""
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+from moppa import record
+from moppa.backbone import weights_digest
+from moppa.configured import make
+from moppa.data.choice import config_of
+from moppa.files import whole_file
+from moppa.progress import progress_bar
+from moppa.report.table import columns_of, markdown, name_rows, row_of
+
+METHODS = ("linear", "lora", "adapter", "vpt_deep", "nola", "moppa")
+TASKS = ("mini/digits", "mini/sprites_location")  # what ends within five minutes on two cores
+ALL_TASKS = (
+    *TASKS,
+    "mini/textures",
+    "mini/sprites_orientation",
+    "mini/spots",
+    "mini/shapes_count",
+    "mini/terrain",
+    "mini/shapes_distance",
+)
+NUM_WORKERS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Which cells are run, with which words for run.py, and where everything that is made goes."""
+
+    root: Path
+    tasks: Sequence[str]
+    methods: Sequence[str]
+    words: Sequence[str]
+    results: Path
+
+    def overrides(self, task: str, method: str) -> list[str]:
+        """The words of run.py for one cell."""
+        return [f"task={task}", f"method={method}", *self.words, f"run.results={self.results}"]
+
+    def records(self) -> dict[tuple[str, str], Path]:
+        """Where the record of every cell is, or will be."""
+        found, digest = {}, ""
+        for task in self.tasks:
+            for method in self.methods:
+                config = config_of(self.root / "configs", self.overrides(task, method))
+                digest = digest or weights_digest(make(config, "backbone"))  # the same for all cells
+                found[task, method] = record.cell_of(config, weights_sha256=digest).record
+        return found
+
+    def command(self, tasks: Sequence[str]) -> list[str]:
+        """One process that runs all methods on some of the tasks."""
+        words = self.overrides(",".join(tasks), ",".join(self.methods))
+        return [sys.executable, str(self.root / "run.py"), "-m", *words]
+
+
+def run(demo: Demo, say: Callable[[str], None]) -> int:
+    """Runs every cell that has no record yet, and says each result as it comes; the first failing exit status, or 0.
+
+    Ctrl-C reaches both processes, which save where they are; the next run goes on from there.
+    """
+    records = demo.records()
+    num_done = sum(path.exists() for path in records.values())
+    shares = [share for first in range(NUM_WORKERS) if (share := demo.tasks[first::NUM_WORKERS])]
+    lines: queue.Queue[str | None] = queue.Queue()
+    workers = [start(demo.command(share), demo.root) for share in shares]
+    readers = [threading.Thread(target=pass_on, args=(worker, lines), daemon=True) for worker in workers]
+    for reader in readers:
+        reader.start()
+    try:
+        with progress_bar() as bar:
+            line = bar.add_task("cells", total=len(records), completed=num_done, note=f"{len(workers)} at a time")
+            num_running = len(workers)
+            while num_running:
+                text = take(lines)
+                if text is None:
+                    num_running -= 1
+                elif text:
+                    say(text)
+                bar.update(line, completed=sum(path.exists() for path in records.values()))
+    finally:
+        for worker in workers:
+            worker.wait()
+    return next((worker.returncode for worker in workers if worker.returncode), 0)
+
+
+def start(command: Sequence[str], root: Path) -> subprocess.Popen[str]:
+    """A worker with one thread of arithmetic, so that two of them do not share a core; its bars are not shown."""
+    return subprocess.Popen(
+        command,
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        bufsize=1,
+    )
+
+
+def pass_on(worker: subprocess.Popen[str], lines: "queue.Queue[str | None]") -> None:
+    """Puts what a worker says into the queue, then None; a worker that fails is quoted in full."""
+    told = []
+    for text in worker.stdout or ():
+        told.append(text.rstrip())
+        if " right, " in text or text.startswith("resuming"):
+            lines.put(text.partition(", ")[0].rstrip())
+    if worker.wait():
+        lines.put("\n".join(told[-20:]))
+    lines.put(None)
+
+
+def take(lines: "queue.Queue[str | None]") -> str | None:
+    """The next line, "" where none comes within half a second."""
+    try:
+        return lines.get(timeout=0.5)
+    except queue.Empty:
+        return ""
+
+
+def tables(demo: Demo) -> tuple[Path, Path]:
+    """Writes `table.md` and `table.html` from the records of the demo's cells; where they are."""
+    records = [record.read(path) for path in demo.records().values()]
+    asked = {one["task"] for one in records}
+    configs = demo.root / "configs"
+    columns = [column for column in columns_of(records[0]["suite"], configs) if column.task in asked]
+    text = markdown(records, columns, configs)
+    title, caption = text.split("\n\n")[:2]
+    _, rows = name_rows(records, configs)
+    frame = pd.DataFrame.from_dict({name: row_of(cells, columns) for name, cells in rows.items()}, orient="index")
+    written = demo.results / "table.md", demo.results / "table.html"
+    for path, content in zip(written, (text, page(title.removeprefix("# "), caption, frame)), strict=True):
+        with whole_file(path) as temporary:
+            temporary.write_text(content)
+    return written
+
+
+def page(title: str, caption: str, frame: pd.DataFrame) -> str:
+    """A page of its own, with no script and nothing to load."""
+    grid = frame.rename(columns=lambda name: name.replace("*", "")).to_html(border=0)
+    style = (
+        "body{font:16px system-ui;margin:2em}table{border-collapse:collapse}th,td{padding:.3em .8em;text-align:right}"
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>\n'
+        f"<h1>{escape(title)}</h1>\n{grid}\n<p>{escape(caption)}</p></html>\n"
+    )
