@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from moppa import record
+from moppa.attempt import attempt
 from moppa.backbone import weights_digest
 from moppa.checkpoint import Checkpoint
 from moppa.configured import make, offer, one_line_errors
@@ -32,53 +33,52 @@ def run_cell(config: DictConfig) -> None:
     device, clock = device_named(config.run.device), Clock()
 
     cell = record.cell_of(config, weights_sha256=weights_digest(backbone))
-    if cell.is_done:
-        print(f"done already: {cell.record}")
-        return
-    cell.check_writable()
+    with attempt(cell) as is_ours:
+        if not is_ours:
+            return
 
-    model = backbone.build(
-        num_classes=task.num_classes, drop_path=recipe.drop_path, generator=generator_for(config.seed, "head")
-    )
-    preprocess = backbone.preprocess(model)
-    load = partial(store.load, task, source=source, size=preprocess.size, interpolation=preprocess.interpolation)
-    offer(
-        make(config, "method.attach", _partial_=True),
-        model.to(device),
-        generator=generator_for(config.seed, "method"),
-        examples=lambda: in_batches(load(protocol.train), recipe.batch_size, preprocess, device),
-    )
-    with clock("data"):
-        proof = store.proof(task, source, size=preprocess.size, interpolation=preprocess.interpolation)
-        learned = load(protocol.train)
+        model = backbone.build(
+            num_classes=task.num_classes, drop_path=recipe.drop_path, generator=generator_for(config.seed, "head")
+        )
+        preprocess = backbone.preprocess(model)
+        load = partial(store.load, task, source=source, size=preprocess.size, interpolation=preprocess.interpolation)
+        offer(
+            make(config, "method.attach", _partial_=True),
+            model.to(device),
+            generator=generator_for(config.seed, "method"),
+            examples=lambda: in_batches(load(protocol.train), recipe.batch_size, preprocess, device),
+        )
+        with clock("data"):
+            proof = store.proof(task, source, size=preprocess.size, interpolation=preprocess.interpolation)
+            learned = load(protocol.train)
 
-    checkpoint = Checkpoint(path=cell.checkpoint, epochs=config.run.checkpoint_epochs, code=code_state())
-    logger.start(name=cell.name, group=config.method.name, config=cell.config)
-    model.to(device)
-    training = train(
-        model, learned, recipe=recipe, preprocess=preprocess, seed=config.seed, checkpoint=checkpoint, logger=logger
-    )
-    trained = record.keep_trained(cell, model)
+        checkpoint = Checkpoint(path=cell.checkpoint, epochs=config.run.checkpoint_epochs, code=code_state())
+        logger.start(name=cell.name, group=config.method.name, config=cell.config)
+        model.to(device)
+        training = train(
+            model, learned, recipe=recipe, preprocess=preprocess, seed=config.seed, checkpoint=checkpoint, logger=logger
+        )
+        trained = record.keep_trained(cell, model)
 
-    with clock("data"):
-        asked = load(protocol.evaluate)
-    with clock("evaluate"):
-        predicted = predict(merge(model), asked.images, preprocess=preprocess, batch_size=config.run.eval_batch)
+        with clock("data"):
+            asked = load(protocol.evaluate)
+        with clock("evaluate"):
+            predicted = predict(merge(model), asked.images, preprocess=preprocess, batch_size=config.run.eval_batch)
 
-    written = record.write(
-        cell,
-        trained=trained,
-        predicted=predicted,
-        labels=asked.labels,
-        split={**proof, "lineage": source.lineage, "num_train": len(learned.labels)},
-        preprocess=preprocess,
-        model=model,
-        training=training,
-        seconds=clock.seconds,
-    )
-    checkpoint.remove()
-    logger.finish(written)
-    print(f"{cell.name}: {written['correct']} of {written['total']} right, {cell.record}")
+        written = record.write(
+            cell,
+            trained=trained,
+            predicted=predicted,
+            labels=asked.labels,
+            split={**proof, "lineage": source.lineage, "num_train": len(learned.labels)},
+            preprocess=preprocess,
+            model=model,
+            training=training,
+            seconds=clock.seconds,
+        )
+        checkpoint.remove()
+        logger.finish(written)
+        print(f"{cell.name}: {written['correct']} of {written['total']} right, {cell.record}")
 
 
 if __name__ == "__main__":

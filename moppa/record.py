@@ -54,6 +54,16 @@ class Cell:
         return self.record.with_suffix(".npz")
 
     @property
+    def claim(self) -> Path:
+        """Names the worker that is at the cell, while there is one."""
+        return self.record.with_suffix(".claim")
+
+    @property
+    def failure(self) -> Path:
+        """What the last attempt ended with, where it failed: JSON, but no record."""
+        return self.record.with_suffix(".failed")
+
+    @property
     def trained(self) -> Path:
         """The tensors that were trained, method and head, as safetensors: what `scripts/export.py` starts from."""
         return self.checkpoint.with_name(self.checkpoint.stem + ".safetensors")

@@ -142,9 +142,11 @@ def train(
                 logger.log({**epoch, **scalars(observed[-1])}, step=step + 1)
                 if (step + 1) // per_epoch % checkpoint.epochs == 0 or step + 1 == num_steps:
                     save(step + 1)
-            if stop.is_requested:
+            if stop.number is not None:
                 save(step + 1)
-                raise Stopped(f"stopped after step {step + 1} of {num_steps}; the same command goes on from there")
+                raise Stopped(
+                    f"stopped after step {step + 1} of {num_steps}; the same command goes on from there", stop.number
+                )
 
     told = {name: [one[name] for one in observed if name in one] for name in observed[-1]}
     ends = range(per_epoch, num_steps + 1, per_epoch)

@@ -49,6 +49,7 @@ RANKS = {
     "moppa.train": 3,
     "moppa.evaluate": 3,
     "moppa.record": 4,
+    "moppa.attempt": 5,
     "moppa.export": 5,
     "moppa.report": 5,
     "moppa.report.table": 6,
