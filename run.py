@@ -11,37 +11,43 @@ from moppa.backbone import weights_digest
 from moppa.checkpoint import Checkpoint
 from moppa.configured import make, offer, one_line_errors
 from moppa.data import store
-from moppa.evaluate import predict
-from moppa.machine import Clock, device_named
+from moppa.evaluate import predict, watch_every
+from moppa.machine import Clock, device_named, use_threads
 from moppa.provenance import code_state
 from moppa.seeds import generator_for
 from moppa.touch import merge
 from moppa.train import in_batches, train
+from moppa.tuning import chosen, val200_accuracy
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="cell")
-def main(config: DictConfig) -> None:
-    """Runs one cell; what is the user's to mend ends it with one line."""
+def main(config: DictConfig) -> float | None:
+    """Runs one cell and gives its accuracy on val200; what is the user's to mend ends it with one line."""
     with one_line_errors():
-        run_cell(config)
+        return val200_accuracy(run_cell(config))
 
 
-def run_cell(config: DictConfig) -> None:
+def run_cell(config: DictConfig) -> record.Cell:
     """config -> data -> backbone -> attach -> train -> evaluate -> record."""
     backbone, task, source = make(config, "backbone"), make(config, "task"), make(config, "data")
+    weights_sha256 = weights_digest(backbone)
+    config, tuned = chosen(config, weights_sha256=weights_sha256)
     recipe, protocol, logger = make(config, "train"), make(config, "protocol"), make(config, "logger")
     device, clock = device_named(config.run.device), Clock()
+    use_threads(config.run.threads)
 
-    cell = record.cell_of(config, weights_sha256=weights_digest(backbone))
+    cell = record.cell_of(config, weights_sha256=weights_sha256)
     with attempt(cell) as is_ours:
         if not is_ours:
-            return
+            return cell
 
         model = backbone.build(
             num_classes=task.num_classes, drop_path=recipe.drop_path, generator=generator_for(config.seed, "head")
         )
         preprocess = backbone.preprocess(model)
-        load = partial(store.load, task, source=source, size=preprocess.size, interpolation=preprocess.interpolation)
+        load = protocol.only(
+            partial(store.load, task, source=source, size=preprocess.size, interpolation=preprocess.interpolation)
+        )
         offer(
             make(config, "method.attach", _partial_=True),
             model.to(device),
@@ -55,19 +61,28 @@ def run_cell(config: DictConfig) -> None:
         checkpoint = Checkpoint(path=cell.checkpoint, epochs=config.run.checkpoint_epochs, code=code_state())
         logger.start(name=cell.name, group=config.method.name, config=cell.config)
         model.to(device)
+        look = {"preprocess": preprocess, "batch_size": config.run.eval_batch}
         training = train(
-            model, learned, recipe=recipe, preprocess=preprocess, seed=config.seed, checkpoint=checkpoint, logger=logger
+            model,
+            learned,
+            recipe=recipe,
+            preprocess=preprocess,
+            seed=config.seed,
+            checkpoint=checkpoint,
+            logger=logger,
+            watch=watch_every(protocol.every, lambda: load(protocol.evaluate), **look),
         )
         trained = record.keep_trained(cell, model)
 
         with clock("data"):
             asked = load(protocol.evaluate)
         with clock("evaluate"):
-            predicted = predict(merge(model), asked.images, preprocess=preprocess, batch_size=config.run.eval_batch)
+            predicted = predict(merge(model), asked.images, **look)
 
         written = record.write(
             cell,
             trained=trained,
+            tuned=tuned,
             predicted=predicted,
             labels=asked.labels,
             split={**proof, "lineage": source.lineage, "num_train": len(learned.labels)},
@@ -79,6 +94,7 @@ def run_cell(config: DictConfig) -> None:
         checkpoint.remove()
         logger.finish(written)
         print(f"{cell.name}: {written['correct']} of {written['total']} right, {cell.record}")
+    return cell
 
 
 if __name__ == "__main__":

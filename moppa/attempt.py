@@ -5,8 +5,9 @@ import os
 import socket
 import sys
 import traceback
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from moppa.record import Cell
 from moppa.stop import terminable
 
 LEASE_SECONDS = 60.0  # a claim without a heartbeat for so long is a dead worker's; it beats every third of it
+NAMELESS_SECONDS = 5.0  # between making a claim and writing one's name in it lie microseconds
 
 
 @contextmanager
@@ -64,10 +66,11 @@ def claimed(path: Path) -> SoftFileLease | None:
     claim = SoftFileLease(path, lease_duration=LEASE_SECONDS, on_compromise=warn)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_nameless(path)
         try:
             claim.acquire(timeout=0)
         except Timeout:
-            if not seems_dead(path):
+            if age_of(path) <= LEASE_SECONDS:
                 return None
             print(f"watching {path}: its worker ({owner_of(path)}) seems to be dead", file=sys.stderr)
             claim.acquire(timeout=1.5 * LEASE_SECONDS)
@@ -78,16 +81,28 @@ def claimed(path: Path) -> SoftFileLease | None:
     return claim
 
 
-def seems_dead(path: Path) -> bool:
-    """Whether a claim is older than a lease, by the clock of the file system that it lies on."""
-    probe = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+def remove_nameless(path: Path) -> None:
+    """Removes the claim of a worker that was killed before it wrote its name, which nobody could call dead."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with suppress(FileNotFoundError):
+        if path.stat().st_size == 0 and age_of(path) > NAMELESS_SECONDS:
+            path.rename(aside)
+            if aside.stat().st_size:  # not that one: another worker removed it and claimed the cell
+                with suppress(FileExistsError):
+                    path.hardlink_to(aside)
+            aside.unlink()
+
+
+def age_of(path: Path) -> float:
+    """Seconds since a claim's last heartbeat, by the clock of the file system that it lies on; 0 where there is none."""
+    now = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime > LEASE_SECONDS
+        now.touch()
+        return now.stat().st_mtime - path.stat().st_mtime
     except FileNotFoundError:  # the claim was given back meanwhile
-        return False
+        return 0.0
     finally:
-        probe.unlink(missing_ok=True)
+        now.unlink(missing_ok=True)
 
 
 def owner_of(path: Path) -> str:

@@ -27,6 +27,7 @@ NEUTRAL = (
     "seed",  # it names the file in the key's folder
     "run",
     "logger",
+    "hparams",  # where the settings came from: they count, not how they were chosen
     "data.dir",
     "data.store",
     "data.download",
@@ -149,6 +150,7 @@ def write(
     cell: Cell,
     *,
     trained: str | None,
+    tuned: Mapping[str, Any] | None,
     predicted: np.ndarray,
     labels: np.ndarray,
     split: Mapping[str, Any],
@@ -175,6 +177,7 @@ def write(
         "split": dict(split),
         "weights": {"name": cell.weights_name, "sha256": cell.weights_sha256},
         "trained": {"sha256": trained},
+        "tuned": tuned,
         "preprocess": asdict(preprocess),
         "dtype": "bfloat16" if device.type == "cuda" else "float32",
         "device": facts_of(device),
@@ -183,12 +186,24 @@ def write(
         "seconds": {**seconds, "train": training.seconds},
         "peak_memory_bytes": peak_memory_bytes(device),
         "curve": training.curve,
+        **best_on_test(training.observed),
     }
     with whole_file(cell.predictions) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, predicted=predicted, label=labels.astype(np.int16), **training.observed)
     with whole_file(cell.record) as temporary:
         temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     return record
+
+
+def best_on_test(observed: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """For `protocol=paper` alone: the reading that its papers would have reported, beside all of them by epoch."""
+    if "read/correct" not in observed:
+        return {}
+    readings = [
+        {"epoch": int(epoch), "correct": int(correct)}
+        for epoch, correct in zip(observed["read/epoch"].flat, observed["read/correct"].flat, strict=True)
+    ]
+    return {"best_on_test": {**max(readings, key=lambda one: one["correct"]), "readings": readings}}
 
 
 def read(path: Path) -> dict[str, Any]:

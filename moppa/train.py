@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,8 +89,11 @@ def train(
     seed: int,
     checkpoint: Checkpoint,
     logger: Logger,
+    watch: Callable[[nn.Module, int, bool], dict[str, Tensor]],
 ) -> Training:
     """Trains what requires a gradient on the images of a split, which are moved to the model's device once.
+
+    What `watch(model, epoch, is_last)` gives after each epoch is kept beside what the modules tell of themselves.
 
     Raises:
         UserError: where the loss is not finite, naming the step.
@@ -138,9 +141,10 @@ def train(
             if (step + 1) % per_epoch == 0:
                 epoch = end_of_epoch(losses[step + 1 - per_epoch : step + 1], recipe, step, num_steps)
                 bar.update(line, note=f"loss {epoch['loss']:.4f}  rate {epoch['rate']:.2e}")
-                observed.append(observe(model, is_last=step + 1 == num_steps))
+                is_last = step + 1 == num_steps
+                observed.append({**observe(model, is_last=is_last), **watch(model, (step + 1) // per_epoch, is_last)})
                 logger.log({**epoch, **scalars(observed[-1])}, step=step + 1)
-                if (step + 1) // per_epoch % checkpoint.epochs == 0 or step + 1 == num_steps:
+                if (step + 1) // per_epoch % checkpoint.epochs == 0 or is_last:
                     save(step + 1)
             if stop.number is not None:
                 save(step + 1)

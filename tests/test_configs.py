@@ -29,10 +29,11 @@ def test_every_method_composes_with_every_task(task):
 
 
 def test_every_choice_of_the_other_axes_composes_and_builds():
-    for choice in product(*AXES.values()):
-        config = config_of("task=cifar100", *(f"{axis}={name}" for axis, name in zip(AXES, choice, strict=True)))
-        for axis in AXES:
-            assert make(config, axis) is not None
+    for axis, names in AXES.items():
+        for name in names:
+            config = config_of("task=cifar100", f"{axis}={name}")
+            for other in AXES:
+                assert make(config, other) is not None
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)

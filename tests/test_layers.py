@@ -50,6 +50,7 @@ RANKS = {
     "moppa.evaluate": 3,
     "moppa.record": 4,
     "moppa.attempt": 5,
+    "moppa.tuning": 5,
     "moppa.export": 5,
     "moppa.report": 5,
     "moppa.report.table": 6,

@@ -47,6 +47,7 @@ def run(path, *, logger=None, seed=0, method="moppa", code="this", every=2, **re
         seed=seed,
         checkpoint=Checkpoint(path=path / "c.pt", epochs=every, code={"code": code}),
         logger=logger or NoLogger(),
+        watch=lambda *_: {},
     )
     return {name: tensor.detach().numpy().tobytes() for name, tensor in trainable(model).items()}, training.curve
 
