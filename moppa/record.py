@@ -19,6 +19,8 @@ from moppa.errors import UserError
 from moppa.files import sha256_of, whole_file
 from moppa.machine import facts_of, peak_memory_bytes
 from moppa.provenance import code_state
+from moppa.shelf import REQUIRED as REQUIRED
+from moppa.shelf import read as read
 from moppa.touch import trainable
 from moppa.train import Training
 
@@ -100,6 +102,11 @@ def cell_of(config: DictConfig, *, weights_sha256: str) -> Cell:
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from error
+    return cell_from(resolved, weights_sha256=weights_sha256)
+
+
+def cell_from(resolved: dict[str, Any], *, weights_sha256: str) -> Cell:
+    """The cell that a resolved config means."""
     seed = check.whole("seed", resolved["seed"], least=0)
     key = key_of(resolved, weights_sha256)
     place = Path(
@@ -204,43 +211,3 @@ def best_on_test(observed: Mapping[str, np.ndarray]) -> dict[str, Any]:
         for epoch, correct in zip(observed["read/epoch"].flat, observed["read/correct"].flat, strict=True)
     ]
     return {"best_on_test": {**max(readings, key=lambda one: one["correct"]), "readings": readings}}
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A record, or an error that names the file."""
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a record: it is not JSON ({error}); delete it and run its cell again"
-        ) from error
-    if missing := [name for name in REQUIRED if name not in record] if isinstance(record, dict) else list(REQUIRED):
-        raise UserError(f"{path} is not a record: it lacks {', '.join(missing[:3])}; delete it and run its cell again")
-    return record
-
-
-REQUIRED = (
-    "suite",
-    "backbone",
-    "method",
-    "task",
-    "task_version",
-    "key",
-    "seed",
-    "protocol",
-    "correct",
-    "total",
-    "config",
-    "split",
-    "weights",
-    "preprocess",
-    "dtype",
-    "device",
-    "versions",
-    "git",
-    "trainable_params",
-    "head_params",
-    "seconds",
-    "peak_memory_bytes",
-    "curve",
-)

@@ -9,9 +9,10 @@ import time
 
 import pytest
 
-from moppa import attempt as attempts
+from moppa import claim as claims
 from moppa import record
-from moppa.attempt import attempt, claimed
+from moppa.attempt import attempt
+from moppa.claim import claimed
 from moppa.errors import UserError
 from moppa.stop import REQUEUE, Stopped
 from tests.conftest import ROOT, config_of
@@ -19,7 +20,7 @@ from tests.conftest import ROOT, config_of
 HOLD = """
 import signal, sys
 from pathlib import Path
-from moppa.attempt import claimed
+from moppa.claim import claimed
 claim = claimed(Path(sys.argv[1]))
 print("held" if claim else "refused", flush=True)
 signal.pause()
@@ -73,7 +74,7 @@ def test_a_claim_of_a_live_process_stands_and_that_of_a_killed_one_is_taken_over
 def test_a_claim_of_another_machine_is_taken_over_once_it_was_watched_for_a_lease_without_a_heartbeat(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(attempts, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.5)
     path = tmp_path / "seed0.claim"
     path.write_text("filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=t\nduration=0.5\n")
     assert claimed(path) is None  # it is young
@@ -84,7 +85,7 @@ def test_a_claim_of_another_machine_is_taken_over_once_it_was_watched_for_a_leas
 
 
 def test_a_claim_of_another_machine_that_still_beats_is_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(attempts, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.5)
     path = tmp_path / "seed0.claim"
     path.write_text("filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=t\nduration=0.5\n")
     os.utime(path, (time.time() - 10,) * 2)

@@ -78,7 +78,7 @@ def test_forty_cells_survive_sixty_kills(undisturbed, store, tmp_path, capsys):
     workers = [new_worker(number) for number in range(NUM_WORKERS)]
     started, kills = NUM_WORKERS, 0
     while kills < NUM_KILLS:
-        time.sleep(chance.uniform(0.05, 0.6))
+        time.sleep(chance.uniform(0.1, 1.2))
         number = chance.randrange(NUM_WORKERS)
         if workers[number].is_alive():
             workers[number].kill()
