@@ -6,10 +6,13 @@ retry   runs what failed, stopped or is missing (python run.py -m WORDS, which s
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.errors import HydraException
 from rich.console import Console
@@ -18,6 +21,9 @@ from rich.live import Live
 from moppa.errors import UserError
 from moppa.sweep.grid import Entry, counts_line, entries_of, states_of, view
 from moppa.sweep.state import State
+
+if TYPE_CHECKING:
+    from moppa.sweep.plan import Planned
 
 ROOT = Path(__file__).parent.parent.resolve()
 SECONDS = 2.0  # between two looks of a live status
@@ -46,7 +52,8 @@ def main() -> int:
 
 def plan(words: list[str]) -> int:
     """Prints what there is to do, and what it will cost."""
-    from moppa.sweep.plan import planned, summary  # late: torch takes seconds that a status does not need
+    planned = planner()
+    from moppa.sweep.plan import summary
 
     Console().print(summary(planned(ROOT / "configs", words)))
     return 0
@@ -75,20 +82,27 @@ def status(words: list[str], results: Path, *, once: bool) -> int:
 
 def entries_of_words(words: list[str]) -> list[Entry]:
     """The cells that the words mean."""
-    from moppa.sweep.plan import planned
+    return [one.entry for one in planner()(ROOT / "configs", words)]
 
-    return [one.entry for one in planned(ROOT / "configs", words)]
+
+def planner() -> Callable[[Path, list[str]], "list[Planned]"]:
+    """`planned`, which downloads nothing to look at a sweep."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read where the hub's package is imported
+    from moppa.sweep.plan import planned  # late: torch takes seconds that a status without words does not need
+
+    return planned
 
 
 def retry(words: list[str]) -> int:
     """Runs the sweep again; what is done is skipped."""
     if not words:
         raise UserError("retry needs the words of the sweep, as in: python scripts/sweep.py retry +sweep=vtab1k")
+    environment = dict(os.environ)
     found = states_of(entries_of_words(words), None)
     Console().print(counts_line(found))
     if all(state.name in ("done", "stale") for _, state in found):
         return 0
-    return subprocess.run([sys.executable, str(ROOT / "run.py"), "-m", *words], check=False).returncode
+    return subprocess.run([sys.executable, str(ROOT / "run.py"), "-m", *words], env=environment, check=False).returncode
 
 
 if __name__ == "__main__":
