@@ -9,9 +9,10 @@ from moppa import record
 from moppa.attempt import attempt
 from moppa.backbone import weights_digest
 from moppa.checkpoint import Checkpoint
-from moppa.configured import make, offer, one_line_errors
+from moppa.configured import make, offer, one_line_errors, sweep_name
 from moppa.data import store
 from moppa.evaluate import predict, watch_every
+from moppa.log import Sheltered
 from moppa.machine import Clock, device_named, use_threads
 from moppa.provenance import code_state
 from moppa.seeds import generator_for
@@ -32,7 +33,7 @@ def run_cell(config: DictConfig) -> record.Cell:
     backbone, task, source = make(config, "backbone"), make(config, "task"), make(config, "data")
     weights_sha256 = weights_digest(backbone)
     config, tuned = chosen(config, weights_sha256=weights_sha256)
-    recipe, protocol, logger = make(config, "train"), make(config, "protocol"), make(config, "logger")
+    recipe, protocol, logger = make(config, "train"), make(config, "protocol"), Sheltered(make(config, "logger"))
     device, clock = device_named(config.run.device), Clock()
     use_threads(config.run.threads)
 
@@ -59,7 +60,7 @@ def run_cell(config: DictConfig) -> record.Cell:
             learned = load(protocol.train)
 
         checkpoint = Checkpoint(path=cell.checkpoint, epochs=config.run.checkpoint_epochs, code=code_state())
-        logger.start(name=cell.name, group=config.method.name, config=cell.config)
+        logger.start(name=f"{cell.name} {cell.key}", group=sweep_name(), config=cell.config)
         model.to(device)
         look = {"preprocess": preprocess, "batch_size": config.run.eval_batch}
         training = train(
@@ -92,7 +93,7 @@ def run_cell(config: DictConfig) -> record.Cell:
             seconds=clock.seconds,
         )
         checkpoint.remove()
-        logger.finish(written)
+        logger.finish(record.figures(written))
         print(f"{cell.name}: {written['correct']} of {written['total']} right, {cell.record}")
     return cell
 

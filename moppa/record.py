@@ -202,6 +202,13 @@ def write(
     return record
 
 
+def figures(written: Mapping[str, Any]) -> dict[str, float]:
+    """A record's final figures, for a logger."""
+    counts = {name: written[name] for name in ("correct", "total", "trainable_params", "head_params")}
+    seconds = {f"seconds_{phase}": value for phase, value in written["seconds"].items()}
+    return {"accuracy": written["correct"] / written["total"], **counts, **seconds}
+
+
 def best_on_test(observed: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """For `protocol=paper` alone: the reading that its papers would have reported, beside all of them by epoch."""
     if "read/correct" not in observed:

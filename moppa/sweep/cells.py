@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from moppa.errors import UserError
 
 Choice = tuple[Override, ...]
+ENVIRONMENT = re.compile(r"\$\{oc\.(env|decode):")  # what refers to no other value of the config
 
 
 def composed(configs: Path, words: Sequence[str]) -> list[dict[str, Any]]:
@@ -33,16 +35,23 @@ def composed(configs: Path, words: Sequence[str]) -> list[dict[str, Any]]:
         given = parser.parse_overrides(list(words))
         fixed = [word for word, one in zip(words, given, strict=True) if not one.is_sweep_override()]
         swept = [word for word, one in zip(words, given, strict=True) if one.is_sweep_override()]
+        check_discrete(given)
         params = params_of(fixed, [first_of(one) for one in given if one.is_sweep_override()])
         named = {one.get_key_element() for one in given}  # the command's word counts, not the named sweep's
         varied = [f"{name}={values}" for name, values in params.items() if name not in named]
         lists = parser.parse_overrides([*varied, *swept])
-        if any(one.is_sweep_override() and not one.is_discrete_sweep() for one in lists):
-            raise UserError("a search over a range has no fixed number of cells to plan; `status` shows what it ran")
+        check_discrete(lists)
         [combinations] = BasicSweeper.split_arguments(lists, None)
         parsed = {word: parser.parse_override(word) for word in set(itertools.chain(*combinations))}
         choices = [tuple(parsed[word] for word in words) for words in combinations]
         return list(assembled(choices, fixed, configs))
+
+
+def check_discrete(overrides: Sequence[Override]) -> None:
+    """Refuses a search space that only a search can walk."""
+    for one in overrides:
+        if one.is_sweep_override() and not one.is_discrete_sweep():
+            raise UserError(f"{one.input_line}: a search over a range has no fixed number of cells to plan")
 
 
 def params_of(fixed: Sequence[str], firsts: Sequence[str]) -> Mapping[str, str]:
@@ -75,7 +84,7 @@ def assembled(choices: Sequence[Choice], fixed: Sequence[str], configs: Path) ->
             config |= brought[line]
         return config
 
-    refers = any("${" in text.replace("${oc.env:", "") for text in map(json.dumps, (base, brought)))
+    refers = any("${" in ENVIRONMENT.sub("", text) for text in map(json.dumps, (base, brought)))
     plain = lru_cache(maxsize=1)(lambda lines: resolved(OmegaConf.create(settled(lines))))
     for choice in choices:
         lines = tuple(word.input_line for word in choice if word.key_or_group in groups)
