@@ -4,17 +4,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from moppa import record
-from tests.conftest import CONFIGS, ROOT, TOY
+from run import run_cell
+from tests.conftest import CONFIGS, ROOT, TOY, config_of
 
 PRESETS = sorted(path.stem for path in (CONFIGS / "hydra" / "launcher").glob("*.yaml"))
 CELLS = ["method=linear,lora", "seed=0,1", "protocol=tune"]
-
-EXISTING = ["hydra.launcher.ray.init.address='127.0.0.1:6399'", "+hydra.launcher.ray.init.object_store_memory=null"]
 
 
 def sweep(folder, *words, cells=CELLS, check=True):
@@ -27,15 +27,27 @@ def sweep(folder, *words, cells=CELLS, check=True):
     # nothing of the tests' own may divide the threads
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     done = subprocess.run(
-        [sys.executable, "run.py", "-m", *TOY, *places, *cells, *words],
+        [
+            sys.executable,
+            "run.py",
+            "-m",
+            *TOY,
+            *(place for place in places if not set_again(place, words)),
+            *cells,
+            *words,
+        ],
         cwd=ROOT,
-        env={**environment, "PYTHONPATH": str(ROOT), "RAY_DISABLE_IMPORT_WARNING": "1"},
+        env={**environment, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
         capture_output=True,
         text=True,
         timeout=550,
     )
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def set_again(word, words):
+    return any(other.partition("=")[0] == word.partition("=")[0] for other in words)
 
 
 def records_of(folder):
@@ -99,19 +111,62 @@ def test_a_launcher_leaves_the_records_of_one_process(words, one_by_one, tmp_pat
 @pytest.mark.slow
 def test_a_ray_cluster_that_runs_already_is_used(one_by_one, tmp_path):
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
     head = ["start", "--head", "--port=6399", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
     started = subprocess.run([*ray, *head], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert started.returncode == 0, started.stdout + started.stderr
+    there = [f"hydra.launcher.ray.{word}" for word in ("init.address='127.0.0.1:6399'", "remote={num_cpus: 1}")]
     try:
-        sweep(
-            tmp_path,
-            "hydra/launcher=ray_cpu",
-            *EXISTING,
+        done = sweep(
+            tmp_path, "hydra/launcher=ray_cluster", *there, "hydra.launcher.ray.remote.num_gpus=0", "run.threads=1"
         )
     finally:
         subprocess.run([*ray, "stop"], env=environment, capture_output=True)
+    assert "Connecting to existing Ray cluster at address: 127.0.0.1:6399" in done.stderr
     assert comparable(records_of(tmp_path)) == one_by_one
+
+
+@pytest.mark.slow
+def test_the_slurm_preset_asks_for_what_it_says_and_its_job_runs_a_cell(toy, tmp_path):
+    """By submitit's own stand-in for SLURM: the script that sbatch would get, and the job that it would start."""
+    submitit = pytest.importorskip("submitit")
+    from submitit.core import submission
+    from submitit.slurm.test_slurm import mocked_slurm
+
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        config = compose("cell", overrides=["task=dtd", "hydra/launcher=slurm"], return_hydra_config=True)
+    asked = {name: config.hydra.launcher[name] for name in ("timeout_min", "gpus_per_node", "cpus_per_task", "mem_gb")}
+    own = {f"slurm_{name}": config.hydra.launcher[name] for name in ("signal_delay_s", "array_parallelism")}
+    retries = config.hydra.launcher.max_num_timeout
+    with mocked_slurm() as mock:
+        executor = submitit.AutoExecutor(folder=tmp_path / "jobs", cluster="slurm", slurm_max_num_timeout=retries)
+        executor.update_parameters(**asked, **own)
+        job = executor.submit(run_cell, config_of(*toy, "method=linear"))
+        script = job.paths.submission_file.read_text()
+        for line in ("--gpus-per-node=1", "--cpus-per-task=4", "--mem=32GB", "--time=240", "--signal=USR2@120"):
+            assert f"#SBATCH {line}\n" in script
+        with mock.job_context(job.job_id):
+            submission.process_job(job.paths.folder)
+        assert job.result().is_done
+
+
+@pytest.mark.slow
+def test_two_workers_take_at_most_sixty_percent_of_ones_time(tmp_path, capsys):
+    """Eight equal cells, each with one thread: one worker against two. What limits it: a worker's start."""
+    cores, busy = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    if cores < 2 or busy > 0.5:
+        pytest.skip(f"needs two idle cores to measure; this machine has {cores}, at a load of {busy:.1f}")
+    cells = ["method=lora", "seed=0,1,2,3,4,5,6,7", "train.epochs=12"]
+    sweep(tmp_path, cells=["method=linear", "seed=0"])  # the store is made once
+    seconds = {}
+    for workers in (1, 2):
+        began = time.perf_counter()
+        place = f"run.results={tmp_path / f'results{workers}'}"
+        sweep(tmp_path, "hydra/launcher=cpu", f"hydra.launcher.n_jobs={workers}", place, cells=cells)
+        seconds[workers] = time.perf_counter() - began
+    with capsys.disabled():
+        print(f"\none worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s: {seconds[2] / seconds[1]:.2f}")
+    assert seconds[2] <= 0.6 * seconds[1]
 
 
 @pytest.mark.slow
