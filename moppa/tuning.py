@@ -29,8 +29,10 @@ def chosen(config: DictConfig, *, weights_sha256: str) -> tuple[DictConfig, dict
     with fewer trainable parameters is taken.
 
     Raises:
-        UserError: where nothing was tuned, or a setting is both given and to be chosen.
+        UserError: where nothing was tuned, or a setting is both given and to be chosen, or a search over settings
+            would go by something else than val200.
     """
+    check_search(config)
     if check.one_of("hparams", config.hparams, ("given", "best")) == "given":
         return config, None
     check_asked(config)
@@ -63,6 +65,14 @@ def val200_accuracy(cell: record.Cell) -> float | None:
     if cell.config["protocol"]["name"] != "tune" or not cell.is_done:
         return None
     return float(accuracy([record.read(cell.record)]))
+
+
+def check_search(config: DictConfig) -> None:
+    """Refuses, before any image is read, a search that has nothing honest to go by."""
+    if HydraConfig.initialized() and "optuna" in HydraConfig.get().sweeper._target_ and config.protocol.name != "tune":
+        raise UserError(
+            f"a search with protocol={config.protocol.name}: settings are chosen on val200, by protocol=tune"
+        )
 
 
 def check_asked(config: DictConfig) -> None:
