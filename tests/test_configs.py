@@ -83,7 +83,9 @@ def test_every_cell_of_a_sweep_composes_and_their_number_is_the_one_it_opens_wit
     cells = composed(CONFIGS, words)
     assert len({(key_of(cell, "w"), cell["seed"]) for cell in cells}) == len(cells)
     group, _, name = words[-1].removeprefix("+").partition("=")
-    assert f"= {len(cells)} cells" in (CONFIGS / group / f"{name}.yaml").read_text()
+    opening = (CONFIGS / group / f"{name}.yaml").read_text()
+    assert f"= {len(cells)} cells" in opening
+    assert group == "grid" or re.search(r"^# Cost.*(measured|computed)", opening, re.MULTILINE)
     if group == "grid":
         assert {cell["method"]["name"] for cell in cells} == {name}
     if name.startswith(("tune", "ablation")) or group == "grid":

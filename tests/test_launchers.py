@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from moppa import record
+from moppa.stop import REQUEUE
 from run import run_cell
 from tests.conftest import CONFIGS, ROOT, TOY, config_of
 
@@ -168,6 +170,24 @@ def test_two_workers_take_at_most_sixty_percent_of_ones_time(tmp_path, capsys):
     with capsys.disabled():
         print(f"\none worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s: {seconds[2] / seconds[1]:.2f}")
     assert seconds[2] <= 0.6 * seconds[1]
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_sweep_with_a_checkpoint_and_the_status_for_a_requeue(tmp_path):
+    words = [*TOY, f"run.results={tmp_path / 'results'}", f"data.store={tmp_path / 'store'}", "run.checkpoint_epochs=1"]
+    words += ["method=lora", "seed=0,1", "train.epochs=200", "run.threads=1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    sweeping = subprocess.Popen(
+        [sys.executable, "run.py", "-m", *words], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.rglob("seed0.pt")):
+        assert sweeping.poll() is None
+        time.sleep(0.05)
+    sweeping.send_signal(signal.SIGTERM)
+    _, said = sweeping.communicate()
+    assert sweeping.returncode == REQUEUE
+    assert "the same command goes on from there" in said
+    assert [path.name for path in (tmp_path / "results").rglob("*") if path.is_file()] == ["seed0.pt"]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -135,7 +136,7 @@ def test_retry_runs_what_failed_and_what_is_missing(tmp_path):
     assert not list(tmp_path.rglob("*.failed"))
 
 
-def test_ten_thousand_records_are_shown_in_under_five_seconds(toy, tmp_path):
+def test_ten_thousand_records_are_shown_in_under_five_seconds_of_one_core(toy, tmp_path):
     run_cell(config_of(*toy, "method=linear"))
     [path] = (tmp_path / "results" / "records").rglob("seed0.json")
     text = path.read_text()
@@ -145,9 +146,10 @@ def test_ten_thousand_records_are_shown_in_under_five_seconds(toy, tmp_path):
             folder.mkdir(parents=True)
             for seed in range(10):
                 (folder / f"seed{seed}.json").write_text(text)
-    began = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = script("status", "--results", tmp_path / "many")
-    seconds = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # whatever else runs here
     assert "10000 cells: 10000 done" in done.stdout
     assert seconds < 5
 
