@@ -1,8 +1,11 @@
 """timm name + weights -> a frozen vision transformer with a fresh head, and what its checkpoint expects of an image."""
 
+import copy
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,12 @@ class Backbone:
                 f"backbone.timm={self.timm!r} is not a model of timm {timm.__version__}; see timm.list_models()"
             )
 
+    def identity(self) -> tuple[Any, ...]:
+        """What tells this backbone from others: its fields, and the weights file with its age and length."""
+        file = self.weights_file()
+        facts = () if file is None else (file.stat().st_mtime_ns, file.stat().st_size)
+        return json.dumps(asdict(self), sort_keys=True), file, *facts
+
     def weights_file(self) -> Path | None:
         """The checkpoint on this machine, fetched from the hub where no file is named; None for random weights."""
         if self.weights == RANDOM:
@@ -101,10 +110,7 @@ class Backbone:
             UserError: for an image size that the patch does not divide, a pooling that the model lacks, or weights
                 that do not fit, naming the first keys missing, unexpected or of another shape.
         """
-        model = self.bare(drop_path=drop_path)
-        if file := self.weights_file():
-            load_weights(model, file, untrained=self.untrained, unused=self.unused)
-        model.requires_grad_(False)
+        model = copy.deepcopy(pretrained(drop_path, *self.identity()))  # cells of one process share what is loaded
         with seeded(0):  # the draws that follow replace these
             model.reset_classifier(num_classes)
         head = model.get_classifier()
@@ -166,13 +172,29 @@ def check_divides(image_size: int, model: nn.Module) -> None:
 
 
 def weights_digest(backbone: Backbone) -> str:
-    """The sha256 of the weights file, or of the generated tensors where they are random."""
-    if file := backbone.weights_file():
+    """The sha256 of the weights file, or of the generated tensors where they are random; computed once a process."""
+    return digest_once(*backbone.identity())
+
+
+@lru_cache
+def digest_once(described: str, file: Path | None, *_: int) -> str:
+    """The digest of a file that is as old and as long as it was."""
+    if file is not None:
         return sha256_of(file)
     total = hashlib.sha256()
-    for name, tensor in sorted(backbone.bare(drop_path=0.0).state_dict().items()):
+    for name, tensor in sorted(Backbone(**json.loads(described)).bare(drop_path=0.0).state_dict().items()):
         total.update(name.encode() + tensor.numpy().tobytes())
     return total.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def pretrained(drop_path: float, described: str, *_: Any) -> nn.Module:
+    """The model without a head and with its weights: the one that this process has, which nobody may touch."""
+    backbone = Backbone(**json.loads(described))
+    model = backbone.bare(drop_path=drop_path)
+    if file := backbone.weights_file():
+        load_weights(model, file, untrained=backbone.untrained, unused=backbone.unused)
+    return model.requires_grad_(False)
 
 
 def num_parameters(model: nn.Module) -> dict[str, int]:

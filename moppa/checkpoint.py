@@ -49,6 +49,14 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
+def is_of(path: Path, code: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint can be gone on from by this code."""
+    try:
+        return torch.load(path, weights_only=True, mmap=True)["code"] == dict(code)
+    except Exception:  # any damage means the same: it cannot
+        return False
+
+
 def restore(state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, losses: Tensor) -> None:
     """Puts a checkpoint's state back: weights, buffers, moments, losses so far and torch's generators."""
     with torch.no_grad():

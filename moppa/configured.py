@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -33,6 +34,11 @@ def make(config: DictConfig, path: str, **settings: Any) -> Any:
         raise UserError(f"{path}: {error}; choose from the settings in its YAML") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+
+
+def sweep_name() -> str:
+    """The named sweep that this cell is one of, or `cells`."""
+    return (HydraConfig.get().runtime.choices.get("sweep") if HydraConfig.initialized() else None) or "cells"
 
 
 def offer(function: Callable[..., Any], *given: Any, **offered: Any) -> Any:

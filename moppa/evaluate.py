@@ -1,5 +1,6 @@
 """The images of a split are shown to the model once; their predictions are kept."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -8,8 +9,12 @@ from torch import Tensor, nn
 
 from moppa import check
 from moppa.data.images import forget
+from moppa.data.store import Split
 from moppa.machine import arithmetic
 from moppa.progress import progress_bar
+from moppa.touch import merge
+
+Watch = Callable[[nn.Module, int, bool], dict[str, Tensor]]
 
 
 @torch.inference_mode()
@@ -31,3 +36,22 @@ def predict(
             predicted[start : start + len(batch)] = logits.argmax(dim=1).cpu().numpy()
             bar.update(line, completed=start + len(batch))
     return predicted
+
+
+def watch_every(
+    every: int | None, read: Callable[[], Split], *, normalise: Callable[[Tensor], Tensor], batch_size: int
+) -> Watch:
+    """What to call after each epoch: each `every` epochs, and after the last, it counts the right answers of a split.
+
+    It is called with the model, which it leaves as it is, the epoch from 1 on, and whether it is the last. Where
+    `every` is None it reads nothing.
+    """
+
+    def watch(model: nn.Module, epoch: int, is_last: bool) -> dict[str, Tensor]:
+        if every is None or not (is_last or epoch % every == 0):
+            return {}
+        asked = read()
+        predicted = predict(merge(copy.deepcopy(model)), asked.images, normalise=normalise, batch_size=batch_size)
+        return {"read/epoch": torch.tensor([epoch]), "read/correct": torch.tensor([(predicted == asked.labels).sum()])}
+
+    return watch

@@ -25,6 +25,12 @@ def device_named(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def use_threads(number: int | None) -> None:
+    """Lets torch compute with `run.threads` CPU threads; None leaves it its choice: all cores, or OMP_NUM_THREADS."""
+    if number is not None:
+        torch.set_num_threads(check.whole("run.threads", number, least=1))
+
+
 def arithmetic(device: torch.device) -> torch.autocast:
     """bfloat16 autocast on a GPU, plain float32 elsewhere."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

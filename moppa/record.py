@@ -44,6 +44,16 @@ class Cell:
         return self.record.with_suffix(".npz")
 
     @property
+    def claim(self) -> Path:
+        """Names the worker that is at the cell, while there is one."""
+        return self.record.with_suffix(".claim")
+
+    @property
+    def failure(self) -> Path:
+        """What the last attempt ended with, where it failed: JSON, but no record."""
+        return self.record.with_suffix(".failed")
+
+    @property
     def trained(self) -> Path:
         """The tensors that were trained, method and head, as safetensors: what `scripts/export.py` starts from."""
         return self.checkpoint.with_name(self.checkpoint.stem + ".safetensors")
@@ -79,6 +89,11 @@ def cell_of(config: DictConfig, *, weights_sha256: str) -> Cell:
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from error
+    return cell_from(resolved, weights_sha256=weights_sha256)
+
+
+def cell_from(resolved: dict[str, Any], *, weights_sha256: str) -> Cell:
+    """The cell that a resolved config means."""
     seed = check.whole("seed", resolved["seed"], least=0)
     key = key_of(resolved, weights_sha256)
     place = Path(
@@ -113,6 +128,7 @@ def write(
     cell: Cell,
     *,
     trained: str | None,
+    tuned: Mapping[str, Any] | None,
     predicted: np.ndarray,
     labels: np.ndarray,
     split: Mapping[str, Any],
@@ -139,6 +155,7 @@ def write(
         "split": dict(split),
         "weights": {"name": cell.weights_name, "sha256": cell.weights_sha256},
         "trained": {"sha256": trained},
+        "tuned": tuned,
         "preprocess": asdict(preprocess),
         "dtype": "bfloat16" if device.type == "cuda" else "float32",
         "device": facts_of(device),
@@ -147,9 +164,28 @@ def write(
         "seconds": {**seconds, "train": training.seconds},
         "peak_memory_bytes": peak_memory_bytes(device),
         "curve": training.curve,
+        **best_on_test(training.observed),
     }
     with whole_file(cell.predictions) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, predicted=predicted, label=labels.astype(np.int16), **training.observed)
     with whole_file(cell.record) as temporary:
         temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     return record
+
+
+def figures(written: Mapping[str, Any]) -> dict[str, float]:
+    """A record's final figures, for a logger."""
+    counts = {name: written[name] for name in ("correct", "total", "trainable_params", "head_params")}
+    seconds = {f"seconds_{phase}": value for phase, value in written["seconds"].items()}
+    return {"accuracy": written["correct"] / written["total"], **counts, **seconds}
+
+
+def best_on_test(observed: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """For `protocol=paper` alone: the reading that its papers would have reported, beside all of them by epoch."""
+    if "read/correct" not in observed:
+        return {}
+    readings = [
+        {"epoch": int(epoch), "correct": int(correct)}
+        for epoch, correct in zip(observed["read/epoch"].flat, observed["read/correct"].flat, strict=True)
+    ]
+    return {"best_on_test": {**max(readings, key=lambda one: one["correct"]), "readings": readings}}

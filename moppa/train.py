@@ -89,10 +89,12 @@ def train(
     seed: int,
     checkpoint: Checkpoint,
     logger: Logger,
+    watch: Callable[[nn.Module, int, bool], dict[str, Tensor]],
 ) -> Training:
     """Trains what requires a gradient on the images of a split, which are moved to the model's device once.
 
     `normalise` makes the model's input of a batch of them.
+    What `watch(model, epoch, is_last)` gives after each epoch is kept beside what the modules tell of themselves.
 
     Raises:
         UserError: where the loss is not finite, naming the step.
@@ -138,13 +140,16 @@ def train(
             if (step + 1) % per_epoch == 0:
                 epoch = end_of_epoch(losses[step + 1 - per_epoch : step + 1], recipe, step, num_steps)
                 bar.update(line, note=f"loss {epoch['loss']:.4f}  rate {epoch['rate']:.2e}")
-                observed.append(observe(model, is_last=step + 1 == num_steps))
+                is_last = step + 1 == num_steps
+                observed.append({**observe(model, is_last=is_last), **watch(model, (step + 1) // per_epoch, is_last)})
                 logger.log({**epoch, **scalars(observed[-1])}, step=step + 1)
-                if (step + 1) // per_epoch % checkpoint.epochs == 0 or step + 1 == num_steps:
+                if (step + 1) // per_epoch % checkpoint.epochs == 0 or is_last:
                     save(step + 1)
-            if stop.is_requested:
+            if stop.number is not None:
                 save(step + 1)
-                raise Stopped(f"stopped after step {step + 1} of {num_steps}; the same command goes on from there")
+                raise Stopped(
+                    f"stopped after step {step + 1} of {num_steps}; the same command goes on from there", stop.number
+                )
 
     told = {name: [one[name] for one in observed if name in one] for name in observed[-1]}
     ends = range(per_epoch, num_steps + 1, per_epoch)

@@ -1,17 +1,18 @@
-import copy
 import csv
 import json
 import re
-from itertools import product
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from moppa.configured import make
 from moppa.data.task import GROUPS, Task
 from moppa.record import key_of
+from moppa.sweep.cells import composed
 from tests.conftest import CONFIGS, METHODS, ROOT, config_of
 
 TASKS = sorted(path.stem for path in (CONFIGS / "task").glob("*.yaml"))
@@ -31,7 +32,9 @@ def test_every_method_composes_with_every_task(task):
 def test_every_choice_of_the_other_axes_composes_and_builds():
     for axis, names in AXES.items():
         for name in names:
-            assert make(config_of("task=cifar100", f"{axis}={name}"), axis) is not None
+            config = config_of("task=cifar100", f"{axis}={name}")
+            for other in AXES:
+                assert make(config, other) is not None
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
@@ -66,29 +69,48 @@ def test_the_tasks_facts_are_those_of_the_shared_table(shared):
         assert task.fingerprint == (official and {name: official[name] for name in task.fingerprint})
 
 
+TUNING = "+sweep=tune_common"
 SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("sweep", SWEEPS)
-def test_every_cell_of_a_sweep_composes_and_their_number_is_the_one_it_opens_with(sweep):
+GRIDS = sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "words", [[f"+sweep={name}"] for name in SWEEPS] + [[TUNING, f"+grid={name}"] for name in GRIDS]
+)
+def test_every_cell_of_a_sweep_composes_and_their_number_is_the_one_it_opens_with(words):
+    cells = composed(CONFIGS, words)
+    assert len({(key_of(cell, "w"), cell["seed"]) for cell in cells}) == len(cells)
+    group, _, name = words[-1].removeprefix("+").partition("=")
+    opening = (CONFIGS / group / f"{name}.yaml").read_text()
+    assert f"= {len(cells)} cells" in opening
+    assert group == "grid" or re.search(r"^# Cost.*(measured|computed)", opening, re.MULTILINE)
+    if group == "grid":
+        assert {cell["method"]["name"] for cell in cells} == {name}
+    if name.startswith(("tune", "ablation")) or group == "grid":
+        assert {cell["protocol"]["name"] for cell in cells} == {"tune"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["task=eurosat,dtd", "method=lora,moppa", "seed=1,2", "train.lr=1e-3,1e-2", "backbone.image_size=112"],
+        ["+sweep=tune_rates", "seed=0"],
+        ["+sweep=smoke", "task=dtd"],
+    ],
+)
+def test_the_cells_of_a_plan_are_those_that_hydra_composes(words):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        params = compose("cell", overrides=[f"+sweep={sweep}"], return_hydra_config=True).hydra.sweeper.params
-    parser = OverridesParser.create()
-    choices = [
-        [
-            parser.parse_override(f"{name}={value}")
-            for value in parser.parse_override(f"{name}={values}").sweep_string_iterator()
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        named = [word for word in words if word.startswith("+")]
+        params = compose("cell", overrides=["task=dtd", *named], return_hydra_config=True).hydra.sweeper.params or {}
+        lists = parser.parse_overrides([*(f"{name}={values}" for name, values in params.items()), *words])
+        [combinations] = BasicSweeper.split_arguments(lists, None)
+        expected = [
+            OmegaConf.to_container(compose("cell", overrides=combination), resolve=True) for combination in combinations
         ]
-        for name, values in params.items()
-    ]
-    sweeping, keys = config_of(f"+sweep={sweep}"), set()
-    assert sweeping.protocol.name == "tune"
-    for choice in product(*choices):
-        config = copy.deepcopy(sweeping)
-        for override in choice:
-            OmegaConf.update(config, override.key_or_group, override.value())  # a name that does not exist is an error
-        keys.add((key_of(OmegaConf.to_container(config, resolve=True), "w"), config.seed))
-    assert f"= {len(keys)} cells" in (CONFIGS / "sweep" / f"{sweep}.yaml").read_text()
+    assert composed(CONFIGS, words) == expected
 
 
 def test_every_method_stands_in_the_docs_with_its_size():

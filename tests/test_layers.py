@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import ROOT
 
 RANKS = {
-    "moppa": 7,
+    "moppa": 9,
     "moppa.errors": 0,
     "moppa.check": 0,
     "moppa.files": 0,
@@ -70,7 +70,16 @@ RANKS = {
     "moppa.features": 3,
     "moppa.record_file": 1,
     "moppa.record": 4,
+    "moppa.claim": 0,
+    "moppa.attempt": 5,
+    "moppa.tuning": 5,
     "moppa.export": 5,
+    "moppa.sweep": 5,
+    "moppa.sweep.cells": 6,
+    "moppa.sweep.cost": 6,
+    "moppa.sweep.state": 6,
+    "moppa.sweep.grid": 7,
+    "moppa.sweep.plan": 8,
     "moppa.report": 5,
     "moppa.report.stats": 5,
     "moppa.report.ranks": 5,
@@ -96,8 +105,8 @@ RANKS = {
     "moppa.report.charts": 6,
     "moppa.report.page": 6,
     "moppa.demo": 7,
-    "scripts": 8,
-    "run": 8,
+    "scripts": 9,
+    "run": 9,
 }
 # The tools at the bottom use each other, a source needs the task it reads for, and the store writes what it reads.
 FOUNDATION = {name for name, rank in RANKS.items() if rank == 0}

@@ -45,6 +45,8 @@ def test_what_can_change_the_outcome_changes_the_key(override):
         "run.eval_batch=7",
         "run.checkpoint_epochs=1",
         "run.keep_trained=false",
+        "run.threads=1",
+        "hparams=best",
         "logger=wandb",
         "data.dir=elsewhere",
         "data.store=elsewhere",
@@ -69,7 +71,7 @@ def test_a_cell_leaves_one_record_with_all_its_facts(toy, tmp_path, capsys):
     run_cell(config_of(*toy, "method=lora"))
     [path] = (tmp_path / "results").rglob("seed0.json")
     written = record.read(path)
-    assert set(written) == {*record.REQUIRED, "trained"}
+    assert set(written) == {*record.REQUIRED, "trained", "tuned"}
     [trained] = (tmp_path / "results").rglob("seed0.safetensors")
     assert written["trained"] == {"sha256": sha256_of(trained)}
     assert (written["suite"], written["backbone"], written["task"]) == ("vtab1k", "test_vit", "eurosat")
@@ -145,15 +147,3 @@ def test_a_record_that_is_not_whole_is_named(tmp_path):
         path.write_text(content)
         with pytest.raises(UserError, match=r"seed0\.json is not a record.*delete it"):
             record.read(path)
-
-
-def test_a_failing_logger_does_not_fail_the_cell(toy, tmp_path, monkeypatch, capsys):
-    import wandb
-
-    def refuse(**settings):
-        raise RuntimeError("no network")
-
-    monkeypatch.setattr(wandb, "init", refuse)
-    run_cell(config_of(*toy, "method=linear", "logger=wandb"))
-    assert len(list((tmp_path / "results").rglob("seed0.json"))) == 1
-    assert "wandb failed and is left out" in capsys.readouterr().out

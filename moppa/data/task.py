@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from moppa import check
 from moppa.errors import UserError
@@ -12,6 +12,7 @@ PARTS = {"train800": ("train800",), "val200": ("val200",), "train800val200": ("t
 GROUPS = ("natural", "specialized", "structured")
 
 Verdict = Literal["official", "differs", "no names"]
+Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,23 +51,43 @@ class Task:
         return {"train800": 800, "val200": 200, "test": self.num_test}[part]
 
 
+HONEST = {"final": ("train800val200", "test"), "tune": ("train800", "val200"), "paper": ("train800val200", "test")}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What is trained on and what is read afterwards, once: the honest pairs, and no others."""
+    """What is trained on and what is read afterwards, once: the honest pairs, and no others.
+
+    `every` is for the diagnostic alone that reads the test set each so many epochs, as many papers did.
+    """
 
     name: str
     train: str
     evaluate: str
+    every: int | None = None  # absent from the YAMLs of tune and final, whose cells bear the keys of that
 
     def __post_init__(self) -> None:
-        honest = {"final": ("train800val200", "test"), "tune": ("train800", "val200")}
-        check.one_of("protocol.name", self.name, honest)
-        if (self.train, self.evaluate) != honest[self.name]:
-            train, evaluate = honest[self.name]
+        check.one_of("protocol.name", self.name, HONEST)
+        train, evaluate = HONEST[self.name]
+        if (self.train, self.evaluate) != (train, evaluate):
             raise UserError(
                 f"protocol={self.name} with train={self.train} and evaluate={self.evaluate}: "
                 f"{self.name} means train={train} and evaluate={evaluate}; choose protocol=final or protocol=tune"
             )
+        if self.name == "paper":
+            check.whole("protocol.every", self.every, least=1)
+        elif self.every is not None:
+            raise UserError(f"protocol.every={self.every!r}: {self.name} reads once, at the end; only paper reads more")
+
+    def only(self, load: Callable[[str], Loaded]) -> Callable[[str], Loaded]:
+        """`load`, of the two splits of this protocol; any other is refused, whoever asks."""
+
+        def guarded(split: str) -> Loaded:
+            if split not in (self.train, self.evaluate):
+                raise UserError(f"protocol={self.name} reads {self.train} and {self.evaluate}, never {split}")
+            return load(split)
+
+        return guarded
 
 
 def digest_of_names(names: Sequence[str]) -> str:
