@@ -188,11 +188,11 @@ def digest_once(described: str, file: Path | None, *_: int) -> str:
 
 
 @lru_cache(maxsize=1)
-def pretrained(drop_path: float, described: str, *_: Any) -> nn.Module:
+def pretrained(drop_path: float, described: str, file: Path | None, *_: int) -> nn.Module:
     """The model without a head and with its weights: the one that this process has, which nobody may touch."""
     backbone = Backbone(**json.loads(described))
     model = backbone.bare(drop_path=drop_path)
-    if file := backbone.weights_file():
+    if file is not None:
         load_weights(model, file, untrained=backbone.untrained, unused=backbone.unused)
     return model.requires_grad_(False)
 

@@ -96,7 +96,7 @@ CASES = {
     "group of no such name": (["task.group=other"], ["task.group='other'", "natural, specialized, structured"]),
     "tuning on the test set": (["protocol=tune", "protocol.evaluate=test"], ["protocol=tune", "evaluate=val200"]),
     "final on the training set": (["protocol.evaluate=val200"], ["protocol=final", "evaluate=test"]),
-    "reading more than once": (["protocol.every=1"], ["protocol.every=1", "only paper"]),
+    "reading more than once": (["+protocol.every=1"], ["protocol.every=1", "only paper"]),
     "a diagnostic that never reads": (["protocol=paper", "protocol.every=0"], ["protocol.every=0", "at least 1"]),
     "settings from nowhere": (["hparams=mine"], ["hparams='mine'", "given, best"]),
     "settings not tuned": (["hparams=best"], ["nothing was tuned for test_vit moppa eurosat", "protocol=tune first"]),
