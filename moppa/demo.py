@@ -7,18 +7,13 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-
-import pandas as pd
 
 from moppa import record
 from moppa.backbone import weights_digest
 from moppa.configured import make
 from moppa.data.choice import config_of
-from moppa.files import whole_file
 from moppa.progress import progress_bar
-from moppa.report.table import columns_of, markdown, name_rows, row_of
 
 METHODS = ("linear", "lora", "adapter", "vpt_deep", "nola", "moppa")
 TASKS = ("mini/digits", "mini/sprites_location")  # what ends within five minutes on two cores
@@ -125,32 +120,3 @@ def take(lines: "queue.Queue[str | None]") -> str | None:
         return lines.get(timeout=0.5)
     except queue.Empty:
         return ""
-
-
-def tables(demo: Demo) -> tuple[Path, Path]:
-    """Writes `table.md` and `table.html` from the records of the demo's cells; where they are."""
-    records = [record.read(path) for path in demo.records().values()]
-    asked = {one["task"] for one in records}
-    configs = demo.root / "configs"
-    columns = [column for column in columns_of(records[0]["suite"], configs) if column.task in asked]
-    text = markdown(records, columns, configs)
-    title, caption = text.split("\n\n")[:2]
-    _, rows = name_rows(records, configs)
-    frame = pd.DataFrame.from_dict({name: row_of(cells, columns) for name, cells in rows.items()}, orient="index")
-    written = demo.results / "table.md", demo.results / "table.html"
-    for path, content in zip(written, (text, page(title.removeprefix("# "), caption, frame)), strict=True):
-        with whole_file(path) as temporary:
-            temporary.write_text(content)
-    return written
-
-
-def page(title: str, caption: str, frame: pd.DataFrame) -> str:
-    """A page of its own, with no script and nothing to load."""
-    grid = frame.rename(columns=lambda name: name.replace("*", "")).to_html(border=0)
-    style = (
-        "body{font:16px system-ui;margin:2em}table{border-collapse:collapse}th,td{padding:.3em .8em;text-align:right}"
-    )
-    return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>\n'
-        f"<h1>{escape(title)}</h1>\n{grid}\n<p>{escape(caption)}</p></html>\n"
-    )

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from hydra.errors import HydraException
 from rich.console import Console
-from rich.markdown import Markdown
 
-from moppa.demo import ALL_TASKS, METHODS, TASKS, Demo, run, tables
+from moppa.demo import ALL_TASKS, METHODS, TASKS, Demo, run
 from moppa.errors import UserError
+from moppa.report.terminal import show
+from moppa.report.write import named, write_tables
 
 ROOT = Path(__file__).parent.parent.absolute()
 WORDS = ("backbone=vit_micro", "train=mini")
@@ -36,15 +37,17 @@ def main() -> int:
         if status:
             print("not all cells were run; the same command goes on where it was", file=sys.stderr)
             return status
-        markdown, html = tables(demo)
+        made = write_tables(demo.results, ROOT / "configs")
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         return 130
     except (HydraException, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    Console().print(Markdown(markdown.read_text()))
-    print(f"\nThis table:         {markdown}, {html}")
+    for table in made.tables:
+        show(table, Console())
+    print(named(made.left_out, demo.results), end="", file=sys.stderr)
+    print("\nThis table:         " + ", ".join(str(path) for path in made.written if path.suffix in {".md", ".html"}))
     print(f"A record of a cell: {next(iter(demo.records().values()))}")
     print("One cell by itself: python run.py method=moppa task=mini/terrain backbone=vit_micro train=mini")
     print("Where to look next: README.md, docs/mini.md; `make demo FULL=1` runs all eight tasks")

@@ -68,10 +68,10 @@ def test_the_demo_runs_shows_its_table_and_goes_on_where_it_was_stopped(tmp_path
     assert second.returncode == 0, out + err
     assert len(list(records.rglob("seed*.json"))) == 4
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
-    table = (tmp_path / "results" / "table.md").read_text()
+    table = (tmp_path / "results" / "tables" / "mini-vit_micro-final.md").read_text()
     assert all(word in table for word in ("linear", "moppa", "Digits", "Spots"))
     assert "VTAB" not in table
-    assert "<table" in (tmp_path / "results" / "table.html").read_text()
+    assert "<table" in (tmp_path / "results" / "tables" / "mini-vit_micro-final.html").read_text()
     assert "docs/mini.md" in out
 
 
