@@ -109,3 +109,11 @@ def test_of_many_rows_one_a_method_is_shown_and_not_the_one_that_tests_best(tmp_
     put(tmp_path, "method=linear", "task=dtd", "train.lr=0.1", percent=20, tuned={"val200": 0.5, "num_settings": 2})
     [table], _ = read_tables(tmp_path, CONFIGS)
     assert list(shown_of(table).accuracies.index) == ["linear (settings tuned on val200)", "lora"]
+
+
+def test_a_bar_that_joins_ranks_does_not_depend_on_the_order_of_a_set(shown):
+    figure = figures.critical_difference(shown)
+    bars = [line for line in figure.axes[0].lines if line.get_linewidth() == 2.5]
+    assert bars
+    for bar in bars:
+        assert list(bar.get_xdata()) == sorted(bar.get_xdata())
