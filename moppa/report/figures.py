@@ -194,7 +194,8 @@ def cost(shown: Shown) -> Figure:
     axes[1].set(xlabel="peak memory (GiB)")
     for axis in axes:
         axis.grid(color="0.92")
-    axes[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    shortest, longest = axes[0].get_xlim()
+    axes[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if longest < 100 * shortest else (1,)))
     axes[0].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes[0].xaxis.set_minor_formatter(NullFormatter())
     figure.suptitle(f"{shown.title}; on {', '.join(devices)}", x=0.01, ha="left")
