@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from moppa.backbone import num_parameters
 from moppa.configured import make, offer
+from moppa.files import whole_file
 from moppa.machine import arithmetic, device_named, facts_of, in_turn, peak_memory_bytes
 from moppa.touch import penalty, trainable
 
@@ -44,11 +45,13 @@ def main() -> None:
         print(json.dumps(measure(asked.only, asked.rounds, asked.timm, asked.image_size)))
         return
     given = ["--rounds", str(asked.rounds), "--timm", asked.timm, "--image-size", str(asked.image_size)]
-    found = {method: in_process(method, given) for method in track(asked.methods, "measuring")}
-    device = device_named("auto")
+    device, found = device_named("auto"), {}
+    for method in track(asked.methods, "measuring"):
+        found[method] = in_process(method, given)
+        if asked.json:  # after each, so that a long run that is stopped has measured something
+            with whole_file(asked.json) as temporary:
+                temporary.write_text(json.dumps({"device": facts_of(device), "methods": found}, indent=2) + "\n")
     show(found, f"{asked.timm} at {asked.image_size} px, {facts_of(device)['name']}")
-    if asked.json:
-        asked.json.write_text(json.dumps({"device": facts_of(device), "methods": found}, indent=2) + "\n")
 
 
 def in_process(method: str, given: list[str]) -> dict[str, Any]:
