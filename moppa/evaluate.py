@@ -1,7 +1,7 @@
 """The images of a split are shown to the model once; their predictions are kept."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -23,19 +23,32 @@ def predict(
 ) -> np.ndarray:
     """The predicted class (N,) int16 of images (N, S, S, 3) uint8, mapped from disk or not, or features (N, D)."""
     check.whole("run.eval_batch", batch_size, least=1)
+    batches = shown(model, model, images, normalise=normalise, batch_size=batch_size, title="test")
+    found = [logits.argmax(dim=1).cpu().numpy().astype(np.int16) for logits in batches]
+    return np.concatenate(found) if found else np.empty(0, dtype=np.int16)
+
+
+def shown(
+    model: nn.Module,
+    asked: Callable[[Tensor], Tensor],
+    images: np.ndarray,
+    *,
+    normalise: Callable[[Tensor], Tensor],
+    batch_size: int,
+    title: str,
+) -> Iterator[Tensor]:
+    """Yields what `asked` of the model, as it is at a test, gives for each batch of images in order, under a bar."""
     device = model.get_classifier().weight.device
-    predicted = np.empty(len(images), dtype=np.int16)
     model.eval()
     with progress_bar() as bar:
-        line = bar.add_task("test", total=len(images), note="")
+        line = bar.add_task(title, total=len(images), note="")
         for start in range(0, len(images), batch_size):
             batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
             forget(images)  # a test set of gigabytes passes through, it does not pile up
             with arithmetic(device):
-                logits = model(normalise(batch))
-            predicted[start : start + len(batch)] = logits.argmax(dim=1).cpu().numpy()
+                given = asked(normalise(batch))
+            yield given
             bar.update(line, completed=start + len(batch))
-    return predicted
 
 
 def watch_every(

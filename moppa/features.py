@@ -18,12 +18,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa.backbone import Preprocess
-from moppa.data.images import digest, forget
+from moppa.data.images import digest
 from moppa.data.store import Split
 from moppa.errors import UserError
+from moppa.evaluate import shown
 from moppa.files import whole_file
-from moppa.machine import arithmetic
-from moppa.progress import progress_bar
 from moppa.provenance import versions
 from moppa.touch import trains_only_the_head
 
@@ -97,19 +96,13 @@ def compute(
     model: nn.Module, images: np.ndarray, *, preprocess: Preprocess, batch_size: int
 ) -> Float[Tensor, "count dim"]:
     """What the head would read of images (N, S, S, 3) uint8, in float32 on the CPU."""
-    device = model.get_classifier().weight.device
-    found = []
-    model.eval()
-    with progress_bar() as bar:
-        line = bar.add_task("features", total=len(images), note="")
-        for start in range(0, len(images), batch_size):
-            batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
-            forget(images)
-            with arithmetic(device):
-                tokens: Any = model.forward_features(preprocess.normalise(batch))
-                found.append(model.forward_head(tokens, pre_logits=True).float().cpu())
-            bar.update(line, completed=start + len(batch))
-    return torch.cat(found)
+
+    def features(batch: Tensor) -> Tensor:
+        stock: Any = model
+        return stock.forward_head(stock.forward_features(batch), pre_logits=True)
+
+    batches = shown(model, features, images, normalise=preprocess.normalise, batch_size=batch_size, title="features")
+    return torch.cat([found.float().cpu() for found in batches])
 
 
 def write(file: Path, features: Float[Tensor, "count dim"], described: str) -> None:

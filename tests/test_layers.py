@@ -67,7 +67,7 @@ RANKS = {
     "moppa.pretrain.probe": 3,
     "moppa.train": 3,
     "moppa.evaluate": 3,
-    "moppa.features": 3,
+    "moppa.features": 4,
     "moppa.record_file": 1,
     "moppa.record": 4,
     "moppa.claim": 0,
