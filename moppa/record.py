@@ -18,11 +18,23 @@ from moppa.errors import UserError
 from moppa.files import sha256_of, whole_file
 from moppa.machine import facts_of, peak_memory_bytes
 from moppa.provenance import code_state
-from moppa.record_file import NEUTRAL, REQUIRED, key_of, read, without
+from moppa.record_file import NEUTRAL, REQUIRED, key_of, portable, read, without
 from moppa.touch import trainable
 from moppa.train import Training
 
-__all__ = ["MEASURED", "NEUTRAL", "REQUIRED", "Cell", "cell_of", "keep_trained", "key_of", "read", "without", "write"]
+__all__ = [
+    "MEASURED",
+    "NEUTRAL",
+    "REQUIRED",
+    "Cell",
+    "cell_of",
+    "keep_trained",
+    "key_of",
+    "portable",
+    "read",
+    "without",
+    "write",
+]
 
 # What differs between two runs of one cell, and nothing else does.
 MEASURED = ("seconds", "peak_memory_bytes")
@@ -151,7 +163,7 @@ def write(
         "protocol": config["protocol"]["name"],
         "correct": int((predicted == labels).sum()),
         "total": len(labels),
-        "config": config,
+        "config": portable(config),
         "split": dict(split),
         "weights": {"name": cell.weights_name, "sha256": cell.weights_sha256},
         "trained": {"sha256": trained},

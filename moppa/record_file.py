@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ NEUTRAL = (
     "task.column",
     "backbone.weights",  # a path: the sha256 of what lies there counts instead
 )
+PATHS = ("data.dir", "data.store", "backbone.weights", "run.results")  # the neutral entries that name a place on disk
 REQUIRED = (
     "suite",
     "backbone",
@@ -61,6 +64,21 @@ def without(config: Mapping[str, Any], dotted: tuple[str, ...]) -> dict[str, Any
         inner = tuple(path.removeprefix(f"{name}.") for path in dotted if path.startswith(f"{name}."))
         if name not in dotted:
             kept[name] = without(value, inner) if inner else value
+    return kept
+
+
+def portable(config: Mapping[str, Any], paths: tuple[str, ...] = PATHS) -> dict[str, Any]:
+    """A config whose absolute paths stand relative to the working directory: they lead to the same places from there,
+    and the record says nothing of the machine's other folders and their owners.
+    """
+    kept: dict[str, Any] = dict(config)
+    for name, value in config.items():
+        inner = tuple(path.removeprefix(f"{name}.") for path in paths if path.startswith(f"{name}."))
+        if inner and isinstance(value, Mapping):
+            kept[name] = portable(value, inner)
+        elif name in paths and isinstance(value, str) and Path(value).is_absolute():
+            with suppress(ValueError):  # another drive of Windows, which no relative path reaches
+                kept[name] = os.path.relpath(value)
     return kept
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -57,7 +58,7 @@ def records_of(folder):
     found = {}
     for path in sorted((folder / "results" / "records").rglob("seed*.json")):
         written = record.read(path)
-        assert written["config"].pop("run")["results"] == str(folder / "results")
+        assert Path(written["config"].pop("run")["results"]).resolve() == folder / "results"
         found[path.relative_to(folder)] = written
     return found
 

@@ -91,6 +91,21 @@ def test_a_cell_leaves_one_record_with_all_its_facts(toy, tmp_path, capsys):
     assert "of 120 right" in capsys.readouterr().out
 
 
+def test_a_record_keeps_paths_that_lead_there_from_here_and_no_absolute_ones(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_cell(config_of(*toy, "method=linear", f"run.results={tmp_path / 'results'}"))
+    [path] = (tmp_path / "results").rglob("seed0.json")
+    config = record.read(path)["config"]
+    assert config["run"]["results"] == "results"
+    assert not [
+        value
+        for group in config.values()
+        if isinstance(group, dict)
+        for value in group.values()
+        if str(value).startswith("/")
+    ]
+
+
 def test_a_finished_cell_is_skipped_and_another_setting_is_not(toy, tmp_path, capsys, monkeypatch):
     run_cell(config_of(*toy, "method=lora"))
     run_cell(config_of(*toy, "method=lora"))

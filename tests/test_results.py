@@ -19,6 +19,7 @@ def test_a_committed_record_is_whole_clean_and_agrees_with_its_predictions(path)
     written = record.read(path)
     assert written["git"]["dirty"] is False
     assert written["split"]["verdict"] == "official"
+    assert written["config"] == record.portable(written["config"])
     kept = np.load(path.with_suffix(".npz"))
     assert len(kept["label"]) == written["total"]
     assert int((kept["predicted"] == kept["label"]).sum()) == written["correct"]
