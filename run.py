@@ -12,7 +12,7 @@ from moppa.checkpoint import Checkpoint
 from moppa.configured import make, offer, one_line_errors, sweep_name
 from moppa.data import store
 from moppa.evaluate import predict, watch_every
-from moppa.lean import leave_out_the_unread
+from moppa.lean import leave_out
 from moppa.log import Sheltered
 from moppa.machine import Clock, device_named, use_threads
 from moppa.provenance import code_state
@@ -56,8 +56,7 @@ def run_cell(config: DictConfig) -> record.Cell:
             generator=generator_for(config.seed, "method"),
             examples=lambda: in_batches(load(protocol.train), recipe.batch_size, preprocess, device),
         )
-        if config.run.lean:
-            leave_out_the_unread(model)
+        leave_out(model, config.run.lean)
         with clock("data"):
             proof = store.proof(task, source, size=preprocess.size, interpolation=preprocess.interpolation)
             learner, load, normalise = features.instead_of_images(

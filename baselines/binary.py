@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
-from moppa.linears import Adapted, add_to_parts, beside, linears_of
+from moppa.linears import Adapted, add_to_parts, linears_of, updated
 from moppa.places import transformer_places
 from moppa.touch import Applying, hold, reweight
 
@@ -82,7 +82,7 @@ class BinaryDelta(nn.Module):
 
     def applied(self, layer: Applying, x: Tensor) -> Tensor:
         """W x + (W' - W) x."""
-        return beside(layer.plain(x), x, self.parts, *self.factors())
+        return updated(x, layer.pretrained("weight"), layer.pretrained("bias"), self.parts, *self.factors())
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """Down and s Up of each adapted part, binary."""

@@ -4,12 +4,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
-from moppa.linears import Adapted, beside, checked_rank, linears_of
+from moppa.linears import Adapted, checked_rank, linears_of, updated
 from moppa.touch import Applying, reweight
 
 
@@ -49,9 +48,9 @@ class DecomposedDelta(nn.Module):
             self.gain(part, *next(learned)) if is_adapted else part.new_ones(len(part), 1)
             for part, is_adapted in zip(weight.chunk(len(self.parts)), self.parts, strict=True)
         ]
-        y = beside(F.linear(x, weight), x, self.parts, list(self.down), [self.scale * up for up in self.up])
-        gained = torch.cat(gains).flatten() * y
-        return gained if bias is None else gained + bias
+        y = updated(x, weight, None, self.parts, list(self.down), [self.scale * up for up in self.up])
+        gain = torch.cat(gains).flatten()
+        return gain * y if bias is None else torch.addcmul(bias, gain, y)
 
     def gain(self, weight: Tensor, change: Tensor, up: Tensor, down: Tensor) -> Tensor:
         """m / ||W + (alpha / r) B A|| of one of the stacked matrices, the norm a constant: equation 11."""

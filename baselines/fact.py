@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moppa import check
 from moppa.errors import UserError
-from moppa.linears import TARGETS, checked_rank, linears_of, plus_product
+from moppa.linears import TARGETS, checked_rank, linears_of, updated
 from moppa.places import places_of
 from moppa.touch import Applying, reweight
 
@@ -63,12 +63,21 @@ class FactorisedDelta(nn.Module):
         return weight + self.scale * slices.transpose(1, 2).reshape(weight.shape)
 
     def applied(self, layer: Applying, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """W x + s V Sigma_i^T U^T x, summed over the columns of slices."""
-        hidden = x.unflatten(-1, (self.columns, -1)) @ self.factors.input  # (..., columns, r)
-        cores = self.sigma.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)  # (columns r, rows r)
-        mixed = (hidden.flatten(-2) @ (self.scale * cores)).unflatten(-1, (self.rows, -1))
-        slices = layer.plain(x).unflatten(-1, (self.rows, -1))
-        return plus_product(slices, mixed, self.factors.output.T).flatten(-2)
+        """W x + (W' - W) x."""
+        down, up = self.matrices()
+        return updated(x, layer.pretrained("weight"), layer.pretrained("bias"), (True,), [down], [up])
+
+    def matrices(self) -> tuple[Float[Tensor, "width d_in"], Float[Tensor, "d_out width"]]:
+        """Two factors of the whole update, of width r where the slices lie in one row or column; s is in one of them.
+
+        Slices under each other share U^T as the first, slices side by side V as the second.
+        """
+        cores = self.scale * self.sigma
+        if self.columns <= self.rows:
+            down = torch.block_diag(*[self.factors.input.T] * self.columns)
+            return down, torch.einsum("ob,rcab->roca", self.factors.output, cores).flatten(2).flatten(0, 1)
+        up = torch.block_diag(*[self.factors.output] * self.rows)
+        return torch.einsum("rcab,ia->rbci", cores, self.factors.input).flatten(2).flatten(0, 1), up
 
     @property
     def sigma(self) -> Float[Tensor, "rows columns rank rank"]:

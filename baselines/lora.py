@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from moppa import check
 from moppa.errors import UserError
-from moppa.linears import Adapted, add_to_parts, beside, checked_rank, linears_of
+from moppa.linears import Adapted, add_to_parts, checked_rank, linears_of, updated
 from moppa.places import places_of
 from moppa.touch import Applying, reweight
 
@@ -37,7 +37,7 @@ class LowRankDelta(nn.Module):
 
     def applied(self, layer: Applying, x: Tensor) -> Tensor:
         """W x + (W' - W) x."""
-        return beside(layer.plain(x), x, self.parts, *self.factors())
+        return updated(x, layer.pretrained("weight"), layer.pretrained("bias"), self.parts, *self.factors())
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """A and (alpha / r) B of each adapted part."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from moppa import check
 from moppa.errors import UserError
-from moppa.linears import add_to_parts, beside, checked_rank, linears_of
+from moppa.linears import add_to_parts, checked_rank, linears_of, updated
 from moppa.seeds import generator_for
 from moppa.touch import Applying, reweight
 
@@ -78,7 +78,7 @@ class ShardedDelta(nn.Module):
 
     def applied(self, layer: Applying, x: Tensor) -> Tensor:
         """W x + (W' - W) x."""
-        return beside(layer.plain(x), x, self.parts, *self.factors())
+        return updated(x, layer.pretrained("weight"), layer.pretrained("bias"), self.parts, *self.factors())
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """A and (alpha / r) B."""

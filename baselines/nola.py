@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
-from moppa.linears import Adapted, add_to_parts, beside, checked_rank, linears_of
+from moppa.linears import Adapted, add_to_parts, checked_rank, linears_of, updated
 from moppa.seeds import generator_for
 from moppa.touch import Applying, reweight
 
@@ -56,7 +56,7 @@ class CombinedDelta(nn.Module):
 
     def applied(self, layer: Applying, x: Tensor) -> Tensor:
         """W x + (W' - W) x."""
-        return beside(layer.plain(x), x, self.parts, *self.factors())
+        return updated(x, layer.pretrained("weight"), layer.pretrained("bias"), self.parts, *self.factors())
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """A and (scale / r) B of each adapted part."""

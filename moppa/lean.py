@@ -1,31 +1,82 @@
-"""What a step computes for nothing, left out: of the last block's tokens the head reads the class token alone."""
+"""What a step computes for nothing, left out of a plain vision transformer: `run.lean` names it."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from timm.layers.drop import DropPath
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from moppa import check
+from moppa.touch import Penalised
 
-class ClassTokenBlock(Block):
-    """A block that gives out the class token alone: no other token passes its MLP, and none gets a gradient there."""
+# unread: of the last block's tokens all but the class token, which the head reads
+# dropped: the images whose branch drop path drops
+WAYS = ("unread", "dropped")
+
+
+class LeanBlock(Block):
+    """A block that gives out the tokens `given`, and whose branches see only the images that drop path keeps."""
+
+    given = slice(None)
+    is_sparing = False
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        attended = self.attn(self.norm1(x), *args, **kwargs)[:, :1]  # in it every token still counts
-        x = x[:, :1] + self.drop_path1(self.ls1(attended))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        def attended(kept: Tensor) -> Tensor:  # in it every token still counts
+            return self.ls1(self.attn(self.norm1(kept), *args, **kwargs)[:, self.given])
+
+        x = self.joined(x[:, self.given], x, self.drop_path1, attended)
+        return self.joined(x, x, self.drop_path2, lambda kept: self.ls2(self.mlp(self.norm2(kept))))
+
+    def joined(self, onto: Tensor, x: Tensor, drop_path: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        """onto + drop_path(branch(x)), (B, N, C)."""
+        if not self.is_sparing or x.is_cuda or not isinstance(drop_path, DropPath) or not drop_path.training:
+            return onto + drop_path(branch(x))
+        share = 1 - drop_path.drop_prob
+        kept = x.new_empty(len(x)).bernoulli_(share).nonzero().flatten()
+        if len(kept) in (0, len(x)):  # where none is kept the branch's gradients are zero, and not absent
+            return onto.add(branch(x), alpha=1 / share if len(kept) else 0)
+        return onto.index_add(0, kept, branch(x[kept]), alpha=1 / share)
 
 
-def leave_out_the_unread(model: nn.Module) -> nn.Module:
-    """Lets the last block of a plain vision transformer with a class token give out that token alone, in place.
+def leave_out(model: nn.Module, ways: Sequence[str]) -> nn.Module:
+    """Lets the blocks of a plain vision transformer compute less, in place; logits and gradients stay what they were.
 
-    Logits and gradients stay what they were; dropout in that block draws fewer numbers. A model that pools over its
-    tokens, is no plain ViT, or was given an MLP that reads neighbours (a module with a `grid`) stays as it is.
+    `unread` leaves a last block whose MLP was given a reader of neighbours (a module with a `grid`) as it is, and all
+    of a model that does not read the class token alone. `dropped` leaves blocks with an auxiliary loss, which is a mean
+    over all images, and waits for a CPU: on a GPU the host would have to ask how many images are kept. Dropout
+    in a block then draws fewer numbers.
+
+    Raises:
+        UserError: for a way that is none.
     """
+    for way in ways:
+        check.one_of("run.lean", way, WAYS)
     blocks = getattr(model, "blocks", None)
-    pools_one = getattr(model, "global_pool", None) == "token" and getattr(model, "attn_pool", None) is None
-    if not isinstance(blocks, nn.Sequential) or not pools_one:
+    if not isinstance(blocks, nn.Sequential):
         return model
-    for block in [module for module in blocks[-1].modules() if type(module) is Block]:
-        if not any(hasattr(module, "grid") for module in block.mlp.modules()):
-            block.__class__ = ClassTokenBlock
+    if "dropped" in ways:
+        for block in stock_blocks(blocks):
+            if not any(isinstance(module, Penalised) for module in block.modules()):
+                lean(block).is_sparing = True
+    if "unread" in ways and reads_one_token(model):
+        for block in stock_blocks(blocks[-1]):
+            if not any(hasattr(module, "grid") for module in block.mlp.modules()):
+                lean(block).given = slice(1)
     return model
+
+
+def stock_blocks(module: nn.Module) -> list[nn.Module]:
+    """The blocks of timm's in it, as they are or lean, in whatever holds them."""
+    return [found for found in module.modules() if type(found) in (Block, LeanBlock)]
+
+
+def lean(block: nn.Module) -> LeanBlock:
+    """The block itself, which leaves nothing out yet."""
+    block.__class__ = LeanBlock
+    return block  # type: ignore[return-value]
+
+
+def reads_one_token(model: nn.Module) -> bool:
+    """Whether the head reads the class token alone."""
+    return getattr(model, "global_pool", None) == "token" and getattr(model, "attn_pool", None) is None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -95,22 +96,42 @@ def add_to_parts(
     return torch.cat([row + next(waiting) if is_adapted else row for row, is_adapted in rows])
 
 
-def beside(
-    output: Float[Tensor, "*batch d_out"],
+def updated(
     x: Float[Tensor, "*batch d_in"],
+    weight: Float[Tensor, "d_out d_in"],
+    bias: Float[Tensor, " d_out"] | None,
     parts: Sequence[bool],
     downs: Sequence[Float[Tensor, "rank d_in"]],
     ups: Sequence[Float[Tensor, "d_part rank"]],
 ) -> Float[Tensor, "*batch d_out"]:
-    """The layer's output for x with what the updates up @ down of the adapted parts add, without making them."""
+    """What a linear layer gives for x where each adapted part of its weight is updated by up @ down."""
     waiting = iter(ups)
     silent = ups[0].new_zeros(len(ups[0]), 0)  # rows of zeros for a part that has no update
     up = torch.block_diag(*[next(waiting) if is_adapted else silent for is_adapted in parts])
-    return plus_product(output, F.linear(x, torch.cat(list(downs))), up.T)
+    down = torch.cat(list(downs))
+    if torch.is_autocast_enabled(x.device.type):  # W + up @ down would lose a small update to bfloat16's eight bits
+        hidden, output = F.linear(x, down), F.linear(x, weight, bias)
+        return torch.addmm(output.flatten(0, -2), hidden.flatten(0, -2), up.T).view_as(output)
+    return LowRankUpdated.apply(x, weight, bias, down, up)
 
 
-def plus_product(
-    output: Float[Tensor, "*batch d_out"], hidden: Float[Tensor, "*batch rank"], up: Float[Tensor, "rank d_out"]
-) -> Float[Tensor, "*batch d_out"]:
-    """output + hidden @ up in one pass over the output, which at a small rank is most of the work."""
-    return torch.addmm(output.flatten(0, -2), hidden.flatten(0, -2), up).view_as(output)
+class LowRankUpdated(torch.autograd.Function):
+    """x (W + up down)^T + b, of which no gradient is as large as W.
+
+    The updated weight costs less than to pass all tokens once more, forward and backward, beside a frozen one; the
+    gradients of the factors need the tokens at rank r alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, down, up)
+        return F.linear(x, torch.addmm(weight, up, down), bias)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, down, up = ctx.saved_tensors
+        needs_dx, _, needs_dbias, _, _ = ctx.needs_input_grad
+        dx = dy @ torch.addmm(weight, up, down) if needs_dx else None  # made again, which is cheaper than to keep it
+        rows, drows = x.flatten(0, -2), dy.flatten(0, -2)
+        ddown, dup = (drows @ up).T @ rows, drows.T @ (rows @ down.T)
+        return dx, None, drows.sum(dim=0) if needs_dbias else None, ddown, dup

@@ -9,12 +9,13 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers.drop import DropPath
-from torch import nn
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
 
 from moppa.backbone import num_parameters
 from moppa.configured import make, offer
 from moppa.errors import UserError
-from moppa.lean import ClassTokenBlock, leave_out_the_unread
+from moppa.lean import WAYS, LeanBlock, leave_out
 from moppa.seeds import generator_for, seeded
 from moppa.touch import Applying, merge, penalty, trainable
 from tests.conftest import CONFIGS, METHODS, config_of
@@ -268,27 +269,67 @@ def test_a_step_computes_what_the_reweighted_layers_say(method):
 
 @everywhere
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-def test_9_leaving_out_what_nobody_reads_changes_neither_logits_nor_gradients(method, backbone, training):
-    plain = moved(fresh(method, backbone))
-    lean = leave_out_the_unread(copy.deepcopy(plain))
+@pytest.mark.parametrize("way", WAYS)
+def test_9_leaving_out_what_nobody_reads_changes_neither_logits_nor_gradients(method, backbone, way, training):
+    plain = with_drop_path(moved(fresh(method, backbone)), 0.4)
+    lean = leave_out(copy.deepcopy(plain), [way])
     images, labels = batch()
     found = []
     for model in (plain, lean):
         without_dropout(model.train(training))
-        logits = model(images)
+        with seeded(0):
+            logits = model(images)
         (F.cross_entropy(logits, labels) + (penalty(model, 0.0) if training else 0.0)).backward()
         found.append({"logits": logits, **{name: parameter.grad for name, parameter in trainable(model).items()}})
     for name, expected in found[0].items():
         torch.testing.assert_close(found[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_what_nobody_reads_is_left_out_where_there_is_such_a_thing():
-    def classes(method, backbone):
-        return {type(module) for module in leave_out_the_unread(fresh(method, backbone)).modules()}
+def test_the_unread_is_left_out_where_there_is_such_a_thing():
+    def given(method, backbone):
+        return [block.given for block in lean_blocks(method, backbone, "unread")]
 
-    assert ClassTokenBlock in classes("lora", "class token") & classes("vpt_deep", "registers")
+    assert given("lora", "class token") == given("vpt_deep", "registers") == [slice(1)]
     for method, backbone in [("lora", "no prefix"), ("lora", "swin"), ("ssf", "convnext"), ("convpass", "registers")]:
-        assert ClassTokenBlock not in classes(method, backbone)
+        assert given(method, backbone) == []
+
+
+def test_dropped_images_are_left_out_where_no_loss_is_a_mean_over_all():
+    def num_sparing(method, backbone):
+        return sum(block.is_sparing for block in lean_blocks(method, backbone, "dropped"))
+
+    assert num_sparing("lora", "class token") == num_sparing("vpt_deep", "no prefix") == 3
+    assert num_sparing("moppa", "class token") == num_sparing("lora", "swin") == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["none kept", "some kept", "all kept"])
+def test_a_branch_sees_the_kept_images_alone(share, monkeypatch):
+    model = leave_out(with_drop_path(fresh("lora"), 0.5), ["dropped"]).train()
+    monkeypatch.setattr(
+        Tensor, "bernoulli_", lambda draws, _: draws.copy_(torch.arange(len(draws)) < share * len(draws))
+    )
+    seen = []
+    model.blocks[0].mlp.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    F.cross_entropy(model(batch()[0]), batch()[1]).backward()
+    assert seen == [3 if share == 0.5 else 6]
+    assert all(parameter.grad is not None for parameter in trainable(model).values())
+
+
+def test_an_unknown_way_to_leave_something_out_is_named():
+    with pytest.raises(UserError, match="it must be one of unread, dropped"):
+        leave_out(fresh("lora"), ["tokens"])
+
+
+def lean_blocks(method, backbone, way):
+    model = leave_out(fresh(method, backbone), [way])
+    return [module for module in model.modules() if isinstance(module, LeanBlock)]
+
+
+def with_drop_path(model, drop_prob):
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.drop_path1, module.drop_path2 = DropPath(drop_prob), DropPath(drop_prob)
+    return model
 
 
 def moved(model):
@@ -307,5 +348,3 @@ def without_dropout(model):
             module.p = 0.0
         elif isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.0
-        elif isinstance(module, DropPath):
-            module.drop_prob = 0.0
