@@ -53,9 +53,9 @@ class Recipe:
         check.number("train.drop_path", self.drop_path, low=0, high=0.99)
 
     def optimizer_of(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """AdamW, or SGD with momentum 0.9."""
+        """AdamW, in one pass over all tensors, or SGD with momentum 0.9."""
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         return torch.optim.SGD(parameters, lr=self.lr, weight_decay=self.weight_decay, momentum=0.9)
 
     def rate(self, step: int, num_steps: int) -> float:

@@ -6,9 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from moppa.bench.cell import phases_of
+from moppa.bench.steps import gains_of_tricks
+from moppa.errors import UserError
 from run import run_cell
-from tests.conftest import ROOT, config_of
+from tests.conftest import CONFIGS, ROOT, config_of
 
 
 def script(name, *words):
@@ -67,15 +71,57 @@ def test_the_benchmark_prints_its_shares(tmp_path):
     assert found["r = 8"]["naive / operator"] > 1
 
 
-def test_the_benchmark_of_methods_sets_each_beside_the_frozen_backbone(tmp_path):
-    words = ["--timm", "test_vit", "--image-size", 64, "--rounds", 1, "--json", tmp_path / "bench.json"]
-    done = script("bench_methods", "--methods", "linear", "lora", *words)
+BENCH = ["--timm", "test_vit", "--image-size", 64, "--rounds", 1, "--batch", 4]
+
+
+def bench(tmp_path, *words):
+    done = script("bench", *words, *BENCH, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "relative to the frozen" in done.stdout
-    found = json.loads((tmp_path / "bench.json").read_text())["methods"]
-    assert found["linear"]["trainable_params"] == 0
-    assert found["lora"]["trainable_params"] == 6 * 2 * 2 * 64 * 8
-    assert all(one["method"] > 0 and one["plain"] > 0 and one["peak_memory_bytes"] > 1e8 for one in found.values())
+    [path] = tmp_path.glob("*.json")
+    return done.stdout, json.loads(path.read_text())
+
+
+def test_the_benchmark_of_methods_sets_each_beside_the_frozen_backbone(tmp_path):
+    shown, found = bench(tmp_path, "methods", "--methods", "linear", "lora")
+    assert "of GEMM" in shown
+    assert found["machine"]["gemm_flops_per_second"] > 1e9
+    assert found["machine"]["copy_bytes_per_second"] > 1e8
+    assert found["methods"]["linear"]["trainable_params"] == 0
+    assert found["methods"]["lora"]["trainable_params"] == 6 * 2 * 2 * 64 * 8
+    for one in found["methods"].values():
+        assert one["step_flops"] > 1.5 * one["look_flops"] or one["trainable_params"] == 0
+        assert min(one["step_seconds"], one["plain_seconds"], one["look_seconds"]) > 0
+        assert one["peak_memory_bytes"] > 1e8
+
+
+def test_the_benchmark_of_tricks_sets_each_beside_all(tmp_path):
+    found = gains_of_tricks(CONFIGS, "test_vit", size=64, batch=4, device=torch.device("cpu"), rounds=1)
+    assert set(found["look"]) < {*found["step"], "not merged"}
+    assert all(seconds > 0 for kind in ("step", "look") for seconds in found[kind].values())
+
+
+@pytest.mark.parametrize("rival", ["peft", pytest.param("plain", marks=pytest.mark.slow)])
+def test_the_benchmark_against_an_ordinary_loop_reckons_whole_cells(rival, tmp_path):
+    shown, found = bench(tmp_path, "--against", rival, "--images", 8)
+    assert f"epoch: {rival} / ours" in shown
+    ours, once, often = found["cell"].values()
+    assert 0 < once < often
+    seconds = found["seconds_per_image"]
+    assert ours == pytest.approx(
+        6400 * seconds["prepare"] + 1e5 * seconds["epoch, ours"] + 5400 * seconds["test, ours"]
+    )
+
+
+def test_the_benchmark_of_a_cell_counts_all_of_its_seconds(toy, tmp_path):
+    shown, found = bench(tmp_path, "cell", "method=linear", *toy)
+    assert "evaluate" in shown
+    *phases, total = found["seconds"].values()
+    assert sum(phases) == pytest.approx(total)
+
+
+def test_a_cell_that_fails_ends_the_benchmark_with_what_it_said(tmp_path):
+    with pytest.raises(UserError, match=r"run.py task=eurosat .* failed: .*seed=-1"):
+        phases_of(ROOT, ["task=eurosat", "seed=-1", "backbone=test_vit"])
 
 
 def test_what_is_prepared_is_what_a_run_finds(toy, tmp_path):

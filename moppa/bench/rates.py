@@ -1,0 +1,50 @@
+"""What the machine can do: the rate of its matrix products and of its copies."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moppa.machine import arithmetic, facts_of, in_turn
+
+SIDE = {"cpu": 2048, "cuda": 8192}
+COPIED_BYTES = 1 << 28
+
+
+def machine(device: torch.device, *, rounds: int) -> dict[str, Any]:
+    """Operations a second of a square product in the arithmetic of a training step, and bytes a second of a copy.
+
+    A copy counts what it reads and what it writes.
+    """
+    side = SIDE[device.type]
+    a, b = (torch.randn(side, side, device=device) for _ in range(2))
+    if arithmetic(device).fast_dtype == torch.bfloat16 and device.type == "cuda":
+        a, b = a.bfloat16(), b.bfloat16()
+    source = torch.empty(COPIED_BYTES // 4, device=device).fill_(1.0)
+    target = torch.empty_like(source)
+    seconds = in_turn({"product": lambda: a @ b, "copy": lambda: target.copy_(source)}, device, rounds)
+    return {
+        **described(device),
+        "gemm_flops_per_second": 2 * side**3 / seconds["product"],
+        "gemm_dtype": str(a.dtype).removeprefix("torch."),
+        "copy_bytes_per_second": 2 * COPIED_BYTES / seconds["copy"],
+    }
+
+
+def described(device: torch.device) -> dict[str, Any]:
+    """The device by name, as a reader would know it, and how many threads compute."""
+    facts = facts_of(device)
+    if device.type == "cpu":
+        facts |= {"name": processor(), "cores": os.cpu_count()}
+    return facts | {"torch": torch.__version__}
+
+
+def processor() -> str:
+    """The processor's model and the widest instructions it has, where the system says."""
+    listed = Path("/proc/cpuinfo")
+    if not listed.exists():
+        return platform.processor() or platform.machine()
+    facts = dict(line.split(":", 1) for line in listed.read_text().splitlines() if ":" in line)
+    return next((value.strip() for name, value in facts.items() if name.strip() == "model name"), platform.machine())

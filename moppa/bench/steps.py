@@ -1,0 +1,135 @@
+"""What a training step and a look cost: of every method, and of LoRA without one of the tricks at a time."""
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from torch import Tensor, nn
+
+from moppa.backbone import num_parameters
+from moppa.configured import make, offer
+from moppa.lean import WAYS, leave_out
+from moppa.machine import arithmetic, in_turn, peak_memory_bytes
+from moppa.sweep.cost import counted
+from moppa.touch import Applying, merge, penalty, trainable
+
+DROP_PATH = 0.1  # the common recipe's
+Batch = tuple[Tensor, Tensor]
+
+
+def cost_of_method(
+    configs: Path, method: str, timm_name: str, *, size: int, batch: int, device: torch.device, rounds: int
+) -> dict[str, Any]:
+    """Parameters, seconds and operations of a step and of a look, and the peak memory of a step, which comes first.
+
+    `plain_seconds` is the same backbone's step with its head alone to train, but with the gradient carried through all
+    of it, as a method at the first block would need.
+    """
+    images, labels = shown(batch, size, device)
+    model = with_method(configs, method, frozen(timm_name, size), (images.cpu(), labels.cpu())).to(device)
+    leave_out(model, WAYS)
+    step = step_of(model, images, labels)
+    step()
+    peak = peak_memory_bytes(device)
+    plain = step_of(leave_out(frozen(timm_name, size), WAYS).to(device), images.clone().requires_grad_(True), labels)
+    look = look_of(merge(copy.deepcopy(model)), images)
+    seconds = in_turn({"plain": plain, "step": step, "look": look}, device, rounds)
+    step_flops, look_flops = counted(model, images, labels)
+    return {
+        **num_parameters(model),
+        **{f"{name}_seconds": value / batch for name, value in seconds.items()},
+        "step_flops": step_flops,
+        "look_flops": look_flops,
+        "peak_memory_bytes": peak,
+    }
+
+
+def gains_of_tricks(
+    configs: Path, timm_name: str, *, size: int, batch: int, device: torch.device, rounds: int
+) -> dict[str, dict[str, float]]:
+    """LoRA's step and look in seconds an image: with everything, and without one thing at a time."""
+    images, labels = shown(batch, size, device)
+    stock = with_method(configs, "lora", frozen(timm_name, size, drop_path=DROP_PATH)).to(device)
+
+    def model(ways: Sequence[str] = WAYS) -> nn.Module:
+        return leave_out(copy.deepcopy(stock), ways)
+
+    steps = {
+        "with everything": step_of(model(), images, labels),
+        "all tokens of the last block": step_of(model(("dropped",)), images, labels),
+        "dropped images computed too": step_of(model(("unread",)), images, labels),
+        "gradients of whole weights": step_of(by_weights(model()), images, labels),
+        "AdamW not fused": step_of(model(), images, labels, fused=False),
+        "without any": step_of(by_weights(model(())), images, labels, fused=False),
+    }
+    looks = {
+        "with everything": look_of(merge(model()), images),
+        "all tokens of the last block": look_of(merge(model(("dropped",))), images),
+        "not merged": look_of(by_weights(model()), images),
+        "without any": look_of(by_weights(model(())), images),
+    }
+    return {
+        kind: {name: seconds / batch for name, seconds in in_turn(works, device, rounds).items()}
+        for kind, works in (("step", steps), ("look", looks))
+    }
+
+
+def by_weights(model: nn.Module) -> nn.Module:
+    """Reweighted layers make their whole weight in every step, and its whole gradient."""
+    for layer in model.modules():
+        if isinstance(layer, Applying):
+            layer.quick.clear()
+    return model
+
+
+def shown(batch: int, size: int, device: torch.device) -> Batch:
+    """Random images (B, 3, S, S) and labels (B,)."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, 3, size, size, generator=generator).to(device), torch.arange(batch, device=device) % 10
+
+
+def frozen(timm_name: str, size: int, *, drop_path: float = 0.0) -> nn.Module:
+    """A backbone with random weights, of which the head is trained."""
+    settings = {"img_size": size, "num_classes": 10, "drop_path_rate": drop_path}
+    model = timm.create_model(timm_name, **settings).requires_grad_(False)
+    model.get_classifier().requires_grad_(True)
+    return model.train()
+
+
+def with_method(configs: Path, method: str, model: nn.Module, *examples: Batch) -> nn.Module:
+    """The model with a method as its YAML has it, seeded; some look at examples first."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
+        config = compose("cell", overrides=[f"method={method}", "task=cifar100"])
+    attach = make(config, "method.attach", _partial_=True)
+    offer(attach, model, generator=torch.Generator().manual_seed(0), examples=lambda: examples)
+    return model
+
+
+def step_of(model: nn.Module, images: Tensor, labels: Tensor, *, fused: bool = True) -> Callable[[], None]:
+    """A training step, to be called again and again."""
+    optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-4, fused=fused)
+
+    def step() -> None:
+        with arithmetic(images.device):
+            loss = F.cross_entropy(model(images), labels) + penalty(model, 0.0)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def look_of(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
+    """A forward as at a test, to be called again and again."""
+    model.eval()
+
+    def look() -> Tensor:
+        with torch.inference_mode(), arithmetic(images.device):
+            return model(images)
+
+    return look
