@@ -133,5 +133,6 @@ class LowRankUpdated(torch.autograd.Function):
         needs_dx, _, needs_dbias, _, _ = ctx.needs_input_grad
         dx = dy @ torch.addmm(weight, up, down) if needs_dx else None  # made again, which is cheaper than to keep it
         rows, drows = x.flatten(0, -2), dy.flatten(0, -2)
-        ddown, dup = (drows @ up).T @ rows, drows.T @ (rows @ down.T)
+        # the thin matrix first: transposed the other way the product took nine times as long at rank 4
+        ddown, dup = (drows @ up).T @ rows, ((rows @ down.T).T @ drows).T
         return dx, None, drows.sum(dim=0) if needs_dbias else None, ddown, dup

@@ -83,11 +83,18 @@ def machine_part(asked: argparse.Namespace) -> None:
 
 
 def methods_part(asked: argparse.Namespace) -> None:
-    """Every method in a process of its own, so that its peak memory is its own; kept after each."""
-    rates, found = machine(asked.device, rounds=asked.rounds), {}
+    """Every method in a process of its own, so that its peak memory is its own; kept after each.
+
+    What the file holds of other methods, measured at the same size, stays in it and in the table.
+    """
+    rates, name = machine(asked.device, rounds=asked.rounds), f"methods-{asked.timm}"
+    facts = {"machine": rates, "image_size": asked.image_size, "batch": asked.batch}
+    earlier = json.loads(place(asked, name).read_text()) if place(asked, name).exists() else {}
+    is_alike = all(earlier.get(key) == facts[key] for key in ("image_size", "batch"))
+    found = earlier["methods"] if is_alike else {}
     for method in track(asked.methods, "measuring", console=Console(stderr=True)):
         found[method] = in_process(asked, method)
-        keep(asked, f"methods-{asked.timm}", {"machine": rates, "batch": asked.batch, "methods": found})
+        keep(asked, name, {**facts, "methods": dict(sorted(found.items()))})
     rows = [
         [
             method,
@@ -180,9 +187,14 @@ def readable(name: str, value: Any) -> str:
 
 def keep(asked: argparse.Namespace, name: str, found: dict[str, Any]) -> None:
     """Writes the figures under the part's and the device's name."""
-    device = "".join(letter if letter.isalnum() else "-" for letter in described(asked.device)["name"]).strip("-")
-    with whole_file(asked.out / f"{name}-{device}.json") as temporary:
+    with whole_file(place(asked, name)) as temporary:
         temporary.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def place(asked: argparse.Namespace, name: str) -> Path:
+    """Where they are written."""
+    device = "".join(letter if letter.isalnum() else "-" for letter in described(asked.device)["name"]).strip("-")
+    return asked.out / f"{name}-{device}.json"
 
 
 if __name__ == "__main__":
