@@ -38,7 +38,7 @@ class LeanBlock(Block):
         kept = x.new_empty(len(x)).bernoulli_(share).nonzero().flatten()
         if len(kept) in (0, len(x)):  # where none is kept the branch's gradients are zero, and not absent
             return onto.add(branch(x), alpha=1 / share if len(kept) else 0)
-        return onto.index_add(0, kept, branch(x[kept]), alpha=1 / share)
+        return onto.index_add(0, kept, branch(x.index_select(0, kept)), alpha=1 / share)
 
 
 def leave_out(model: nn.Module, ways: Sequence[str]) -> nn.Module:

@@ -5,7 +5,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,8 +69,13 @@ class Clock:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
 
 
-def in_turn(works: Mapping[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, float]:
-    """Median seconds of each work, all of them once in every round, so that a drifting machine shifts all alike."""
+def in_turn(
+    works: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    typical: Callable[[Iterable[float]], float] = statistics.median,
+) -> dict[str, float]:
+    """Typical seconds of each work, all of them once in every round, so that a drifting machine shifts all alike."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for index in range(rounds + 2):  # two rounds to warm up
         for name, work in works.items():
@@ -80,7 +85,7 @@ def in_turn(works: Mapping[str, Callable[[], object]], device: torch.device, rou
             wait(device)
             if index >= 2:
                 taken[name].append(time.perf_counter() - began)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+    return {name: typical(seconds) for name, seconds in taken.items()}
 
 
 def wait(device: torch.device) -> None:
