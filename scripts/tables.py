@@ -1,5 +1,7 @@
 """Regenerates results/tables/ from results/records/ and prints them: python scripts/tables.py [RESULTS] [--strict].
 
+The tables of results/ that README.md and docs/ quote are renewed there, too.
+
 Exit status: 0; 1 where nothing was written (under --strict also where a record had to be left out); 3 where tables were
 written without records that had to be left out, each of which is named.
 """
@@ -11,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from moppa.errors import UserError
+from moppa.report.quoted import requote
 from moppa.report.terminal import show
 from moppa.report.write import named, write_tables
 
@@ -30,11 +33,14 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    is_ours = asked.results.resolve() == ROOT.resolve() / "results"
+    quoting = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if is_ours else []
+    renewed = [path for path in quoting if requote(path, made.tables)]
     console = Console(soft_wrap=False)
     for table in made.tables if not asked.quiet else []:
         show(table, console)
     print(
-        "\n".join(map(str, made.written))
+        "\n".join(map(str, made.written + renewed))
         or f"no records in {asked.results / 'records'}: run a cell first (python run.py ...)"
     )
     print(named(made.left_out, asked.results), end="", file=sys.stderr)

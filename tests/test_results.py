@@ -7,6 +7,7 @@ import pytest
 
 from moppa import record
 from moppa.report.compare import comparison
+from moppa.report.quoted import QUOTED, requoted
 from moppa.report.write import write_tables
 from tests.conftest import CONFIGS, ROOT
 
@@ -35,6 +36,16 @@ def test_the_committed_tables_are_those_of_the_records(tmp_path):
     assert texts == {
         path.name: path.read_bytes() for path in (RESULTS / "tables").glob("*") if path.stem != "published"
     }
+    quoting = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    quoted = [path.name for path in quoting if QUOTED.search(path.read_text())]
+    assert "README.md" in quoted
+    for path in quoting:
+        assert requoted(path.read_text(), made.tables) == path.read_text(), f"make table renews {path.name}"
+
+
+def test_a_quoted_table_that_is_unknown_stays_as_it_is():
+    text = "before\n<!-- table nowhere-final -->\nold\n<!-- end of table -->\nafter\n"
+    assert requoted(text, []) == text
 
 
 def test_the_committed_figures_are_of_the_committed_tables():

@@ -44,6 +44,13 @@ def heads_of(table: Table) -> list[Head]:
 
 def markdown(table: Table) -> str:
     """The table with its caption and notes."""
+    notes = [f"- {note}" for note in notes_of(table)]
+    parts = [f"# {table.title}", caption(table), markdown_grid(table)]
+    return "\n\n".join(parts) + "\n" + "\n".join(["", *notes, ""] if notes else [])
+
+
+def markdown_grid(table: Table) -> str:
+    """The table alone."""
     heads = heads_of(table)
     titles = ["method", *(f"**{head.title}**" if head.kind == "mean" else head.title for head in heads)]
     lines = [
@@ -57,8 +64,7 @@ def markdown(table: Table) -> str:
         ]
         for row in shown_published(table)
     ]
-    parts = [f"# {table.title}", caption(table), grid(titles, lines), *(f"- {note}" for note in notes_of(table))]
-    return "\n\n".join(parts[:3]) + "\n" + "\n".join(["", *parts[3:], ""] if parts[3:] else [])
+    return grid(titles, lines)
 
 
 def grid(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
