@@ -1,6 +1,6 @@
 """The pipeline on the mini suite, with no GPU and no download: python scripts/demo.py [--full] [WORD ...].
 
-Six methods on two tasks; --full takes all eight. The words after it are those of run.py (train.epochs=2). What is made
+Six methods on one task; --full takes all eight. The words after it are those of run.py (train.epochs=2). What is made
 lies in --results; started again, it goes on where it was.
 """
 
@@ -31,7 +31,9 @@ def main() -> int:
         results=asked.results,
     )
     cells = len(demo.tasks) * len(demo.methods)
-    print(f"{len(demo.methods)} methods x {len(demo.tasks)} tasks = {cells} cells: {', '.join(demo.tasks)}")
+    print(
+        f"{len(demo.methods)} methods x {len(demo.tasks)} task{'s' * (len(demo.tasks) > 1)} = {cells} cells: {', '.join(demo.tasks)}"
+    )
     try:
         status = run(demo, print)
         if status:
