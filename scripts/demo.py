@@ -31,9 +31,7 @@ def main() -> int:
         results=asked.results,
     )
     cells = len(demo.tasks) * len(demo.methods)
-    print(
-        f"{len(demo.methods)} methods x {len(demo.tasks)} task{'s' * (len(demo.tasks) > 1)} = {cells} cells: {', '.join(demo.tasks)}"
-    )
+    print(f"{cells} cells: {', '.join(demo.methods)} on {', '.join(demo.tasks)}")
     try:
         status = run(demo, print)
         if status:
