@@ -34,7 +34,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     is_ours = asked.results.resolve() == ROOT.resolve() / "results"
-    quoting = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if is_ours else []
+    quoting = sorted([*ROOT.glob("README.md"), *(ROOT / "docs").glob("*.md")]) if is_ours else []
     renewed = [path for path in quoting if requote(path, made.tables)]
     console = Console(soft_wrap=False)
     for table in made.tables if not asked.quiet else []:

@@ -103,6 +103,7 @@ RANKS = {
     "moppa.report.training_charts": 6,
     "moppa.report.formats": 6,
     "moppa.report.terminal": 6,
+    "moppa.report.quoted": 7,
     "moppa.report.write": 6,
     "moppa.report.compare": 6,
     "moppa.report.shown": 6,
