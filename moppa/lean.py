@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from timm.layers.drop import DropPath
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ class LeanBlock(Block):
     def joined(self, onto: Tensor, x: Tensor, drop_path: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
         """onto + drop_path(branch(x)), (B, N, C)."""
         is_dropping = isinstance(drop_path, DropPath) and drop_path.training
-        if not self.is_sparing or not is_dropping or x.is_cuda or torch.compiler.is_compiling():
+        if not self.is_sparing or not is_dropping or x.is_cuda:
             return onto + drop_path(branch(x))
         share = 1 - drop_path.drop_prob
         kept = x.new_empty(len(x)).bernoulli_(share).nonzero().flatten()
@@ -46,8 +45,8 @@ def leave_out(model: nn.Module, ways: Sequence[str]) -> nn.Module:
 
     `unread` leaves a last block whose MLP was given a reader of neighbours (a module with a `grid`) as it is, and all
     of a model that does not read the class token alone. `dropped` leaves blocks with an auxiliary loss, which is a mean
-    over all images, and waits for a CPU without torch.compile: elsewhere the host would have to ask how many images are
-    kept. Dropout in a block then draws fewer numbers.
+    over all images, and waits for a CPU: on a GPU the host would have to ask how many images are kept. Dropout
+    in a block then draws fewer numbers.
 
     Raises:
         UserError: for a way that is none.

@@ -90,12 +90,10 @@ def train(
     checkpoint: Checkpoint,
     logger: Logger,
     watch: Callable[[nn.Module, int, bool], dict[str, Tensor]],
-    compiles: bool = False,
 ) -> Training:
     """Trains what requires a gradient on the images of a split, which are moved to the model's device once.
 
-    `normalise` makes the model's input of a batch of them. Where it `compiles`, torch.compile makes the step's kernels,
-    for each size of a batch its own; torch keeps them on disk for other processes.
+    `normalise` makes the model's input of a batch of them.
     What `watch(model, epoch, is_last)` gives after each epoch is kept beside what the modules tell of themselves.
 
     Raises:
@@ -103,7 +101,6 @@ def train(
         Stopped: after Ctrl-C or SIGTERM, with the state saved; the same call resumes to the same bytes.
     """
     parameters = trainable(model)
-    forward = torch.compile(model, dynamic=False) if compiles else model
     device = next(iter(parameters.values())).device
     images = torch.from_numpy(np.array(learned.images)).to(device)
     labels = torch.from_numpy(np.array(learned.labels)).to(device)
@@ -138,7 +135,7 @@ def train(
         for step, batch in batches(len(images), recipe, seed=seed, start=start):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step, num_steps)
-            losses[step] = update(forward, optimizer, normalise(images[batch]), labels[batch], step / num_steps)
+            losses[step] = update(model, optimizer, normalise(images[batch]), labels[batch], step / num_steps)
             bar.update(line, completed=step + 1)
             if (step + 1) % per_epoch == 0:
                 epoch = end_of_epoch(losses[step + 1 - per_epoch : step + 1], recipe, step, num_steps)
