@@ -30,8 +30,8 @@ class LeanBlock(Block):
 
     def joined(self, onto: Tensor, x: Tensor, drop_path: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
         """onto + drop_path(branch(x)), (B, N, C)."""
-        is_dropping = isinstance(drop_path, DropPath) and drop_path.training
-        if not self.is_sparing or not is_dropping or x.is_cuda:
+        is_spared = self.is_sparing and drop_path.training and not x.is_cuda
+        if not is_spared or not isinstance(drop_path, DropPath):
             return onto + drop_path(branch(x))
         share = 1 - drop_path.drop_prob
         kept = x.new_empty(len(x)).bernoulli_(share).nonzero().flatten()
