@@ -5,7 +5,6 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -77,34 +76,30 @@ def assembled(choices: Sequence[Choice], fixed: Sequence[str], configs: Path) ->
         found = nodes([*fixed, *({**standard, word.key_or_group: word.input_line}).values()])
         brought[word.input_line] = {name: node for name, node in found.items() if node != base.get(name)}
 
-    @lru_cache(maxsize=1)
-    def settled(lines: tuple[str, ...]) -> dict[str, Any]:
-        config = dict(base)
-        for line in lines:
-            config |= brought[line]
-        return config
-
     refers = any("${" in ENVIRONMENT.sub("", text) for text in map(json.dumps, (base, brought)))
-    plain = lru_cache(maxsize=1)(lambda lines: resolved(OmegaConf.create(settled(lines))))
+    if not refers:  # then a part means the same in every cell, and is resolved once
+        base, brought = resolved(base), {line: resolved(part) for line, part in brought.items()}
     for choice in choices:
-        lines = tuple(word.input_line for word in choice if word.key_or_group in groups)
+        config = dict(base)
+        for word in choice:
+            config |= brought.get(word.input_line, {})
+        config = copy.deepcopy(config)
         values = [word for word in choice if word.key_or_group not in groups]
         if refers:  # from one value to another: only OmegaConf knows the way
-            config = OmegaConf.create(copy.deepcopy(settled(lines)))
+            whole = OmegaConf.create(config)
             for word in values:
-                OmegaConf.update(config, word.key_or_group, word.value(), force_add=word.is_add())
-            yield resolved(config)
+                OmegaConf.update(whole, word.key_or_group, word.value(), force_add=word.is_add())
+            config = resolved(whole)
         else:
-            config = copy.deepcopy(plain(lines))
             for word in values:
                 put(config, word)
-            yield config
+        yield config
 
 
-def resolved(config: DictConfig) -> dict[str, Any]:
+def resolved(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
     """A config without interpolations."""
     try:
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+        return OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from error
 
