@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from moppa.machine import arithmetic
 from moppa.progress import progress_bar
 from moppa.seeds import generator_for, seeded, stream
 from moppa.stop import Stopped, StopRequest
-from moppa.touch import observe, penalty, trainable, trains_only_the_head
+from moppa.touch import observe, penalties, trainable, trains_only_the_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,7 @@ def train(
     per_epoch = math.ceil(len(images) / recipe.batch_size)
     num_steps = recipe.epochs * per_epoch
     losses = torch.zeros(num_steps, device=device)
+    penalty = penalties(model)
     start, spent, began = 0, 0.0, time.perf_counter()
     observed: list[dict[str, Tensor]] = []
 
@@ -132,10 +134,11 @@ def train(
             observed = state["observed"]
         line = bar.add_task("train", total=num_steps, completed=start, note="")
         model.train(not trains_only_the_head(model))  # no stochastic depth under a linear probe
-        for step, batch in batches(len(images), recipe, seed=seed, start=start):
+        for step, batch in batches(len(images), recipe, seed=seed, start=start, device=device):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step, num_steps)
-            losses[step] = update(model, optimizer, normalise(images[batch]), labels[batch], step / num_steps)
+            shown, wanted = normalise(images[batch]), labels[batch]
+            losses[step] = update(model, optimizer, shown, wanted, partial(penalty, step / num_steps))
             bar.update(line, completed=step + 1)
             if (step + 1) % per_epoch == 0:
                 epoch = end_of_epoch(losses[step + 1 - per_epoch : step + 1], recipe, step, num_steps)
@@ -161,12 +164,17 @@ def train(
     )
 
 
-def batches(count: int, recipe: Recipe, *, seed: int, start: int) -> Iterator[tuple[int, Tensor]]:
-    """Yields (step, indices) from `start` on: every epoch all images once, in an order that seed and epoch decide."""
+def batches(
+    count: int, recipe: Recipe, *, seed: int, start: int, device: torch.device | str = "cpu"
+) -> Iterator[tuple[int, Tensor]]:
+    """Yields (step, indices) from `start` on: every epoch all images once, in an order that seed and epoch decide.
+
+    An epoch's order goes to the device at once, so that no step waits for its own.
+    """
     per_epoch = math.ceil(count / recipe.batch_size)
     for epoch in range(start // per_epoch, recipe.epochs):
         order = torch.randperm(count, generator=generator_for(seed, "order", epoch))
-        for index, batch in enumerate(order.split(recipe.batch_size)):
+        for index, batch in enumerate(order.to(device).split(recipe.batch_size)):
             step = epoch * per_epoch + index
             if step >= start:
                 yield step, batch
@@ -185,11 +193,15 @@ def in_batches(
 
 
 def update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, progress: float
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    penalty: Callable[[], Tensor | float],
 ) -> Tensor:
     """One step of the optimiser; gives the loss, penalties included, still on the device."""
     with arithmetic(images.device):
-        loss = F.cross_entropy(model(images), labels) + penalty(model, progress)
+        loss = F.cross_entropy(model(images), labels) + penalty()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()

@@ -16,7 +16,7 @@ from moppa.configured import make, offer
 from moppa.lean import WAYS, leave_out
 from moppa.machine import arithmetic, in_turn, peak_memory_bytes
 from moppa.sweep.cost import counted
-from moppa.touch import Applying, merge, penalty, trainable
+from moppa.touch import Applying, merge, penalties, trainable
 
 DROP_PATH = 0.1  # the common recipe's
 Batch = tuple[Tensor, Tensor]
@@ -114,9 +114,11 @@ def step_of(model: nn.Module, images: Tensor, labels: Tensor, *, fused: bool = T
     """A training step, to be called again and again."""
     optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-4, fused=fused)
 
+    penalty = penalties(model)
+
     def step() -> None:
         with arithmetic(images.device):
-            loss = F.cross_entropy(model(images), labels) + penalty(model, 0.0)
+            loss = F.cross_entropy(model(images), labels) + penalty(0.0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
