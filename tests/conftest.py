@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 torch.set_num_threads(1)  # the models of the tests are too small to share
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # nor do the processes that they start wait for one another's cores
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"

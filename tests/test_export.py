@@ -18,7 +18,7 @@ FOLDS = ["bitfit", "dora", "fact_tk", "fact_tt", "full", "lora", "mola", "mos", 
 
 
 def run(toy, tmp_path, *words):
-    run_cell(config_of(*toy, "train.lr=1e-2", *words))
+    run_cell(config_of(*toy, "train.lr=1e-2", "train.epochs=1", *words))
     [path] = (tmp_path / "results" / "records").rglob("seed0.json")
     return path
 

@@ -202,8 +202,8 @@ def test_7_the_size_is_the_papers(method):
 @pytest.mark.parametrize("method", [method for method in METHODS if facts_of(method)[2]])
 def test_7_a_method_with_a_budget_stays_within_it_and_uses_most_of_it(method):
     with seeded(0):
-        model = timm.create_model("vit_base_patch16_224", num_classes=10).requires_grad_(False)
-        images, labels = torch.randn(1, 3, 224, 224), torch.ones(1, dtype=torch.int64)
+        model = timm.create_model("vit_base_patch16_224", num_classes=10, img_size=32).requires_grad_(False)
+        images, labels = torch.randn(1, 3, 32, 32), torch.ones(1, dtype=torch.int64)
     offer(attach_of(method), model, generator=generator_for(0, "method"), examples=lambda: [(images, labels)])
     assert 0.8 < num_parameters(model)["trainable_params"] / facts_of(method)[0] <= 1
 

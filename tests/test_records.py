@@ -1,8 +1,6 @@
 """What of the records counts, and what is left out by name."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,8 +8,9 @@ import pytest
 from moppa.errors import UserError
 from moppa.report.records import answers_of, digest, read_all
 from moppa.report.write import write_tables
-from tests.conftest import CONFIGS, ROOT
+from tests.conftest import CONFIGS
 from tests.made import put, put_predictions
+from tests.script import script
 
 
 def change(path, **fields):
@@ -153,8 +152,7 @@ def test_the_digest_rests_on_places_and_bytes_and_not_on_order(tmp_path):
 def test_the_exit_status_says_that_a_record_was_left_out(arguments, status, said, tmp_path):
     put(tmp_path, "method=lora", "task=dtd")
     put(tmp_path, "method=linear", "task=dtd").write_text("{")
-    command = [sys.executable, str(ROOT / "scripts" / "tables.py"), str(tmp_path), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = script("tables", tmp_path, *arguments)
     assert done.returncode == status
     assert said in done.stderr
     assert ("lora" in done.stdout) is (status == 3)

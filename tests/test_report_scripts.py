@@ -1,11 +1,8 @@
 """The scripts that make pictures, comparisons and the page, as a user starts them; and what they cost."""
 
 import json
-import os
 import resource
 import shutil
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,6 +10,7 @@ import pytest
 from moppa.record_file import key_of
 from tests.conftest import ROOT
 from tests.made import place_of, put, record_of
+from tests.script import script
 from tests.test_configs import TASKS
 
 
@@ -24,12 +22,6 @@ def results(tmp_path_factory):
         for task in ("dtd", "eurosat"):
             put(folder, "backbone=vit_b16_in21k", f"method={method}", f"task={task}", percent=percent, predictions=True)
     return folder
-
-
-def script(name, *arguments):
-    command = [sys.executable, "-W", "error", str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
 
 
 @pytest.mark.slow
@@ -102,7 +94,7 @@ def many(tmp_path_factory):
 def test_ten_thousand_records_are_a_table_in_five_seconds(many):
     """Of one core, start of the interpreter included: what else the machine does is not counted."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = script("tables", many, "--quiet")
+    done = script("tables", many, "--quiet", measured=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5

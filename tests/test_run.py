@@ -11,7 +11,7 @@ import pytest
 from moppa import record
 from tests.conftest import ROOT
 
-EPOCHS = 6
+EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def store(tmp_path_factory):
     return tmp_path_factory.mktemp("store")
 
 
-def command(shared, store, results, *, method="lora", image_size=28, epochs=EPOCHS):
+def command(shared, store, results, *, method="lora", image_size=14, epochs=EPOCHS):
     return [
         sys.executable,
         "run.py",

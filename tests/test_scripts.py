@@ -1,24 +1,18 @@
 """The scripts as they are started: thin, but each must run."""
 
 import json
-import os
-import subprocess
-import sys
+import re
 
 import pytest
 import torch
 
 from moppa.bench.cell import phases_of
-from moppa.bench.steps import gains_of_tricks
+from moppa.bench.rates import described
+from moppa.bench.steps import cost_of_method, gains_of_tricks
 from moppa.errors import UserError
 from run import run_cell
 from tests.conftest import CONFIGS, ROOT, config_of
-
-
-def script(name, *words):
-    command = [sys.executable, f"scripts/{name}.py", *map(str, words)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # for the toy source, which lies with the tests
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+from tests.script import script
 
 
 @pytest.fixture
@@ -82,8 +76,11 @@ def bench(tmp_path, *words):
 
 
 def test_the_benchmark_of_methods_sets_each_beside_the_frozen_backbone(tmp_path):
-    bench(tmp_path, "methods", "--methods", "lora")
-    shown, found = bench(tmp_path, "methods", "--methods", "linear")  # what was measured before stays
+    size = {"size": 64, "batch": 4, "device": torch.device("cpu"), "rounds": 1}
+    before = {"image_size": 64, "batch": 4, "methods": {"lora": cost_of_method(CONFIGS, "lora", "test_vit", **size)}}
+    name = described(torch.device("cpu"))["name"]
+    (tmp_path / f"methods-test_vit-{re.sub('[^A-Za-z0-9]', '-', name).strip('-')}.json").write_text(json.dumps(before))
+    shown, found = bench(tmp_path, "methods", "--methods", "linear")
     assert "of GEMM" in shown
     assert "lora" in shown
     assert found["machine"]["gemm_flops_per_second"] > 1e9

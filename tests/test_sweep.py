@@ -26,6 +26,7 @@ from moppa.sweep.grid import entries_of, states_of
 from moppa.sweep.plan import planned, state_now, summary
 from run import run_cell
 from tests.conftest import CONFIGS, ROOT, TOY, config_of
+from tests.script import script
 
 
 def words_in(folder, *words):
@@ -41,12 +42,6 @@ def text_of(renderable):
     console = Console(width=200, record=True, quiet=False, file=sys.stderr)
     console.print(renderable)
     return console.export_text()
-
-
-def script(*words):
-    command = [sys.executable, "scripts/sweep.py", *map(str, words)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -84,7 +79,7 @@ def test_a_record_of_other_versions_is_stale_and_a_checkpoint_of_other_code_is_n
 
 
 def test_status_shows_the_grid_and_the_last_line_of_a_failure(halfway):
-    done = script("status", "--once", "--results", halfway / "results")
+    done = script("sweep", "status", "--once", "--results", halfway / "results", columns=200)
     assert done.returncode == 0, done.stderr
     assert "4 cells: 1 done, 0 stale, 1 running, 1 resumable, 1 failed, 0 missing" in done.stdout
     assert "failed: test_vit linear eurosat" in done.stdout
@@ -118,7 +113,7 @@ def test_words_that_mean_no_sweep_are_named():
     ):
         with pytest.raises((HydraException, UserError), match=said):
             composed(CONFIGS, words)
-    done = script("retry")
+    done = script("sweep", "retry", columns=200)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "needs the words" in done.stderr
 
@@ -129,10 +124,10 @@ def test_retry_runs_what_failed_and_what_is_missing(tmp_path):
     with pytest.raises(UserError):
         run_cell(failing)
     words = words_in(tmp_path, "method=linear", "seed=0,1")
-    done = script("retry", *words)
+    done = script("sweep", "retry", *words, columns=200)
     assert done.returncode == 0, done.stderr
     assert "1 failed, 1 missing" in done.stdout
-    assert "2 cells: 2 done" in script("status", *words).stdout
+    assert "2 cells: 2 done" in script("sweep", "status", *words, columns=200).stdout
     assert not list(tmp_path.rglob("*.failed"))
 
 
@@ -147,7 +142,7 @@ def test_ten_thousand_records_are_shown_in_under_five_seconds_of_one_core(toy, t
             for seed in range(10):
                 (folder / f"seed{seed}.json").write_text(text)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = script("status", "--results", tmp_path / "many")
+    done = script("sweep", "status", "--results", tmp_path / "many", columns=200, measured=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # whatever else runs here
     assert "10000 cells: 10000 done" in done.stdout
