@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
-from moppa.linears import Adapted, add_to_parts, linears_of, updated
+from moppa.linears import Adapted, LowRankDelta, linears_of
 from moppa.places import transformer_places
-from moppa.touch import Applying, hold, reweight
+from moppa.touch import hold, reweight
 
 # The two levels with the least absolute error on a standard normal weight: the medians of its halves.
 LEVEL = NormalDist().inv_cdf(0.75)
@@ -67,7 +67,7 @@ class BinaryAdapter(nn.Module):
         return self.held(z, **kwargs) + self.scale * F.linear(hidden, binarised(self.up))
 
 
-class BinaryDelta(nn.Module):
+class BinaryDelta(LowRankDelta):
     """W' = W + s Up Down, both binary, for each adapted one of the matrices that are stacked in W."""
 
     def __init__(self, adapted: Adapted, *, rank: int, scale: float, generator: torch.Generator | None) -> None:
@@ -76,13 +76,6 @@ class BinaryDelta(nn.Module):
         self.parts, self.scale = adapted.parts, scale
         pairs = [factors(d_in, rank, d_out, generator) for _ in range(sum(self.parts))]
         self.down, self.up = (nn.ParameterList(matrices) for matrices in zip(*pairs, strict=True))
-
-    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
-        return add_to_parts(weight, self.parts, [up @ down for down, up in zip(*self.factors(), strict=True)])
-
-    def applied(self, layer: Applying, x: Tensor) -> Tensor:
-        """W x + (W' - W) x."""
-        return updated(x, layer.pretrained("weight"), layer.pretrained("bias"), self.parts, *self.factors())
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """Down and s Up of each adapted part, binary."""

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from moppa import check
 from moppa.errors import UserError
-from moppa.linears import TARGETS, checked_rank, linears_of, updated
+from moppa.linears import TARGETS, LowRankDelta, checked_rank, linears_of
 from moppa.places import places_of
-from moppa.touch import Applying, reweight
+from moppa.touch import reweight
 
 DECOMPOSITIONS = ("tensor_train", "tucker")
 
@@ -47,42 +47,35 @@ class Factors(nn.Module):
         return torch.einsum("it,tab->iab", self.mix[first:last], self.core)
 
 
-class FactorisedDelta(nn.Module):
+class FactorisedDelta(LowRankDelta):
     """W' = W + s V Sigma_i^T U^T in each d x d slice of W, of which there are `rows` x `columns`.
 
     The authors drop out a tenth of the r activations between the factors, which no weight can: we do not.
     """
 
+    parts = (True,)
+
     def __init__(self, factors: Factors, *, first: int, rows: int, columns: int, scale: float) -> None:
         super().__init__()
-        self.factors, self.scale = factors, scale
+        self.shared, self.scale = factors, scale
         self.first, self.rows, self.columns = first, rows, columns
 
-    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
-        slices = self.factors.output @ self.sigma.mT @ self.factors.input.T  # output to input, as torch keeps a weight
-        return weight + self.scale * slices.transpose(1, 2).reshape(weight.shape)
-
-    def applied(self, layer: Applying, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """W x + (W' - W) x."""
-        down, up = self.matrices()
-        return updated(x, layer.pretrained("weight"), layer.pretrained("bias"), (True,), [down], [up])
-
-    def matrices(self) -> tuple[Float[Tensor, "width d_in"], Float[Tensor, "d_out width"]]:
+    def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """Two factors of the whole update, of width r where the slices lie in one row or column; s is in one of them.
 
         Slices under each other share U^T as the first, slices side by side V as the second.
         """
         cores = self.scale * self.sigma
         if self.columns <= self.rows:
-            down = torch.block_diag(*[self.factors.input.T] * self.columns)
-            return down, torch.einsum("ob,rcab->roca", self.factors.output, cores).flatten(2).flatten(0, 1)
-        up = torch.block_diag(*[self.factors.output] * self.rows)
-        return torch.einsum("rcab,ia->rbci", cores, self.factors.input).flatten(2).flatten(0, 1), up
+            down = torch.block_diag(*[self.shared.input.T] * self.columns)
+            return [down], [torch.einsum("ob,rcab->roca", self.shared.output, cores).flatten(2).flatten(0, 1)]
+        up = torch.block_diag(*[self.shared.output] * self.rows)
+        return [torch.einsum("rcab,ia->rbci", cores, self.shared.input).flatten(2).flatten(0, 1)], [up]
 
     @property
     def sigma(self) -> Float[Tensor, "rows columns rank rank"]:
         """The cores of the layer's slices."""
-        cores = self.factors(self.first, self.first + self.rows * self.columns)
+        cores = self.shared(self.first, self.first + self.rows * self.columns)
         return cores.unflatten(0, (self.rows, self.columns))
 
 

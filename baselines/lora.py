@@ -4,17 +4,16 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
 from moppa.errors import UserError
-from moppa.linears import Adapted, add_to_parts, checked_rank, linears_of, updated
+from moppa.linears import Adapted, LowRankDelta, checked_rank, linears_of
 from moppa.places import places_of
-from moppa.touch import Applying, reweight
+from moppa.touch import reweight
 
 
-class LowRankDelta(nn.Module):
+class ScaledDelta(LowRankDelta):
     """W' = W + (alpha / r) B A, section 4.1, with A: (r, d_in), B: (d_out, r) and B = 0 at the start.
 
     W may be several matrices stacked by rows, as timm's fused qkv is: each adapted one has its own A and B, the
@@ -31,13 +30,6 @@ class LowRankDelta(nn.Module):
         self.up = nn.ParameterList(torch.zeros(d_out, rank) for _ in range(sum(self.parts)))
         for down in self.down:
             nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)  # as in the authors' code
-
-    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
-        return add_to_parts(weight, self.parts, [up @ down for down, up in zip(*self.factors(), strict=True)])
-
-    def applied(self, layer: Applying, x: Tensor) -> Tensor:
-        """W x + (W' - W) x."""
-        return updated(x, layer.pretrained("weight"), layer.pretrained("bias"), self.parts, *self.factors())
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """A and (alpha / r) B of each adapted part."""
@@ -59,7 +51,7 @@ def attach(
     check.number("method.attach.alpha", alpha, low=0, above=True)
     ranks = ranks_of(rank, num_blocks=len(places_of(model)))
     for adapted in linears_of(model, targets, method="LoRA"):
-        delta = LowRankDelta(adapted, rank=ranks[adapted.depth], alpha=alpha, generator=generator)
+        delta = ScaledDelta(adapted, rank=ranks[adapted.depth], alpha=alpha, generator=generator)
         reweight(adapted.layer, weight=delta)
 
 

@@ -7,14 +7,14 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from moppa import check
 from moppa.errors import UserError
-from moppa.linears import add_to_parts, checked_rank, linears_of, updated
+from moppa.linears import LowRankDelta, checked_rank, linears_of
 from moppa.seeds import generator_for
-from moppa.touch import Applying, reweight
+from moppa.touch import reweight
 
 
 class Pools(nn.Module):
@@ -54,7 +54,7 @@ class Pools(nn.Module):
         return torch.tensor(indices[:count], device="cpu").view(rank, -1)  # real also under torch's meta device
 
 
-class ShardedDelta(nn.Module):
+class ShardedDelta(LowRankDelta):
     """W' = W + (alpha / r) B A; each row of A and each column of B is l shards that fixed indices pick from the pools.
 
     Section 3: A and B have indices of their own (pair dissociation), a vector is put together from shards of several
@@ -71,14 +71,6 @@ class ShardedDelta(nn.Module):
         self.shared = (pools,)  # a tuple hides them from nn.Module, so that a parameter has one name, the owner's
         for name, indices in zip(("picks_down", "picks_up"), picks, strict=True):
             self.register_buffer(name, indices, persistent=False)
-
-    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
-        (down,), (up,) = self.factors()
-        return add_to_parts(weight, self.parts, [up @ down])
-
-    def applied(self, layer: Applying, x: Tensor) -> Tensor:
-        """W x + (W' - W) x."""
-        return updated(x, layer.pretrained("weight"), layer.pretrained("bias"), self.parts, *self.factors())
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """A and (alpha / r) B."""

@@ -7,13 +7,12 @@ import math
 from collections.abc import Collection, Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
-from moppa.linears import Adapted, add_to_parts, checked_rank, linears_of, updated
+from moppa.linears import Adapted, LowRankDelta, checked_rank, linears_of
 from moppa.seeds import generator_for
-from moppa.touch import Applying, reweight
+from moppa.touch import reweight
 
 
 class Bases(nn.Module):
@@ -35,7 +34,7 @@ class Bases(nn.Module):
                 self.register_buffer(f"{side}_{width}", basis, persistent=False)
 
 
-class CombinedDelta(nn.Module):
+class CombinedDelta(LowRankDelta):
     """W' = W + (scale / r) B A with A = sum_i alpha_i A_i and B = sum_j beta_j B_j, section 3.2; beta = 0 at the start.
 
     Only alpha and beta are learned, for each of the matrices stacked in W that is adapted. The authors' code starts
@@ -50,13 +49,6 @@ class CombinedDelta(nn.Module):
         # zero, so that the first step starts from the frozen model
         self.beta = nn.Parameter(torch.zeros(sum(self.parts), bases.num_bases))
         nn.init.normal_(self.alpha, std=bases.num_bases**-0.5, generator=generator)  # A is then as large as one A_i
-
-    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
-        return add_to_parts(weight, self.parts, [up @ down for down, up in zip(*self.factors(), strict=True)])
-
-    def applied(self, layer: Applying, x: Tensor) -> Tensor:
-        """W x + (W' - W) x."""
-        return updated(x, layer.pretrained("weight"), layer.pretrained("bias"), self.parts, *self.factors())
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """A and (scale / r) B of each adapted part."""

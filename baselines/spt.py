@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from moppa import check
 from moppa.errors import UserError
-from moppa.linears import PARTS_OF_QKV, PATHS, Adapted, add_to_parts, checked_rank, linears_of
+from moppa.linears import PARTS_OF_QKV, PATHS, Adapted, LowRankDelta, checked_rank, linears_of
 from moppa.touch import hold, reweight
 
 STRUCTURES = ("lora", "adapter")
@@ -34,7 +34,7 @@ class SparseDelta(nn.Module):
         return weight.flatten().index_add(0, self.index, self.values).view_as(weight)
 
 
-class PartsLowRank(nn.Module):
+class PartsLowRank(LowRankDelta):
     """W' = W + B A for each part that is tuned as a whole, B = 0 at the start."""
 
     def __init__(self, adapted: Adapted, parts: list[bool], rank: int, generator: torch.Generator | None) -> None:
@@ -45,8 +45,9 @@ class PartsLowRank(nn.Module):
         self.down = nn.ParameterList(drawn(new(rank, d_in), generator) for _ in range(sum(parts)))
         self.up = nn.ParameterList(new(d_out, rank) for _ in range(sum(parts)))
 
-    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
-        return add_to_parts(weight, self.parts, [up @ down for up, down in zip(self.up, self.down, strict=True)])
+    def factors(self) -> tuple[nn.ParameterList, nn.ParameterList]:
+        """A and B of each tuned part."""
+        return self.down, self.up
 
 
 class PartsAdapter(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from moppa import check
 from moppa.errors import UserError
 from moppa.places import places_of
+from moppa.touch import Applying
 
 PARTS_OF_QKV = ("q", "k", "v")
 PATHS = {"proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
@@ -83,6 +84,23 @@ def checked_rank(rank: int, shape: Sequence[int]) -> int:
             f"choose a smaller rank"
         )
     return rank
+
+
+class LowRankDelta(nn.Module):
+    """W' = W + B A in each adapted one of the matrices that are stacked in W; a method says what A and B are."""
+
+    parts: tuple[bool, ...]
+
+    def factors(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """A: (r, d_in) and B: (d_out, r) of each adapted part, scales included."""
+        raise NotImplementedError
+
+    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
+        return add_to_parts(weight, self.parts, [up @ down for down, up in zip(*self.factors(), strict=True)])
+
+    def applied(self, layer: Applying, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """W' x + b."""
+        return updated(x, layer.pretrained("weight"), layer.pretrained("bias"), self.parts, *self.factors())
 
 
 def add_to_parts(

@@ -274,7 +274,7 @@ def test_ssf_has_one_scale_for_weight_and_bias_that_copies_keep(family):
 
 
 def factors_of(model):
-    return {name.rpartition(".")[2]: one for name, one in trainable(model).items() if ".factors." in name}
+    return {name.rpartition(".")[2]: one for name, one in trainable(model).items() if ".shared." in name}
 
 
 @pytest.mark.parametrize("decomposition", ["tensor_train", "tucker"])
