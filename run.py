@@ -81,6 +81,7 @@ def run_cell(config: DictConfig) -> record.Cell:
             checkpoint=checkpoint,
             logger=logger,
             watch=watch_every(protocol.every, lambda: load(protocol.evaluate), **look),
+            compiled=config.run.compile,
         )
         trained = record.keep_trained(cell, model)
 

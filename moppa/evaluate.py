@@ -37,18 +37,32 @@ def shown(
     batch_size: int,
     title: str,
 ) -> Iterator[Tensor]:
-    """Yields what `asked` of the model, as it is at a test, gives for each batch of images in order, under a bar."""
+    """Yields what `asked` of the model, as it is at a test, gives for each batch of images in order, under a bar.
+
+    Batches that a GPU has no memory for are halved until they fit.
+    """
     device = model.get_classifier().weight.device
     model.eval()
     with progress_bar() as bar:
         line = bar.add_task(title, total=len(images), note="")
-        for start in range(0, len(images), batch_size):
+        start = 0
+        while start < len(images):
             batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
             forget(images)  # a test set of gigabytes passes through, it does not pile up
-            with arithmetic(device):
-                given = asked(normalise(batch))
+            given = None
+            try:
+                with arithmetic(device):
+                    given = asked(normalise(batch))
+            except torch.OutOfMemoryError:
+                if batch_size == 1:
+                    raise
+            if given is None:  # not in the handler, which still holds what did not fit
+                batch_size //= 2
+                torch.cuda.empty_cache()
+                continue
             yield given
-            bar.update(line, completed=start + len(batch))
+            start += len(batch)
+            bar.update(line, completed=start)
 
 
 def watch_every(

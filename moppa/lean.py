@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from timm.layers.drop import DropPath
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class LeanBlock(Block):
 
     def joined(self, onto: Tensor, x: Tensor, drop_path: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
         """onto + drop_path(branch(x)), (B, N, C)."""
-        is_spared = self.is_sparing and drop_path.training and not x.is_cuda
+        is_spared = self.is_sparing and drop_path.training and not (x.is_cuda or torch.compiler.is_compiling())
         if not is_spared or not isinstance(drop_path, DropPath):
             return onto + drop_path(branch(x))
         share = 1 - drop_path.drop_prob
@@ -45,8 +46,8 @@ def leave_out(model: nn.Module, ways: Sequence[str]) -> nn.Module:
 
     `unread` leaves a last block whose MLP was given a reader of neighbours (a module with a `grid`) as it is, and all
     of a model that does not read the class token alone. `dropped` leaves blocks with an auxiliary loss, which is a mean
-    over all images, and waits for a CPU: on a GPU the host would have to ask how many images are kept. Dropout
-    in a block then draws fewer numbers.
+    over all images, and waits for a CPU without torch.compile: elsewhere the host would have to ask how many images are
+    kept. Dropout in a block then draws fewer numbers.
 
     Raises:
         UserError: for a way that is none.

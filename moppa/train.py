@@ -23,6 +23,9 @@ from moppa.seeds import generator_for, seeded, stream
 from moppa.stop import Stopped, StopRequest
 from moppa.touch import observe, penalties, trainable, trains_only_the_head
 
+COMPILED = ("default", "reduce-overhead", "max-autotune")
+MANY_CELLS = 4096
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -91,17 +94,20 @@ def train(
     checkpoint: Checkpoint,
     logger: Logger,
     watch: Callable[[nn.Module, int, bool], dict[str, Tensor]],
+    compiled: str | None = None,
 ) -> Training:
     """Trains what requires a gradient on the images of a split, which are moved to the model's device once.
 
-    `normalise` makes the model's input of a batch of them.
+    `normalise` makes the model's input of a batch of them. `compiled` is the mode in which torch.compile makes the
+    step's kernels, or None for the plain step; torch keeps them on disk for other processes.
     What `watch(model, epoch, is_last)` gives after each epoch is kept beside what the modules tell of themselves.
 
     Raises:
-        UserError: where the loss is not finite, naming the step.
+        UserError: where the loss is not finite, naming the step, and for a mode that is none.
         Stopped: after Ctrl-C or SIGTERM, with the state saved; the same call resumes to the same bytes.
     """
     parameters = trainable(model)
+    forward = as_compiled(model, compiled)
     device = next(iter(parameters.values())).device
     images = torch.from_numpy(np.array(learned.images)).to(device)
     labels = torch.from_numpy(np.array(learned.labels)).to(device)
@@ -138,7 +144,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step, num_steps)
             shown, wanted = normalise(images[batch]), labels[batch]
-            losses[step] = update(model, optimizer, shown, wanted, partial(penalty, step / num_steps))
+            losses[step] = update(forward, optimizer, shown, wanted, partial(penalty, step / num_steps))
             bar.update(line, completed=step + 1)
             if (step + 1) % per_epoch == 0:
                 epoch = end_of_epoch(losses[step + 1 - per_epoch : step + 1], recipe, step, num_steps)
@@ -192,8 +198,21 @@ def in_batches(
         )
 
 
+def as_compiled(model: nn.Module, mode: str | None) -> Callable[[Tensor], Tensor]:
+    """The model's forward as torch.compile makes it in this mode, anew for each shape of a batch; None: as it is.
+
+    The cells of a process that share backbone and method share it.
+    """
+    if mode is None:
+        return model
+    check.one_of("run.compile", mode, COMPILED)
+    for limit in ("recompile_limit", "accumulated_recompile_limit"):  # beyond them torch silently compiles no more
+        setattr(torch._dynamo.config, limit, MANY_CELLS)
+    return torch.compile(model, mode=mode, dynamic=False)
+
+
 def update(
-    model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     labels: Tensor,
@@ -201,7 +220,7 @@ def update(
 ) -> Tensor:
     """One step of the optimiser; gives the loss, penalties included, still on the device."""
     with arithmetic(images.device):
-        loss = F.cross_entropy(model(images), labels) + penalty()
+        loss = F.cross_entropy(forward(images), labels) + penalty()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()

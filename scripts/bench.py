@@ -27,6 +27,7 @@ from moppa.bench.steps import cost_of_method, gains_of_tricks
 from moppa.errors import UserError
 from moppa.files import whole_file
 from moppa.machine import device_named, use_threads
+from moppa.train import COMPILED
 
 ROOT = Path(__file__).parent.parent.resolve()
 CONFIGS = ROOT / "configs"
@@ -67,6 +68,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=256, help="for --against: images an epoch (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--compile", choices=COMPILED, metavar="MODE", help="run.compile, for methods: %(choices)s")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmarks", metavar="DIR")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # a child: measures one method and prints JSON
     asked = parser.parse_args()
@@ -87,7 +89,8 @@ def methods_part(asked: argparse.Namespace) -> None:
 
     What the file holds of other methods, measured at the same size, stays in it and in the table.
     """
-    rates, name = machine(asked.device, rounds=asked.rounds), f"methods-{asked.timm}"
+    rates = machine(asked.device, rounds=asked.rounds)
+    name = f"methods-{asked.timm}" + (f"-compiled-{asked.compile}" if asked.compile else "")
     facts = {"machine": rates, "image_size": asked.image_size, "batch": asked.batch}
     earlier = json.loads(place(asked, name).read_text()) if place(asked, name).exists() else {}
     is_alike = all(earlier.get(key) == facts[key] for key in ("image_size", "batch"))
@@ -116,6 +119,7 @@ def in_process(asked: argparse.Namespace, method: str) -> dict[str, Any]:
     """One method's figures, from a fresh process."""
     given = {"--timm": asked.timm, "--image-size": asked.image_size, "--batch": asked.batch, "--rounds": asked.rounds}
     given |= {"--threads": asked.threads} if asked.threads else {}
+    given |= {"--compile": asked.compile} if asked.compile else {}
     words = [str(word) for pair in given.items() for word in pair]
     command = [sys.executable, __file__, "--only", method, *words]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
@@ -124,7 +128,7 @@ def in_process(asked: argparse.Namespace, method: str) -> dict[str, Any]:
 def method_here(asked: argparse.Namespace) -> dict[str, Any]:
     """One method's figures."""
     size = {"size": asked.image_size, "batch": asked.batch, "device": asked.device, "rounds": asked.rounds}
-    return cost_of_method(CONFIGS, asked.only, asked.timm, **size)
+    return cost_of_method(CONFIGS, asked.only, asked.timm, compiled=asked.compile, **size)
 
 
 def tricks_part(asked: argparse.Namespace) -> None:

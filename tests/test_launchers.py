@@ -72,6 +72,15 @@ def comparable(records):
     return texts
 
 
+@pytest.fixture
+def launchers():
+    """Hydra's launchers, where the sweep extra brought them."""
+    for name in ("joblib", "submitit", "ray"):
+        pytest.importorskip(
+            f"hydra_plugins.hydra_{name}_launcher", reason=f"needs the {name} launcher: pip install 'moppa[sweep]'"
+        )
+
+
 @pytest.fixture(scope="module")
 def one_by_one(tmp_path_factory):
     """The sweep in one process, by Hydra's own launcher."""
@@ -80,9 +89,9 @@ def one_by_one(tmp_path_factory):
     return comparable(records_of(folder))
 
 
+@pytest.mark.usefixtures("launchers")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_composes_with_threads_divided(preset, monkeypatch):
-    pytest.importorskip("hydra_plugins")
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         config = compose("cell", overrides=["task=dtd", f"hydra/launcher={preset}"], return_hydra_config=True)
     for name, value in config.hydra.job.env_set.items():
@@ -93,6 +102,7 @@ def test_a_preset_composes_with_threads_divided(preset, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("launchers")
 @pytest.mark.parametrize(
     "words",
     [
@@ -113,6 +123,7 @@ def test_a_launcher_leaves_the_records_of_one_process(words, one_by_one, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("launchers")
 def test_a_ray_cluster_that_runs_already_is_used(one_by_one, tmp_path):
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
@@ -131,9 +142,10 @@ def test_a_ray_cluster_that_runs_already_is_used(one_by_one, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("launchers")
 def test_the_slurm_preset_asks_for_what_it_says_and_its_job_runs_a_cell(toy, tmp_path):
     """By submitit's own stand-in for SLURM: the script that sbatch would get, and the job that it would start."""
-    submitit = pytest.importorskip("submitit")
+    import submitit
     from submitit.core import submission
     from submitit.slurm.test_slurm import mocked_slurm
 
@@ -155,6 +167,7 @@ def test_the_slurm_preset_asks_for_what_it_says_and_its_job_runs_a_cell(toy, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("launchers")
 def test_two_workers_take_at_most_sixty_percent_of_ones_time(tmp_path, capsys):
     """Eight equal cells, each with one thread: one worker against two. What limits it: a worker's start."""
     cores, busy = len(os.sched_getaffinity(0)), os.getloadavg()[0]

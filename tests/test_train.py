@@ -1,5 +1,8 @@
+import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,12 +12,13 @@ from moppa.checkpoint import Checkpoint
 from moppa.configured import make
 from moppa.data.store import Split
 from moppa.errors import UserError
+from moppa.evaluate import predict
 from moppa.log import NoLogger
 from moppa.seeds import generator_for
 from moppa.stop import REQUEUE, Stopped
 from moppa.touch import trainable
 from moppa.train import batches, train
-from tests.conftest import config_of
+from tests.conftest import ROOT, config_of
 
 EPOCHS = 4
 LEARNED = Split(
@@ -68,6 +72,60 @@ def test_a_cell_run_twice_gives_the_same_bytes_and_another_seed_does_not(tmp_pat
     first = run(tmp_path / "a")
     assert run(tmp_path / "b") == first
     assert run(tmp_path / "c", seed=1) != first
+
+
+def test_a_look_halves_its_batches_until_they_fit():
+    shapes = []
+
+    class Small(torch.nn.Linear):
+        """A model on a device with room for three images."""
+
+        def get_classifier(self):
+            return self
+
+        def forward(self, x):
+            if len(x) > 3:
+                raise torch.OutOfMemoryError("no room")
+            shapes.append(len(x))
+            return super().forward(x)
+
+    images, look = np.random.default_rng(0).random((11, 5), dtype=np.float32), {"normalise": lambda x: x}
+    model = Small(5, 4)
+    expected = model(torch.from_numpy(images[:3])).argmax(dim=1)
+    shapes.clear()
+    found = predict(model, images, batch_size=8, **look)
+    assert shapes == [2, 2, 2, 2, 2, 1]
+    assert found[:3].tolist() == expected.tolist()
+    model.forward = lambda x: (_ for _ in ()).throw(torch.OutOfMemoryError("no room at all"))
+    with pytest.raises(torch.OutOfMemoryError, match="at all"):
+        predict(model, images, batch_size=8, **look)
+
+
+@pytest.mark.slow  # a compiler at work
+def test_a_compiled_step_is_the_same_step(tmp_path):
+    """In a process of its own: the tests' type checks would be compiled too."""
+    program = """
+import json
+from moppa import record
+from run import run_cell
+from tests import conftest
+for seed, method in enumerate(("lora", "moppa", "ssf", "adapter", "bitfit")):
+    losses = []
+    for mode in ("null", "default"):
+        place = [f"run.results=PLACE/{mode}", "data.store=PLACE/store", f"run.compile={mode}"]
+        words = [*conftest.TOY, *place, f"method={method}", "train.drop_path=0", f"seed={seed}"]
+        losses.append([one["loss"] for one in record.read(run_cell(conftest.config_of(*words)).record)["curve"]])
+    print("losses", method, json.dumps(losses))
+"""
+    program = program.replace("PLACE", str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = [line.split(maxsplit=2)[1:] for line in done.stdout.splitlines() if line.startswith("losses ")]
+    assert len(told) == 5
+    for method, losses in told:
+        plain, compiled = json.loads(losses)
+        assert compiled == pytest.approx(plain, rel=1e-4), method
+        assert compiled != plain, f"{method} was not compiled"
 
 
 @pytest.mark.parametrize("step", [6, 9])  # after the checkpoint of epoch 2, and an epoch later

@@ -17,15 +17,26 @@ from moppa.lean import WAYS, leave_out
 from moppa.machine import arithmetic, in_turn, peak_memory_bytes
 from moppa.sweep.cost import counted
 from moppa.touch import Applying, merge, penalties, trainable
+from moppa.train import as_compiled
 
 DROP_PATH = 0.1  # the common recipe's
 Batch = tuple[Tensor, Tensor]
 
 
 def cost_of_method(
-    configs: Path, method: str, timm_name: str, *, size: int, batch: int, device: torch.device, rounds: int
+    configs: Path,
+    method: str,
+    timm_name: str,
+    *,
+    size: int,
+    batch: int,
+    device: torch.device,
+    rounds: int,
+    compiled: str | None = None,
 ) -> dict[str, Any]:
     """Parameters, seconds and operations of a step and of a look, and the peak memory of a step, which comes first.
+
+    `compiled` is `run.compile`, for the steps.
 
     `plain_seconds` is the same backbone's step with its head alone to train, but with the gradient carried through all
     of it, as a method at the first block would need.
@@ -33,10 +44,11 @@ def cost_of_method(
     images, labels = shown(batch, size, device)
     model = with_method(configs, method, frozen(timm_name, size), (images.cpu(), labels.cpu())).to(device)
     leave_out(model, WAYS)
-    step = step_of(model, images, labels)
+    step = step_of(model, images, labels, compiled=compiled)
     step()
     peak = peak_memory_bytes(device)
-    plain = step_of(leave_out(frozen(timm_name, size), WAYS).to(device), images.clone().requires_grad_(True), labels)
+    bare = leave_out(frozen(timm_name, size), WAYS).to(device)
+    plain = step_of(bare, images.clone().requires_grad_(True), labels, compiled=compiled)
     look = look_of(merge(copy.deepcopy(model)), images)
     seconds = in_turn({"plain": plain, "step": step, "look": look}, device, rounds)
     step_flops, look_flops = counted(model, images, labels)
@@ -110,15 +122,18 @@ def with_method(configs: Path, method: str, model: nn.Module, *examples: Batch) 
     return model
 
 
-def step_of(model: nn.Module, images: Tensor, labels: Tensor, *, fused: bool = True) -> Callable[[], None]:
+def step_of(
+    model: nn.Module, images: Tensor, labels: Tensor, *, fused: bool = True, compiled: str | None = None
+) -> Callable[[], None]:
     """A training step, to be called again and again."""
+    forward = as_compiled(model, compiled)
     optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-4, fused=fused)
 
     penalty = penalties(model)
 
     def step() -> None:
         with arithmetic(images.device):
-            loss = F.cross_entropy(model(images), labels) + penalty(0.0)
+            loss = F.cross_entropy(forward(images), labels) + penalty(0.0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
