@@ -171,7 +171,7 @@ def test_the_slurm_preset_asks_for_what_it_says_and_its_job_runs_a_cell(toy, tmp
 def test_two_workers_take_at_most_sixty_percent_of_ones_time(tmp_path, capsys):
     """Eight equal cells, each with one thread: one worker against two. What limits it: a worker's start."""
     cores, busy = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-    if cores < 2 or busy > 0.5:
+    if cores < 2 or busy > 1:  # the start of the tests counts, too
         pytest.skip(f"needs two idle cores to measure; this machine has {cores}, at a load of {busy:.1f}")
     cells = ["method=lora", "seed=0,1,2,3,4,5,6,7", "train.epochs=120"]  # long beside a start
     sweep(tmp_path, cells=["method=linear", "seed=0"])  # the store is made once
