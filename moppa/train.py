@@ -99,7 +99,7 @@ def train(
     """Trains what requires a gradient on the images of a split, which are moved to the model's device once.
 
     `normalise` makes the model's input of a batch of them. `compiled` is the mode in which torch.compile makes the
-    step's kernels, or None for the plain step; torch keeps them on disk for other processes.
+    step's kernels, or None for the plain step.
     What `watch(model, epoch, is_last)` gives after each epoch is kept beside what the modules tell of themselves.
 
     Raises:
@@ -201,7 +201,7 @@ def in_batches(
 def as_compiled(model: nn.Module, mode: str | None) -> Callable[[Tensor], Tensor]:
     """The model's forward as torch.compile makes it in this mode, anew for each shape of a batch; None: as it is.
 
-    The cells of a process that share backbone and method share it.
+    Every cell is traced anew, and finds its kernels in torch's cache on disk where a cell before had the same.
     """
     if mode is None:
         return model
