@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+KINDS: dict[tuple[Any, ...], type] = {}  # of reweighted layers, by stock class, tensors, whether it is Applying
+
 
 def reweight(layer: nn.Module, **deltas: nn.Module) -> None:
     """From now on `layer.weight` is `deltas["weight"](pretrained weight)`, the bias likewise; both stay, frozen.
@@ -22,6 +24,8 @@ def reweight(layer: nn.Module, **deltas: nn.Module) -> None:
     was_stock = not parametrize.is_parametrized(layer)
     if was_stock:
         layer.stock_class = type(layer)  # type: ignore[assignment]
+    else:  # torch writes what comes now into the layer's class, which others share
+        layer.__class__ = type(type(layer).__name__, (type(layer),), {})
     for tensor, delta in deltas.items():
         parametrize.register_parametrization(layer, tensor, delta, unsafe=True)  # unsafe: no trial run, also on meta
     quick = [delta for delta in deltas.values() if isinstance(delta, Applied)]
@@ -30,6 +34,9 @@ def reweight(layer: nn.Module, **deltas: nn.Module) -> None:
         layer.__class__ = type("Applying", (Applying, type(layer)), {})
     elif isinstance(layer, Applying):
         layer.quick.clear()  # what came later is not in it
+    # torch makes a class for each layer: with one for all alike, what torch.compile made for a model serves the next
+    kind = (layer.stock_class, frozenset(layer.parametrizations), isinstance(layer, Applying))
+    layer.__class__ = KINDS.setdefault(kind, type(layer))
 
 
 class Applying:

@@ -201,7 +201,7 @@ def in_batches(
 def as_compiled(model: nn.Module, mode: str | None) -> Callable[[Tensor], Tensor]:
     """The model's forward as torch.compile makes it in this mode, anew for each shape of a batch; None: as it is.
 
-    Every cell is traced anew, and finds its kernels in torch's cache on disk where a cell before had the same.
+    The cells of a process that share backbone and method share it; those of other processes, its kernels on disk.
     """
     if mode is None:
         return model

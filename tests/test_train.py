@@ -102,30 +102,35 @@ def test_a_look_halves_its_batches_until_they_fit():
 
 
 @pytest.mark.slow  # a compiler at work
-def test_a_compiled_step_is_the_same_step(tmp_path):
+def test_a_compiled_step_is_the_same_step_and_is_compiled_once_for_all_seeds(tmp_path):
     """In a process of its own: the tests' type checks would be compiled too."""
     program = """
 import json
+from torch._dynamo.utils import counters
 from moppa import record
 from run import run_cell
 from tests import conftest
-for seed, method in enumerate(("lora", "moppa", "ssf", "adapter", "bitfit")):
-    losses = []
-    for mode in ("null", "default"):
-        place = [f"run.results=PLACE/{mode}", "data.store=PLACE/store", f"run.compile={mode}"]
-        words = [*conftest.TOY, *place, f"method={method}", "train.drop_path=0", f"seed={seed}"]
-        losses.append([one["loss"] for one in record.read(run_cell(conftest.config_of(*words)).record)["curve"]])
-    print("losses", method, json.dumps(losses))
+
+def losses_of(mode, method, seed):
+    place = [f"run.results=PLACE/{mode}", "data.store=PLACE/store", f"run.compile={mode}"]
+    words = [*conftest.TOY, *place, f"method={method}", "train.drop_path=0", f"seed={seed}"]
+    return [one["loss"] for one in record.read(run_cell(conftest.config_of(*words)).record)["curve"]]
+
+for method in ("lora", "moppa", "ssf", "adapter", "bitfit"):
+    losses = [losses_of(mode, method, seed=0) for mode in ("null", "default")]
+    graphs = counters["stats"]["unique_graphs"]
+    losses_of("default", method, seed=1)
+    print("told", json.dumps([method, *losses, counters["stats"]["unique_graphs"] - graphs]))
 """
     program = program.replace("PLACE", str(tmp_path))
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = [line.split(maxsplit=2)[1:] for line in done.stdout.splitlines() if line.startswith("losses ")]
+    told = [json.loads(line.removeprefix("told ")) for line in done.stdout.splitlines() if line.startswith("told ")]
     assert len(told) == 5
-    for method, losses in told:
-        plain, compiled = json.loads(losses)
+    for method, plain, compiled, more_graphs in told:
         assert compiled == pytest.approx(plain, rel=1e-4), method
         assert compiled != plain, f"{method} was not compiled"
+        assert more_graphs == 0, f"{method} was compiled anew for another seed"
 
 
 @pytest.mark.parametrize("step", [6, 9])  # after the checkpoint of epoch 2, and an epoch later
