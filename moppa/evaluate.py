@@ -22,7 +22,6 @@ def predict(
     model: nn.Module, images: np.ndarray, *, normalise: Callable[[Tensor], Tensor], batch_size: int
 ) -> np.ndarray:
     """The predicted class (N,) int16 of images (N, S, S, 3) uint8, mapped from disk or not, or features (N, D)."""
-    check.whole("run.eval_batch", batch_size, least=1)
     batches = shown(model, model, images, normalise=normalise, batch_size=batch_size, title="test")
     found = [logits.argmax(dim=1).cpu().numpy().astype(np.int16) for logits in batches]
     return np.concatenate(found) if found else np.empty(0, dtype=np.int16)
@@ -40,7 +39,11 @@ def shown(
     """Yields what `asked` of the model, as it is at a test, gives for each batch of images in order, under a bar.
 
     Batches that a GPU has no memory for are halved until they fit.
+
+    Raises:
+        UserError: for a batch of less than one image.
     """
+    check.whole("run.eval_batch", batch_size, least=1)
     device = model.get_classifier().weight.device
     model.eval()
     with progress_bar() as bar:

@@ -62,7 +62,7 @@ def test_the_benchmark_prints_its_shares(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "bench.json").read_text())
     assert found["r = 8"]["block"] > 0
-    assert found["r = 8"]["naive / operator"] > 1
+    assert found["full width"]["channels first / operator"] > 1
 
 
 BENCH = ["--timm", "test_vit", "--image-size", 64, "--rounds", 1, "--batch", 4]
