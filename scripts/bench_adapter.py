@@ -133,10 +133,8 @@ def unit_of(block: Block, rank: int | None) -> Unit:
 
     with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parent.parent.resolve() / "configs")):
         config = compose("cell", overrides=["method=moppa", "task=cifar100"])
-    settings = make(config, "method.attach", _partial_=True).keywords
-    unused = {"position"}
-    kept = {name: value for name, value in settings.items() if name not in unused}
-    settings = {**kept, "rank": rank, "poisson_gain": "exact"}
+    settings = {**make(config, "method.attach", _partial_=True).keywords, "rank": rank, "poisson_gain": "exact"}
+    del settings["position"]
     unit = Unit(place_of(block), **settings, generator=torch.Generator().manual_seed(0))
     nn.init.normal_(unit.up, std=0.02)
     return unit

@@ -21,7 +21,11 @@ def script(name, *words, columns=100, measured=False):
     environment = {"PYTHONPATH": str(ROOT), "COLUMNS": str(columns)}
     if measured:
         return subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+            [sys.executable, "-W", "error", *command],
+            cwd=ROOT,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
         )
     out, err, status = io.StringIO(), io.StringIO(), 0
     with (

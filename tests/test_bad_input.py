@@ -227,6 +227,7 @@ def test_there_are_at_least_forty():
     ("overrides", "words"),
     [
         (["method=lora"], ["task"]),
+        (["method=lorra", "task=eurosat"], ["lorra", "moppa"]),
         ([*TOY, "train.epochs=0"], ["error: train.epochs=0"]),
     ],
 )

@@ -1,14 +1,12 @@
 """The scripts as they are started: thin, but each must run."""
 
 import json
-import re
 
 import pytest
 import torch
 
 from moppa.bench.cell import phases_of
-from moppa.bench.rates import described
-from moppa.bench.steps import cost_of_method, gains_of_tricks
+from moppa.bench.steps import gains_of_tricks
 from moppa.errors import UserError
 from run import run_cell
 from tests.conftest import CONFIGS, ROOT, config_of
@@ -62,7 +60,8 @@ def test_the_benchmark_prints_its_shares(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "bench.json").read_text())
     assert found["r = 8"]["block"] > 0
-    assert found["full width"]["channels first / operator"] > 1
+    for form in ("naive", "channels first"):  # at r = 8 it is the starting of forty small operations in each
+        assert found["full width"][f"{form} / operator"] > 1
 
 
 BENCH = ["--timm", "test_vit", "--image-size", 64, "--rounds", 1, "--batch", 4]
@@ -76,11 +75,8 @@ def bench(tmp_path, *words):
 
 
 def test_the_benchmark_of_methods_sets_each_beside_the_frozen_backbone(tmp_path):
-    size = {"size": 64, "batch": 4, "device": torch.device("cpu"), "rounds": 1}
-    before = {"image_size": 64, "batch": 4, "methods": {"lora": cost_of_method(CONFIGS, "lora", "test_vit", **size)}}
-    name = described(torch.device("cpu"))["name"]
-    (tmp_path / f"methods-test_vit-{re.sub('[^A-Za-z0-9]', '-', name).strip('-')}.json").write_text(json.dumps(before))
-    shown, found = bench(tmp_path, "methods", "--methods", "linear")
+    bench(tmp_path, "methods", "--methods", "lora")
+    shown, found = bench(tmp_path, "methods", "--methods", "linear")  # what was measured before stays
     assert "of GEMM" in shown
     assert "lora" in shown
     assert found["machine"]["gemm_flops_per_second"] > 1e9

@@ -2,12 +2,12 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ from moppa.lean import WAYS, leave_out
 from moppa.machine import arithmetic, in_turn, peak_memory_bytes
 from moppa.sweep.cost import counted
 from moppa.touch import Applying, merge, penalties, trainable
-from moppa.train import as_compiled
+from moppa.train import as_compiled, update
 
 DROP_PATH = 0.1  # the common recipe's
 Batch = tuple[Tensor, Tensor]
@@ -36,10 +36,8 @@ def cost_of_method(
 ) -> dict[str, Any]:
     """Parameters, seconds and operations of a step and of a look, and the peak memory of a step, which comes first.
 
-    `compiled` is `run.compile`, for the steps.
-
     `plain_seconds` is the same backbone's step with its head alone to train, but with the gradient carried through all
-    of it, as a method at the first block would need.
+    of it, as a method at the first block would need. `compiled` is `run.compile`, for both.
     """
     images, labels = shown(batch, size, device)
     model = with_method(configs, method, frozen(timm_name, size), (images.cpu(), labels.cpu())).to(device)
@@ -124,21 +122,10 @@ def with_method(configs: Path, method: str, model: nn.Module, *examples: Batch) 
 
 def step_of(
     model: nn.Module, images: Tensor, labels: Tensor, *, fused: bool = True, compiled: str | None = None
-) -> Callable[[], None]:
+) -> Callable[[], Tensor]:
     """A training step, to be called again and again."""
-    forward = as_compiled(model, compiled)
     optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-4, fused=fused)
-
-    penalty = penalties(model)
-
-    def step() -> None:
-        with arithmetic(images.device):
-            loss = F.cross_entropy(forward(images), labels) + penalty(0.0)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return partial(update, as_compiled(model, compiled), optimizer, images, labels, partial(penalties(model), 0.0))
 
 
 def look_of(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:

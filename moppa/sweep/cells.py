@@ -78,12 +78,12 @@ def assembled(choices: Sequence[Choice], fixed: Sequence[str], configs: Path) ->
 
     refers = any("${" in ENVIRONMENT.sub("", text) for text in map(json.dumps, (base, brought)))
     if not refers:  # then a part means the same in every cell, and is resolved once
-        base, brought = resolved(base), {line: resolved(part) for line, part in brought.items()}
+        base = resolved(OmegaConf.create(base))
+        brought = {line: resolved(OmegaConf.create(part)) for line, part in brought.items()}
     for choice in choices:
         config = dict(base)
         for word in choice:
             config |= brought.get(word.input_line, {})
-        config = copy.deepcopy(config)
         values = [word for word in choice if word.key_or_group not in groups]
         if refers:  # from one value to another: only OmegaConf knows the way
             whole = OmegaConf.create(config)
@@ -91,15 +91,16 @@ def assembled(choices: Sequence[Choice], fixed: Sequence[str], configs: Path) ->
                 OmegaConf.update(whole, word.key_or_group, word.value(), force_add=word.is_add())
             config = resolved(whole)
         else:
+            config = copy.deepcopy(config)
             for word in values:
                 put(config, word)
         yield config
 
 
-def resolved(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
+def resolved(config: DictConfig) -> dict[str, Any]:
     """A config without interpolations."""
     try:
-        return OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from error
 
