@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,22 @@ def key_of(config: Mapping[str, Any], weights_sha256: str) -> str:
 
 def without(config: Mapping[str, Any], dotted: tuple[str, ...]) -> dict[str, Any]:
     """A config less the entries named by dotted paths."""
-    kept: dict[str, Any] = {}
-    for name, value in config.items():
-        inner = tuple(path.removeprefix(f"{name}.") for path in dotted if path.startswith(f"{name}."))
-        if name not in dotted:
-            kept[name] = without(value, inner) if inner else value
-    return kept
+    inner = below(dotted)
+    return {
+        name: without(value, inner[name]) if name in inner else value
+        for name, value in config.items()
+        if name not in dotted
+    }
+
+
+@lru_cache
+def below(dotted: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The rest of dotted paths, by their first name; thousands of records ask for the same ones."""
+    found: dict[str, tuple[str, ...]] = {}
+    for first, _, rest in (path.partition(".") for path in dotted):
+        if rest:
+            found[first] = (*found.get(first, ()), rest)
+    return found
 
 
 def portable(config: Mapping[str, Any], paths: tuple[str, ...] = PATHS) -> dict[str, Any]:
