@@ -95,12 +95,18 @@ def portable(config: Mapping[str, Any], paths: tuple[str, ...] = PATHS) -> dict[
 
 def read(path: Path) -> dict[str, Any]:
     """A record, or an error that names the file."""
+    return read_with_sha256(path)[0]
+
+
+def read_with_sha256(path: Path) -> tuple[dict[str, Any], str]:
+    """A record and the sha256 of its file, which is read once."""
     try:
-        record = json.loads(path.read_text())
+        text = path.read_bytes()
+        record = json.loads(text)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} is not a record: it is not JSON ({error}); delete it and run its cell again"
         ) from error
     if missing := [name for name in REQUIRED if name not in record] if isinstance(record, dict) else list(REQUIRED):
         raise UserError(f"{path} is not a record: it lacks {', '.join(missing[:3])}; delete it and run its cell again")
-    return record
+    return record, hashlib.sha256(text).hexdigest()

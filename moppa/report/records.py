@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from moppa.errors import UserError
-from moppa.record_file import key_of, read
+from moppa.record_file import key_of, read_with_sha256
 
 NUM_VAL = 200
 
@@ -69,10 +69,9 @@ def read_all(results: Path) -> tuple[list[Sound], list[LeftOut]]:
 
 def checked(path: Path, root: Path) -> Sound:
     """A record, or an error that says what in it contradicts what."""
-    content = read(path)
+    content, sha256 = read_with_sha256(path)
     if wrong := contradiction(content):
         raise UserError(f"{wrong}; delete it and run its cell again")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return Sound(path=path, place=path.relative_to(root).as_posix(), content=content, sha256=sha256)
 
 
