@@ -18,6 +18,7 @@ import moppa.micro  # timm knows vit_micro once this is imported
 from moppa import check
 from moppa.errors import UserError
 from moppa.files import sha256_of
+from moppa.products import as_chosen
 from moppa.seeds import seeded, stream
 from moppa.weights import load_weights
 
@@ -194,7 +195,7 @@ def pretrained(drop_path: float, described: str, file: Path | None, *_: int) -> 
     model = backbone.bare(drop_path=drop_path)
     if file is not None:
         load_weights(model, file, untrained=backbone.untrained, unused=backbone.unused)
-    return model.requires_grad_(False)
+    return as_chosen(model).requires_grad_(False)
 
 
 def num_parameters(model: nn.Module) -> dict[str, int]:

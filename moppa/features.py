@@ -23,6 +23,7 @@ from moppa.data.store import Split
 from moppa.errors import UserError
 from moppa.evaluate import shown
 from moppa.files import whole_file
+from moppa.products import products_in_use
 from moppa.provenance import versions
 from moppa.touch import trains_only_the_head
 
@@ -72,6 +73,7 @@ def instead_of_images(
         "mean": preprocess.mean,
         "std": preprocess.std,
         "device": device.type,  # they are computed in its own arithmetic
+        "products": products_in_use(),
         "versions": {name: versions()[name] for name in COUNTED_VERSIONS},
     }
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from timm.layers.attention import Attention
 from timm.layers.drop import DropPath
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -11,9 +13,21 @@ from torch import Tensor, nn
 from moppa import check
 from moppa.touch import Penalised
 
-# unread: of the last block's tokens all but the class token, which the head reads
+# unread: the last block's queries and MLP for all tokens but the class token, which the head reads
 # dropped: the images whose branch drop path drops
 WAYS = ("unread", "dropped")
+
+
+class LeanAttention(Attention):
+    """Attention in which the first token alone asks, of all."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        if attn_mask is not None or is_causal:
+            return super().forward(x, attn_mask, is_causal)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        share = self.attn_drop.p if self.training else 0.0
+        y = F.scaled_dot_product_attention(self.q_norm(q[:, :, :1]), self.k_norm(k), v, dropout_p=share)
+        return self.proj_drop(self.proj(self.norm(y.transpose(1, 2).flatten(2))))
 
 
 class LeanBlock(Block):
@@ -44,10 +58,10 @@ class LeanBlock(Block):
 def leave_out(model: nn.Module, ways: Sequence[str]) -> nn.Module:
     """Lets the blocks of a plain vision transformer compute less, in place; logits and gradients stay what they were.
 
-    `unread` leaves a last block whose MLP was given a reader of neighbours (a module with a `grid`) as it is, and all
-    of a model that does not read the class token alone. `dropped` leaves blocks with an auxiliary loss, which is a mean
-    over all images, and waits for a CPU without torch.compile: elsewhere the host would have to ask how many images are
-    kept. Dropout in a block then draws fewer numbers.
+    `unread` leaves a last block whose MLP was given a reader of neighbours as it is, its attention where a method holds
+    it, and all of a model that does not read the class token alone. `dropped` leaves blocks with an auxiliary loss,
+    which is a mean over all images, and waits for a CPU without torch.compile: elsewhere the host would have to ask how
+    many images are kept. Dropout in a block then draws fewer numbers.
 
     Raises:
         UserError: for a way that is none.
@@ -63,14 +77,25 @@ def leave_out(model: nn.Module, ways: Sequence[str]) -> nn.Module:
                 lean(block).is_sparing = True
     if "unread" in ways and reads_one_token(model):
         for block in stock_blocks(blocks[-1]):
-            if not any(hasattr(module, "grid") for module in block.mlp.modules()):
+            if not reads_neighbours(block.mlp):
                 lean(block).given = slice(1)
+                if (
+                    type(block.attn) is Attention
+                    and getattr(block.attn, "gate", None) is None
+                    and not reads_neighbours(block.attn.proj)
+                ):
+                    block.attn.__class__ = LeanAttention
     return model
 
 
 def stock_blocks(module: nn.Module) -> list[nn.Module]:
     """The blocks of timm's in it, as they are or lean, in whatever holds them."""
     return [found for found in module.modules() if type(found) in (Block, LeanBlock)]
+
+
+def reads_neighbours(held: nn.Module) -> bool:
+    """Whether something in it needs all tokens of an image: a module with a `grid`."""
+    return any(hasattr(module, "grid") for module in held.modules())
 
 
 def lean(block: nn.Module) -> LeanBlock:

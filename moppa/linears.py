@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from moppa import check
 from moppa.errors import UserError
 from moppa.places import places_of
+from moppa.products import linear
 from moppa.touch import Applying
 
 PARTS_OF_QKV = ("q", "k", "v")
@@ -143,13 +144,14 @@ class LowRankUpdated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, down, up)
-        return F.linear(x, torch.addmm(weight, up, down), bias)
+        return linear(x, torch.addmm(weight, up, down), bias)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, down, up = ctx.saved_tensors
         needs_dx, _, needs_dbias, _, _ = ctx.needs_input_grad
-        dx = dy @ torch.addmm(weight, up, down) if needs_dx else None  # made again, which is cheaper than to keep it
+        updated = torch.addmm(weight, up, down)  # made again, which is cheaper than to keep it
+        dx = linear(dy, updated.T, None) if needs_dx else None
         rows, drows = x.flatten(0, -2), dy.flatten(0, -2)
         # the thin matrix first: transposed the other way the product took nine times as long at rank 4
         ddown, dup = (drows @ up).T @ rows, ((rows @ down.T).T @ drows).T

@@ -13,6 +13,7 @@ import torch
 
 from moppa import check
 from moppa.errors import UserError
+from moppa.products import products_in_use
 
 
 def device_named(name: str) -> torch.device:
@@ -37,10 +38,15 @@ def arithmetic(device: torch.device) -> torch.autocast:
 
 
 def facts_of(device: torch.device) -> dict[str, Any]:
-    """What a record says of the device; on a CPU the number of threads decides the order of sums."""
+    """What a record says of the device; on a CPU, threads and library decide the order of sums."""
     if device.type == "cuda":
         return {"type": "cuda", "name": torch.cuda.get_device_name(device), "threads": torch.get_num_threads()}
-    return {"type": "cpu", "name": platform.machine(), "threads": torch.get_num_threads()}
+    return {
+        "type": "cpu",
+        "name": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "products": products_in_use(),
+    }
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

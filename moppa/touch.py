@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from moppa.products import linear
 
 KINDS: dict[tuple[Any, ...], type] = {}  # of reweighted layers, by stock class, tensors, whether it is Applying
 
@@ -47,7 +48,7 @@ class Applying:
 
     def plain(self: Any, x: Tensor) -> Tensor:
         """The output of the pretrained layer."""
-        return F.linear(x, self.pretrained("weight"), self.pretrained("bias"))
+        return linear(x, self.pretrained("weight"), self.pretrained("bias"))
 
     def pretrained(self: Any, tensor: str) -> Tensor:
         """The pretrained weight or bias."""

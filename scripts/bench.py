@@ -27,6 +27,7 @@ from moppa.bench.steps import cost_of_method, gains_of_tricks
 from moppa.errors import UserError
 from moppa.files import whole_file
 from moppa.machine import device_named, use_threads
+from moppa.products import WAYS, use_products
 from moppa.train import COMPILED
 
 ROOT = Path(__file__).parent.parent.resolve()
@@ -39,6 +40,7 @@ def main() -> int:
     """Measures one part, shows its table and writes its JSON."""
     asked = arguments()
     use_threads(asked.threads)
+    use_products(asked.products)
     try:
         if asked.only:
             print(json.dumps(method_here(asked)))
@@ -68,6 +70,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=256, help="for --against: images an epoch (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--products", choices=WAYS, default="auto", help="run.products: %(choices)s (%(default)s)")
     parser.add_argument("--compile", choices=COMPILED, metavar="MODE", help="run.compile, for methods: %(choices)s")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmarks", metavar="DIR")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # a child: measures one method and prints JSON
@@ -118,6 +121,7 @@ def methods_part(asked: argparse.Namespace) -> None:
 def in_process(asked: argparse.Namespace, method: str) -> dict[str, Any]:
     """One method's figures, from a fresh process."""
     given = {"--timm": asked.timm, "--image-size": asked.image_size, "--batch": asked.batch, "--rounds": asked.rounds}
+    given |= {"--products": asked.products}
     given |= {"--threads": asked.threads} if asked.threads else {}
     given |= {"--compile": asked.compile} if asked.compile else {}
     words = [str(word) for pair in given.items() for word in pair]

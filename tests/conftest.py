@@ -6,6 +6,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from moppa.products import use_products
+
 torch.set_num_threads(1)  # the models of the tests are too small to share
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nor do the processes that they start wait for one another's cores
 
@@ -33,6 +35,12 @@ def config_of(*overrides: str) -> DictConfig:
 def toy(tmp_path):
     """Overrides of a cell of seconds on drawn images, with its results and store in the test's own folder."""
     return [*TOY, f"run.results={tmp_path / 'results'}", f"data.store={tmp_path / 'store'}"]
+
+
+@pytest.fixture(autouse=True)
+def torchs_products():
+    """A test starts with torch's products, whatever the one before it chose."""
+    use_products("torch")
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ CASES = {
     "seed a word": (["seed=lucky"], ["seed='lucky'", "whole number"]),
     "unknown device": (["run.device=tpu"], ["run.device='tpu'", "auto, cpu, cuda"]),
     "evaluation batch 0": (["run.eval_batch=0"], ["run.eval_batch=0", "at least 1"]),
+    "products of nobody": (["run.products=mkl"], ["run.products='mkl'", "auto, torch, onednn"]),
     "compiled in no mode": (["run.compile=fast"], ["run.compile='fast'", "reduce-overhead"]),
     "checkpoint never": (["run.checkpoint_epochs=0"], ["run.checkpoint_epochs=0", "at least 1"]),
     "image size between patches": (["backbone.image_size=40"], ["backbone.image_size=40", "16 px patch", "32 and 48"]),

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from moppa.backbone import num_parameters
 from moppa.configured import make, offer
 from moppa.errors import UserError
-from moppa.lean import WAYS, LeanBlock, leave_out
+from moppa.lean import WAYS, LeanAttention, LeanBlock, leave_out
+from moppa.products import as_chosen, use_products
 from moppa.seeds import generator_for, seeded
 from moppa.touch import Applying, merge, penalty, trainable
 from tests.conftest import CONFIGS, METHODS, config_of
@@ -285,6 +286,22 @@ def test_9_leaving_out_what_nobody_reads_changes_neither_logits_nor_gradients(me
         torch.testing.assert_close(found[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@everywhere
+def test_10_whose_products_are_taken_changes_neither_logits_nor_gradients(method, backbone):
+    model = moved(attach(as_chosen(bare(backbone)), method))
+    images, labels = batch()
+    found = []
+    for way in ("torch", "onednn"):
+        use_products(way)
+        model.zero_grad()
+        logits = model.eval()(images)
+        F.cross_entropy(logits, labels).backward()
+        merged = logits_of(merge(copy.deepcopy(model)))
+        found.append({"logits": logits, "merged": merged, **{n: p.grad for n, p in trainable(model).items()}})
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_the_unread_is_left_out_where_there_is_such_a_thing():
     def given(method, backbone):
         return [block.given for block in lean_blocks(method, backbone, "unread")]
@@ -292,6 +309,20 @@ def test_the_unread_is_left_out_where_there_is_such_a_thing():
     assert given("lora", "class token") == given("vpt_deep", "registers") == [slice(1)]
     for method, backbone in [("lora", "no prefix"), ("lora", "swin"), ("ssf", "convnext"), ("convpass", "registers")]:
         assert given(method, backbone) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "is_lean"), [("lora", True), ("moppa", True), ("vpt_deep", True), ("ssf", True), ("convpass", False)]
+)
+def test_the_last_blocks_attention_asks_for_the_class_token_alone_where_it_is_timms(method, is_lean):
+    model = leave_out(fresh(method), ["unread"])
+    found = [module for module in model.modules() if isinstance(module, LeanAttention)]
+    assert len(found) == is_lean
+    if is_lean:
+        seen = []
+        found[0].proj.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[1]))
+        logits_of(model)
+        assert seen == [1]
 
 
 def test_dropped_images_are_left_out_where_no_loss_is_a_mean_over_all():

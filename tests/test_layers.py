@@ -17,6 +17,7 @@ RANKS = {
     "moppa.log": 0,
     "moppa.physics": 0,
     "moppa.solver": 0,
+    "moppa.products": 0,
     "moppa.touch": 0,
     "moppa.places": 0,
     "moppa.linears": 0,

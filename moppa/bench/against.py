@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from moppa.backbone import Preprocess, num_parameters
-from moppa.bench.steps import DROP_PATH, frozen, with_method
+from moppa.bench.steps import DROP_PATH, by_torch, frozen, with_method
 from moppa.checkpoint import Checkpoint
 from moppa.data.images import resize
 from moppa.data.store import Split
@@ -30,6 +30,7 @@ from moppa.evaluate import predict
 from moppa.lean import WAYS, leave_out
 from moppa.log import NoLogger
 from moppa.machine import in_turn
+from moppa.products import as_chosen
 from moppa.touch import merge, trainable
 from moppa.train import Recipe, train
 
@@ -117,7 +118,7 @@ def our_side(
     np.save(folder / "images.npy", prepare())
     images = np.load(folder / "images.npy", mmap_mode="r")
     learned = Split(images=images, labels=labels_of(files), digest="")
-    model = leave_out(lora(work), WAYS)
+    model = leave_out(lora(work, as_chosen(stock(work))), WAYS)
     normalise = work.preprocess.normalise
 
     def epoch() -> None:
@@ -142,7 +143,7 @@ def our_side(
 
 def their_side(work: Work, files: Sequence[Path], rival: str) -> dict[str, Callable[[], object]]:
     """An ordinary loop over JPEG files; workers start anew with every epoch and every look."""
-    model = lora(work) if rival == "plain" else peft_lora(work)
+    model = lora(work, stock(work)) if rival == "plain" else peft_lora(work)
     optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-3, weight_decay=1e-4)
     data = JpegFiles(files, work.preprocess)
     workers = min(4, os.cpu_count() or 1)
@@ -164,12 +165,16 @@ def their_side(work: Work, files: Sequence[Path], rival: str) -> dict[str, Calla
             for images, labels in DataLoader(data, batch_size=64, num_workers=workers):
                 correct += (model(images.to(work.device)).argmax(dim=1).cpu() == labels).sum().item()
 
-    return {"epoch": epoch, "test": test}
+    return {"epoch": by_torch(epoch), "test": by_torch(test)}
 
 
-def lora(work: Work) -> nn.Module:
+def stock(work: Work) -> nn.Module:
+    """timm's model."""
+    return frozen(work.timm, work.size, drop_path=DROP_PATH)
+
+
+def lora(work: Work, model: nn.Module) -> nn.Module:
     """Our LoRA on q and v."""
-    model = frozen(work.timm, work.size, drop_path=DROP_PATH)
     return with_method(work.configs, "lora", model).to(work.device)
 
 
@@ -178,8 +183,8 @@ def peft_lora(work: Work) -> nn.Module:
     from peft import LoraConfig, get_peft_model  # only here, and only where it is installed
 
     settings = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["qkv"], modules_to_save=["head"])
-    model = get_peft_model(frozen(work.timm, work.size, drop_path=DROP_PATH), settings).to(work.device)
-    ours = num_parameters(lora(work))
+    model = get_peft_model(stock(work), settings).to(work.device)
+    ours = num_parameters(lora(work, stock(work)))
     num_trained = sum(parameter.numel() for parameter in trainable(model).values())
     assert num_trained == sum(ours.values()), f"{num_trained} parameters against {ours}"
     return model

@@ -15,6 +15,7 @@ from moppa.backbone import num_parameters
 from moppa.configured import make, offer
 from moppa.lean import WAYS, leave_out
 from moppa.machine import arithmetic, in_turn, peak_memory_bytes
+from moppa.products import as_chosen, products_in_use, use_products
 from moppa.sweep.cost import counted
 from moppa.touch import Applying, merge, penalties, trainable
 from moppa.train import as_compiled, update
@@ -40,12 +41,12 @@ def cost_of_method(
     of it, as a method at the first block would need. `compiled` is `run.compile`, for both.
     """
     images, labels = shown(batch, size, device)
-    model = with_method(configs, method, frozen(timm_name, size), (images.cpu(), labels.cpu())).to(device)
+    model = with_method(configs, method, as_chosen(frozen(timm_name, size)), (images.cpu(), labels.cpu())).to(device)
     leave_out(model, WAYS)
     step = step_of(model, images, labels, compiled=compiled)
     step()
     peak = peak_memory_bytes(device)
-    bare = leave_out(frozen(timm_name, size), WAYS).to(device)
+    bare = leave_out(as_chosen(frozen(timm_name, size)), WAYS).to(device)
     plain = step_of(bare, images.clone().requires_grad_(True), labels, compiled=compiled)
     look = look_of(merge(copy.deepcopy(model)), images)
     seconds = in_turn({"plain": plain, "step": step, "look": look}, device, rounds)
@@ -64,29 +65,43 @@ def gains_of_tricks(
 ) -> dict[str, dict[str, float]]:
     """LoRA's step and look in seconds an image: with everything, and without one thing at a time."""
     images, labels = shown(batch, size, device)
-    stock = with_method(configs, "lora", frozen(timm_name, size, drop_path=DROP_PATH)).to(device)
+    stock = with_method(configs, "lora", as_chosen(frozen(timm_name, size, drop_path=DROP_PATH))).to(device)
 
     def model(ways: Sequence[str] = WAYS) -> nn.Module:
         return leave_out(copy.deepcopy(stock), ways)
 
     steps = {
         "with everything": step_of(model(), images, labels),
+        "products by torch": by_torch(step_of(model(), images, labels)),
         "all tokens of the last block": step_of(model(("dropped",)), images, labels),
         "dropped images computed too": step_of(model(("unread",)), images, labels),
         "gradients of whole weights": step_of(by_weights(model()), images, labels),
         "AdamW not fused": step_of(model(), images, labels, fused=False),
-        "without any": step_of(by_weights(model(())), images, labels, fused=False),
+        "without any": by_torch(step_of(by_weights(model(())), images, labels, fused=False)),
     }
     looks = {
         "with everything": look_of(merge(model()), images),
+        "products by torch": by_torch(look_of(merge(model()), images)),
         "all tokens of the last block": look_of(merge(model(("dropped",))), images),
         "not merged": look_of(by_weights(model()), images),
-        "without any": look_of(by_weights(model(())), images),
+        "without any": by_torch(look_of(by_weights(model(())), images)),
     }
     return {
         kind: {name: seconds / batch for name, seconds in in_turn(works, device, rounds).items()}
         for kind, works in (("step", steps), ("look", looks))
     }
+
+
+def by_torch(work: Callable[[], object]) -> Callable[[], object]:
+    """The same work, during which torch's own products are in use."""
+
+    def done() -> None:
+        before = products_in_use()
+        use_products("torch")
+        work()
+        use_products(before)
+
+    return done
 
 
 def by_weights(model: nn.Module) -> nn.Module:

@@ -1,0 +1,99 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from moppa import products
+from moppa.errors import UserError
+from moppa.products import as_chosen, linear, products_in_use, use_products
+
+
+@pytest.mark.parametrize("shape", [(192,), (5, 192), (3, 17, 192), (2, 3, 4, 192)], ids=str)
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("is_turned", [True, False])
+def test_both_ways_give_the_same_output_and_gradients(shape, has_bias, is_turned):
+    found = []
+    for way in ("torch", "onednn"):
+        use_products(way)
+        draws = torch.Generator().manual_seed(0)
+        x, weight = torch.randn(shape, generator=draws), torch.randn(64, 192, generator=draws) / 14
+        if is_turned:
+            weight = weight.T.contiguous().T
+        given = [one.requires_grad_() for one in (x, weight, *([torch.randn(64, generator=draws)] if has_bias else []))]
+        y = linear(*given, *([] if has_bias else [None]))
+        dy = torch.randn(y.shape, generator=draws)
+        found.append([y, *torch.autograd.grad(y, given, dy)])
+        assert y.is_contiguous()
+    for plain, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, plain, atol=1e-5, rtol=1e-5)
+
+
+def convolutions(work):
+    """How many convolutions a work starts."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        work()
+    return sum(event.count for event in profile.key_averages() if event.key == "aten::conv2d")
+
+
+def test_the_way_is_chosen_when_a_layer_computes_and_for_all_alike():
+    model = as_chosen(nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 2)))
+    x = torch.randn(4, 8)
+    assert convolutions(lambda: model(x)) == 0
+    use_products("onednn")
+    assert convolutions(lambda: model(x)) == convolutions(lambda: copy.deepcopy(model)(x)) == 2
+    with torch.inference_mode():
+        assert convolutions(lambda: model(x)) == 2
+
+
+def test_the_same_way_gives_the_same_bytes():
+    use_products("onednn")
+    x, weight = torch.randn(3, 65, 192), torch.randn(768, 192)
+    assert torch.equal(linear(x, weight, None), linear(x.clone(), weight.clone(), None))
+
+
+def test_what_is_no_float32_or_under_autocast_stays_torchs():
+    use_products("onednn")
+    x, weight = torch.randn(4, 8), torch.randn(2, 8)
+    assert convolutions(lambda: linear(x.double(), weight.double(), None)) == 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert convolutions(lambda: linear(x, weight, None)) == 0
+        assert torch.equal(linear(x, weight, None), F.linear(x, weight))
+    assert linear(x.to("meta"), weight.to("meta"), None).shape == (4, 2)
+
+
+def test_a_layer_of_another_class_stays_what_it_is():
+    class Own(nn.Linear):
+        pass
+
+    model = as_chosen(nn.ModuleDict({"own": Own(2, 2), "stock": nn.Linear(2, 2)}))
+    assert type(model["own"]) is Own
+    assert type(model["stock"]) is products.Linear
+    assert isinstance(model["stock"], nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("maker", "capability", "expected"),
+    [
+        ("vendor_id : AuthenticAMD", "AVX512", "onednn"),
+        ("vendor_id : AuthenticAMD", "AVX2", "torch"),
+        ("vendor_id : GenuineIntel", "AVX512", "torch"),
+        ("", "DEFAULT", "torch"),
+    ],
+)
+def test_auto_takes_onednn_where_mkl_leaves_units_idle(maker, capability, expected, monkeypatch):
+    monkeypatch.setattr(products, "maker", lambda: maker)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    use_products("auto")
+    assert products_in_use() == expected
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    use_products("auto")
+    assert products_in_use() == "torch"
+
+
+def test_an_unknown_way_is_named():
+    with pytest.raises(UserError, match=r"run\.products='mkl': it must be one of auto, torch, onednn"):
+        use_products("mkl")
