@@ -49,9 +49,8 @@ def run_cell(config: DictConfig) -> record.Cell:
             num_classes=task.num_classes, drop_path=recipe.drop_path, generator=generator_for(config.seed, "head")
         )
         preprocess = backbone.preprocess(model)
-        load = protocol.only(
-            partial(store.load, task, source=source, size=preprocess.size, interpolation=preprocess.interpolation)
-        )
+        stored = {"source": source, "size": preprocess.size, "interpolation": preprocess.interpolation}
+        load = protocol.only(partial(store.load, task, **stored))
         offer(
             make(config, "method.attach", _partial_=True),
             model.to(device),
@@ -60,7 +59,7 @@ def run_cell(config: DictConfig) -> record.Cell:
         )
         leave_out(model, config.run.lean)
         with clock("data"):
-            proof = store.proof(task, source, size=preprocess.size, interpolation=preprocess.interpolation)
+            proof = store.proof(task, **stored)
             learner, load, normalise = features.instead_of_images(
                 model.to(device),
                 load,
@@ -70,6 +69,7 @@ def run_cell(config: DictConfig) -> record.Cell:
                 batch_size=config.run.eval_batch,
             )
             learned = load(protocol.train)
+            store.begin(task, protocol.evaluate, **stored)
 
         checkpoint = Checkpoint(path=cell.checkpoint, epochs=config.run.checkpoint_epochs, code=code_state())
         logger.start(name=f"{cell.name} {cell.key}", group=sweep_name(), config=cell.config)

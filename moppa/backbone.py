@@ -42,8 +42,15 @@ class Preprocess:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, S, S, 3) -> a new float32 (B, 3, S, S) on the same device; the input is left as it was."""
-        mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
+        mean, std = (on_device(values, images.device) for values in (self.mean, self.std))
         return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+@lru_cache
+def on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A vector that is sent to a device once a process: no step waits for it."""
+    with torch.inference_mode(False):  # wherever it is first asked for, a step may use it too
+        return torch.tensor(values, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)

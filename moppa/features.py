@@ -55,7 +55,7 @@ def instead_of_images(
     *,
     kept_in: str | None,
     of: dict[str, str],
-    batch_size: int,
+    batch_size: int | None,
 ) -> tuple[nn.Module, Load, Normalise]:
     """What to train, how to load a split for it and how to normalise its batches.
 
@@ -95,7 +95,7 @@ def instead_of_images(
 
 @torch.inference_mode()
 def compute(
-    model: nn.Module, images: np.ndarray, *, preprocess: Preprocess, batch_size: int
+    model: nn.Module, images: np.ndarray, *, preprocess: Preprocess, batch_size: int | None
 ) -> Float[Tensor, "count dim"]:
     """What the head would read of images (N, S, S, 3) uint8, in float32 on the CPU."""
 
@@ -104,7 +104,7 @@ def compute(
         return stock.forward_head(stock.forward_features(batch), pre_logits=True)
 
     batches = shown(model, features, images, normalise=preprocess.normalise, batch_size=batch_size, title="features")
-    return torch.cat([found.float().cpu() for found in batches])
+    return torch.cat([found.float() for found in batches]).cpu()
 
 
 def write(file: Path, features: Float[Tensor, "count dim"], described: str) -> None:

@@ -4,6 +4,7 @@ import copy
 import functools
 import re
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -11,14 +12,19 @@ import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from moppa.backbone import num_parameters
+from moppa.checkpoint import Checkpoint
 from moppa.configured import make, offer
+from moppa.data.store import Split
 from moppa.errors import UserError
 from moppa.lean import WAYS, LeanAttention, LeanBlock, leave_out
+from moppa.log import NoLogger
 from moppa.products import as_chosen, use_products
 from moppa.seeds import generator_for, seeded
 from moppa.touch import Applying, merge, penalty, trainable
+from moppa.train import train
 from tests.conftest import CONFIGS, METHODS, config_of
 
 # What a method's YAML says of itself, which the laws hold it to: the paper's size, and where it is defined.
@@ -300,6 +306,43 @@ def test_10_whose_products_are_taken_changes_neither_logits_nor_gradients(method
         found.append({"logits": logits, "merged": merged, **{n: p.grad for n, p in trainable(model).items()}})
     for name, expected in found[0].items():
         torch.testing.assert_close(found[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what on a GPU would make the host wait for it: values read back, and constants sent there."""
+
+    OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "_unique2", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ in self.OPERATIONS
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_11_no_step_makes_the_host_wait(method, tmp_path):
+    def waits(num_steps):
+        model = leave_out(fresh(method, "class token" if "ViT" in facts_of(method)[1] else "convnext"), ["unread"])
+        images = np.zeros((6 * num_steps, 64, 64, 3), dtype=np.uint8)
+        config = config_of("task=eurosat", f"method={method}", "train.epochs=1", "train.batch_size=6")
+        with Waits() as waits:
+            train(
+                model,
+                Split(images=images, labels=np.arange(len(images)) % 10, digest=""),
+                recipe=make(config, "train"),
+                normalise=make(config, "backbone").preprocess(model).normalise,
+                seed=0,
+                checkpoint=Checkpoint(path=tmp_path / f"{num_steps}.pt", epochs=1, code={}),
+                logger=NoLogger(),
+                watch=lambda *_: {},
+            )
+        return waits.count
+
+    waits(1)  # sends what a process sends once
+    assert 0 < waits(2) == waits(5)
 
 
 def test_the_unread_is_left_out_where_there_is_such_a_thing():

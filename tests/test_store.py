@@ -1,5 +1,6 @@
 """The store: whole or absent, told apart by version, resumed after a kill, shared by two runs, never silently wrong."""
 
+import hashlib
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -16,6 +18,7 @@ from PIL import Image
 
 from moppa.configured import make
 from moppa.data import fetch, need, part, prepare, store, survey
+from moppa.data.images import PIECE_BYTES, digest_of_images
 from moppa.data.task import fingerprint_of
 from moppa.errors import UserError
 from tests.conftest import CONFIGS, ROOT, config_of
@@ -127,6 +130,49 @@ def test_a_split_wrong_by_one_image_or_permuted_is_named_and_not_used(axes):
         assert manifest_of(store.prepared(task, name, edited, **LOOK))["verdict"] == "differs"
         with pytest.raises(UserError, match=f"not the official split.*{name}"):
             store.proof(task, edited, **LOOK)
+
+
+def test_images_are_checked_once_a_process_and_beside_what_else_is_done(axes, monkeypatch):
+    task, source = axes
+    look = {"source": source, **LOOK}
+    store.begin(task, "test", **look)  # nothing is there yet, so nothing is begun
+    images = store.load(task, "test", **look).images
+    folder = store.folder_of(task, "test", **look)
+    monkeypatch.setattr(part, "digest_of_images", lambda _: pytest.fail("checked again"))
+    assert np.array_equal(store.load(task, "test", **look).images, images)
+
+    gate, begun = threading.Event(), []
+
+    def waiting(found):
+        begun.append(len(found))
+        gate.wait(60)
+        return digest_of_images(found)
+
+    monkeypatch.setattr(part, "digest_of_images", waiting)
+    os.utime(folder / "images.npy")  # who touched it may have changed it
+    store.begin(task, "test", **look)
+    store.begin(task, "test", **look)
+    gate.set()
+    assert np.array_equal(store.load(task, "test", **look).images, images)
+    assert begun == [120]
+
+    flip(folder / "images.npy", 500)
+    store.begin(task, "test", **look)
+    for _ in range(2):
+        with pytest.raises(UserError, match="are not those that were prepared; delete that folder"):
+            store.load(task, "test", **look)
+    (folder / "images.npy").write_bytes(b"no array")
+    store.begin(task, "test", **look)
+    with pytest.raises(UserError, match="cannot be read"):
+        store.load(task, "test", **look)
+
+
+def test_the_digest_of_many_images_is_that_of_their_digests_in_order():
+    images = np.random.default_rng(0).integers(0, 256, (150, 200, 200, 3), dtype=np.uint8)
+    assert images.nbytes > 3 * PIECE_BYTES
+    expected = hashlib.sha256(b"".join(hashlib.sha256(image.tobytes()).digest() for image in images))
+    assert digest_of_images(images) == expected.hexdigest()
+    assert digest_of_images(images[:0]) == hashlib.sha256().hexdigest()
 
 
 @pytest.mark.parametrize("wrong", [799, 801])

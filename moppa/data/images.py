@@ -3,6 +3,8 @@
 import hashlib
 import io
 import mmap
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -10,7 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from moppa.errors import UserError
 
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-PIECE_BYTES = 1 << 24
+PIECE_BYTES = 1 << 22
+NUM_THREADS = min(8, os.cpu_count() or 1)  # more wait for the disk or for one another
 
 
 def resize(image: bytes | np.ndarray, *, size: int, interpolation: str, pixel_scale: int) -> np.ndarray:
@@ -41,12 +44,14 @@ def digest_of_images(images: np.ndarray) -> str:
     One for each image, so that several threads can make them.
     """
     rows = max(1, PIECE_BYTES // max(1, images[:1].nbytes))
-    total = hashlib.sha256()
-    for start in range(0, len(images), rows):
-        for image in images[start : start + rows]:
-            total.update(digest(image))
+
+    def digests(start: int) -> bytes:
+        found = b"".join(digest(image) for image in images[start : start + rows])
         forget(images)
-    return total.hexdigest()
+        return found
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        return hashlib.sha256(b"".join(pool.map(digests, range(0, len(images), rows)))).hexdigest()
 
 
 def forget(images: np.ndarray) -> None:

@@ -6,8 +6,10 @@ A folder holds `images.npy` (N, size, size, 3) uint8, `labels.npy` (N,) int64, `
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -99,11 +101,33 @@ def read_part(folder: Path, task: Task, part: str) -> Split:
     try:
         images = np.load(folder / "images.npy", mmap_mode="r")
         labels = np.load(folder / "labels.npy")
+        found = images_sha256(folder).result()
     except (OSError, ValueError, EOFError) as error:
         raise unreadable(folder, error) from error
-    if digest_of_images(images) != manifest["images_sha256"] or digest(labels).hex() != manifest["labels_sha256"]:
+    if found != manifest["images_sha256"] or digest(labels).hex() != manifest["labels_sha256"]:
         raise UserError(f"the stored images in {folder} are not those that were prepared; delete that folder")
     return Split(images=images, labels=labels, digest=manifest["images_sha256"])
+
+
+BEGUN: dict[tuple[Path, int, int], Future[str]] = {}  # by file, age and length
+
+
+def images_sha256(folder: Path) -> Future[str]:
+    """The digest of a folder's images, which a thread has been making since the first call: once a process."""
+    file = folder / "images.npy"
+    of = file, file.stat().st_mtime_ns, file.stat().st_size
+    if of not in BEGUN or (BEGUN[of].done() and BEGUN[of].exception()):
+        BEGUN[of] = Future()
+        Thread(target=fulfil, args=(BEGUN[of], file), daemon=True).start()  # a process that ends does not wait for it
+    return BEGUN[of]
+
+
+def fulfil(promised: Future[str], file: Path) -> None:
+    """Makes the digest of stored images, or says why there is none."""
+    try:
+        promised.set_result(digest_of_images(np.load(file, mmap_mode="r")))
+    except Exception as error:  # who asks is told
+        promised.set_exception(error)
 
 
 def read_manifest(folder: Path, task: Task, part: str) -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """Every image is decoded and resized once, into a uint8 array on disk; after that only the array is read."""
 
 import hashlib
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from moppa.data.part import Source, Split, folder_of, read_names, read_part
+from moppa.data.part import Source, Split, folder_of, images_sha256, read_names, read_part
 from moppa.data.prepare import prepare, prepared
 from moppa.data.task import PARTS, Task, fingerprint_of, prove
 
-__all__ = ["Source", "Split", "folder_of", "load", "prepare", "prepared", "proof"]
+__all__ = ["Source", "Split", "begin", "folder_of", "load", "prepare", "prepared", "proof"]
 
 
 def load(task: Task, split: str, source: Source, *, size: int, interpolation: str) -> Split:
@@ -29,6 +30,13 @@ def load(task: Task, split: str, source: Source, *, size: int, interpolation: st
         labels=np.concatenate([part.labels for part in parts]),
         digest=hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest(),
     )
+
+
+def begin(task: Task, split: str, source: Source, *, size: int, interpolation: str) -> None:
+    """What is stored of a split is read and checked from now on, beside all else; `load` waits for the rest of it."""
+    for part in PARTS[split]:
+        with suppress(OSError):  # what is not there is prepared by `load`
+            images_sha256(folder_of(task, part, source, size=size, interpolation=interpolation))
 
 
 def proof(task: Task, source: Source, *, size: int, interpolation: str) -> dict[str, Any]:
