@@ -14,8 +14,7 @@ from moppa.data import store
 from moppa.evaluate import predict, watch_every
 from moppa.lean import leave_out
 from moppa.log import Sheltered
-from moppa.machine import Clock, device_named, use_threads
-from moppa.products import use_products
+from moppa.machine import Clock, device_named, prepare_process
 from moppa.provenance import code_state
 from moppa.seeds import generator_for
 from moppa.touch import merge
@@ -37,8 +36,7 @@ def run_cell(config: DictConfig) -> record.Cell:
     config, tuned = chosen(config, weights_sha256=weights_sha256)
     recipe, protocol, logger = make(config, "train"), make(config, "protocol"), Sheltered(make(config, "logger"))
     device, clock = device_named(config.run.device), Clock()
-    use_threads(config.run.threads)
-    use_products(config.run.products)
+    prepare_process(config.run.threads, config.run.products, keep_memory=config.run.keep_memory)
 
     cell = record.cell_of(config, weights_sha256=weights_sha256)
     with attempt(cell) as is_ours:

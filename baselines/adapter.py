@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from moppa import check
 from moppa.errors import UserError
 from moppa.places import transformer_places
+from moppa.products import linear
 from moppa.touch import hold
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
@@ -58,9 +59,9 @@ class Adapter(nn.Module):
             nn.init.trunc_normal_(self.down, std=0.01, a=-0.02, b=0.02, generator=generator)  # Houlsby, section 3.6
 
     def forward(self, x: Tokens) -> Tokens:
-        hidden = self.activation(F.linear(x, self.down, self.down_bias))
+        hidden = self.activation(linear(x, self.down, self.down_bias))
         hidden = F.dropout(hidden, self.dropout, self.training)
-        return self.drop_path(self.scale * F.linear(hidden, self.up, self.up_bias))
+        return self.drop_path(self.scale * linear(hidden, self.up, self.up_bias))
 
 
 class Beside(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from moppa import check
 from moppa.errors import UserError
 from moppa.places import Place, places_of
+from moppa.products import linear
 from moppa.touch import hold
 
 CONV_INITS = ("identity", "xavier_uniform")
@@ -51,13 +52,13 @@ class Bypass(nn.Module):
             nn.init.xavier_uniform_(self.conv, generator=generator)
 
     def forward(self, z: Tokens) -> Tokens:
-        hidden = quick_gelu(F.linear(z, self.down, self.down_bias))
+        hidden = quick_gelu(linear(z, self.down, self.down_bias))
         prefix, patches = hidden.tensor_split([self.num_prefix_tokens], dim=1)
         image = patches.transpose(1, 2).unflatten(2, self.grid)
         patches = F.conv2d(image, self.conv, self.conv_bias, padding=1).flatten(2).transpose(1, 2)
         prefix = F.linear(prefix, self.conv[:, :, 1, 1], self.conv_bias)
         hidden = F.dropout(quick_gelu(torch.cat([prefix, patches], dim=1)), self.dropout, self.training)
-        return self.scale * F.linear(hidden, self.up, self.up_bias)
+        return self.scale * linear(hidden, self.up, self.up_bias)
 
 
 def quick_gelu(x: Tensor) -> Tensor:

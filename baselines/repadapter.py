@@ -1,13 +1,13 @@
 """RepAdapter: Luo et al., "Towards Efficient Visual Adaption via Structural Re-parameterization", arXiv 2302.08106."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa import check
 from moppa.errors import UserError
 from moppa.linears import linears_of
+from moppa.products import linear
 from moppa.touch import Applying, reweight
 
 READERS = ("q", "k", "v", "fc1")  # what reads the adapters before attention and before the MLP
@@ -30,8 +30,8 @@ class Adapter(nn.Module):
         nn.init.xavier_uniform_(self.down, generator=generator)  # as in the authors' code
 
     def forward(self, z: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        hidden = F.linear(z, self.down, self.down_bias)
-        return z + self.scale * F.linear(hidden, self.dense_up, self.up_bias)
+        hidden = linear(z, self.down, self.down_bias)
+        return z + self.scale * linear(hidden, self.dense_up, self.up_bias)
 
     @property
     def dense_up(self) -> Float[Tensor, "dim bottleneck"]:

@@ -1,5 +1,6 @@
 """The machine that a cell runs on: its device, its arithmetic, its clock and its memory."""
 
+import ctypes
 import os
 import platform
 import statistics
@@ -13,7 +14,9 @@ import torch
 
 from moppa import check
 from moppa.errors import UserError
-from moppa.products import products_in_use
+from moppa.products import products_in_use, use_products
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def device_named(name: str) -> torch.device:
@@ -26,10 +29,29 @@ def device_named(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def prepare_process(threads: int | None, products: str, *, keep_memory: bool) -> None:
+    """How this process computes on a CPU: `run.threads`, `run.products` and `run.keep_memory`."""
+    use_threads(threads)
+    use_products(products)
+    if check.flag("run.keep_memory", keep_memory):
+        keep_freed_memory()
+
+
 def use_threads(number: int | None) -> None:
     """Lets torch compute with `run.threads` CPU threads; None leaves it its choice: all cores, or OMP_NUM_THREADS."""
     if number is not None:
         torch.set_num_threads(check.whole("run.threads", number, least=1))
+
+
+def keep_freed_memory() -> None:
+    """From now on the memory that a step frees stays with this process, for the next one. Without glibc: as it was.
+
+    glibc would hand it back, and the system would clear it page by page when it is asked for again.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
 
 
 def arithmetic(device: torch.device) -> torch.autocast:

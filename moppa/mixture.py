@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from moppa import check, physics
 from moppa.errors import UserError
 from moppa.places import Layout, Place, from_tokens, places_of, to_tokens
+from moppa.products import linear
 from moppa.solver import Solve
 from moppa.touch import hold
 
@@ -96,13 +97,13 @@ class Unit(nn.Module):
                 f"{z.shape[1]} tokens reached a MoPPA unit attached for {self.num_prefix_tokens} prefix tokens "
                 f"and a grid of {self.grid[0]} x {self.grid[1]}: attach it to a model created for this image size"
             )
-        x = z if self.down is None else F.linear(z, self.down)
+        x = z if self.down is None else linear(z, self.down, None)
         weights = self.mixing_weights(x)
         if self.training:
             self.weights = weights
         y = self.solve(x, weights)
         # without a bottleneck Up is diagonal, which commutes with the transforms: the filters hold it
-        return y if self.down is None else F.linear(y, self.scale * self.up)
+        return y if self.down is None else linear(y, self.scale * self.up, None)
 
     def mixing_weights(self, x: Float[Tensor, "batch tokens width"]) -> Weights:
         """a = softmax(W mean_tokens(X) + b) per image; one row for all where the router is static."""

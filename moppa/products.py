@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from moppa import check
 
@@ -49,13 +50,33 @@ def maker() -> str:
 def linear(
     x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"] | None
 ) -> Float[Tensor, "*batch d_out"]:
-    """x W^T + b, in the way that was chosen where that is one: float32 on a CPU, not in a graph that is compiled."""
-    is_torchs = in_use == "torch" or not (x.is_cpu and x.dtype == weight.dtype == torch.float32)
-    if is_torchs or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+    """x W^T + b, by oneDNN where that is in use: for tokens in float32 on a CPU, outside of compiled graphs."""
+    if not goes_by_onednn(x, weight):
         return F.linear(x, weight, bias)
-    pixels = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # one column of them, channels last in memory
-    y = F.conv2d(pixels, weight[:, :, None, None], bias)
+    y = F.conv2d(pixels(x), weight[:, :, None, None], bias)
     return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+
+def weight_gradient(x: Float[Tensor, "*batch d_in"], dy: Float[Tensor, "*batch d_out"]) -> Float[Tensor, "d_out d_in"]:
+    """dy^T x, what W gets of y = x W^T; both ways are fastest where d_out is the small one."""
+    if not goes_by_onednn(x, dy):
+        return dy.flatten(0, -2).T @ x.flatten(0, -2)
+    return conv2d_weight(pixels(x), (dy.shape[-1], x.shape[-1], 1, 1), pixels(dy))[:, :, 0, 0]
+
+
+def goes_by_onednn(x: Tensor, other: Tensor) -> bool:
+    """Whether a product of the two is to be a convolution."""
+    if in_use != "onednn" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    return x.is_cpu and x.dtype == other.dtype == torch.float32 and x.ndim > 2 and x.shape[-2] > 1
+
+
+def pixels(x: Float[Tensor, "images *tokens channels"]) -> Float[Tensor, "images channels count 1"]:
+    """The tokens of each image as a column of pixels, the channels last in memory.
+
+    One column for all would do, but torch gives a single image to oneDNN only where it has many channels and threads.
+    """
+    return x.reshape(len(x), -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
 
 
 class Linear(nn.Linear):

@@ -26,8 +26,8 @@ from moppa.bench.rates import described, machine
 from moppa.bench.steps import cost_of_method, gains_of_tricks
 from moppa.errors import UserError
 from moppa.files import whole_file
-from moppa.machine import device_named, use_threads
-from moppa.products import WAYS, use_products
+from moppa.machine import device_named, prepare_process
+from moppa.products import WAYS
 from moppa.train import COMPILED
 
 ROOT = Path(__file__).parent.parent.resolve()
@@ -39,8 +39,7 @@ RIVALS = ("peft", "plain")
 def main() -> int:
     """Measures one part, shows its table and writes its JSON."""
     asked = arguments()
-    use_threads(asked.threads)
-    use_products(asked.products)
+    prepare_process(asked.threads, asked.products, keep_memory=asked.keep_memory)
     try:
         if asked.only:
             print(json.dumps(method_here(asked)))
@@ -71,6 +70,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--products", choices=WAYS, default="auto", help="run.products: %(choices)s (%(default)s)")
+    parser.add_argument(
+        "--keep-memory", action=argparse.BooleanOptionalAction, default=True, help="run.keep_memory (%(default)s)"
+    )
     parser.add_argument("--compile", choices=COMPILED, metavar="MODE", help="run.compile, for methods: %(choices)s")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmarks", metavar="DIR")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # a child: measures one method and prints JSON
@@ -125,6 +127,7 @@ def in_process(asked: argparse.Namespace, method: str) -> dict[str, Any]:
     given |= {"--threads": asked.threads} if asked.threads else {}
     given |= {"--compile": asked.compile} if asked.compile else {}
     words = [str(word) for pair in given.items() for word in pair]
+    words.append("--keep-memory" if asked.keep_memory else "--no-keep-memory")
     command = [sys.executable, __file__, "--only", method, *words]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
