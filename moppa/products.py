@@ -53,6 +53,8 @@ def linear(
     """x W^T + b, by oneDNN where that is in use: for tokens in float32 on a CPU, outside of compiled graphs."""
     if not goes_by_onednn(x, weight):
         return F.linear(x, weight, bias)
+    if bias is not None and bias.requires_grad and not weight.requires_grad:
+        return linear(x, weight, None) + bias  # oneDNN would make the weight's gradient too
     y = F.conv2d(pixels(x), weight[:, :, None, None], bias)
     return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 

@@ -52,6 +52,17 @@ def convolutions(work):
     return sum(event.count for event in profile.key_averages() if event.key == "aten::conv2d")
 
 
+def test_a_trained_bias_beside_a_frozen_weight_costs_no_gradient_of_the_weight():
+    use_products("onednn")
+    x, weight, bias = torch.randn(2, 9, 64), torch.randn(64, 64), torch.zeros(64, requires_grad=True)
+    y = linear(x, weight, bias)
+    assert convolutions(lambda: linear(x, weight, bias)) == 1
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        y.sum().backward()
+    assert "aten::convolution_backward" not in {event.key for event in profile.key_averages()}
+    assert torch.equal(bias.grad, torch.full((64,), 18.0))
+
+
 def test_the_way_is_chosen_when_a_layer_computes_and_for_all_alike():
     model = as_chosen(nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 2)))
     x = torch.randn(2, 4, 8)
