@@ -42,8 +42,10 @@ class Preprocess:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, S, S, 3) -> a new float32 (B, 3, S, S) on the same device; the input is left as it was."""
-        mean, std = (on_device(values, images.device) for values in (self.mean, self.std))
-        return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+        # a row of pixels at once: channel by channel the same took three times as long
+        mean, std = (on_device(values * images.shape[2], images.device) for values in (self.mean, self.std))
+        rows = images.flatten(2).to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+        return rows.view(images.shape).permute(0, 3, 1, 2)
 
 
 @lru_cache

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from moppa import physics
 from moppa.configured import make
-from moppa.machine import facts_of, in_turn
+from moppa.machine import facts_of, in_turn, prepare_process
 from moppa.mixture import AfterNorm, Unit
 from moppa.places import Place
+from moppa.products import WAYS, as_chosen
 
 DIM, GRID = 768, (14, 14)
 
@@ -77,11 +78,13 @@ class ChannelsFirst(nn.Module):
 def main() -> None:
     """Prints the table, and writes it as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--products", choices=WAYS, default="auto", help="run.products: %(choices)s (%(default)s)")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch = 64 if device.type == "cuda" else 8
+    prepare_process(None, asked.products, keep_memory=True)
     found = measure(device, batch, asked.rounds)
     show(found, device, batch)
     if asked.json:
@@ -91,7 +94,7 @@ def main() -> None:
 def measure(device: torch.device, batch: int, rounds: int) -> dict[str, dict[str, float]]:
     """Median seconds of everything, and the shares that the unit adds."""
     torch.manual_seed(0)
-    block = Block(DIM, num_heads=12, qkv_bias=True).to(device).requires_grad_(False)
+    block = as_chosen(Block(DIM, num_heads=12, qkv_bias=True)).to(device).requires_grad_(False)
     tokens = torch.randn(batch, 197, DIM, device=device, requires_grad=True)
     found = {}
     for name, rank in (("r = 8", 8), ("full width", None)):
