@@ -1,4 +1,4 @@
-"""How a CPU computes a frozen layer's matrix products: as torch does, or as convolutions of one pixel.
+"""How a CPU computes the products of linear layers: as torch does, or as convolutions of one pixel.
 
 torch gives a product to MKL, which leaves the 512-bit units of AMD's processors idle, and a convolution to oneDNN,
 which uses them. The two give the same to rounding; with the same choice, the same bytes.
@@ -16,6 +16,7 @@ from torch.nn.grad import conv2d_weight
 from moppa import check
 
 WAYS = ("auto", "torch", "onednn")
+FEWEST_TOKENS = 4  # of an image; with two it took a third longer than torch's product
 in_use = "torch"
 
 
@@ -70,7 +71,7 @@ def goes_by_onednn(x: Tensor, other: Tensor) -> bool:
     """Whether a product of the two is to be a convolution."""
     if in_use != "onednn" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
-    return x.is_cpu and x.dtype == other.dtype == torch.float32 and x.ndim > 2 and x.shape[-2] > 1
+    return x.is_cpu and x.dtype == other.dtype == torch.float32 and x.shape[1:-1].numel() >= FEWEST_TOKENS
 
 
 def pixels(x: Float[Tensor, "images *tokens channels"]) -> Float[Tensor, "images channels count 1"]:
@@ -82,14 +83,14 @@ def pixels(x: Float[Tensor, "images *tokens channels"]) -> Float[Tensor, "images
 
 
 class Linear(nn.Linear):
-    """A linear layer that is computed in the way that was chosen."""
+    """A linear layer that goes the way that is in use when it computes."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
 
 def as_chosen(model: nn.Module) -> nn.Module:
-    """The model itself, whose linear layers from now on computed in the way that is chosen when they are."""
+    """The model itself, whose linear layers from now on go the way that is in use when they compute."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear

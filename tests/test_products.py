@@ -79,13 +79,14 @@ def test_the_same_way_gives_the_same_bytes():
     assert torch.equal(linear(x, weight, None), linear(x.clone(), weight.clone(), None))
 
 
-def test_what_is_no_float32_or_under_autocast_stays_torchs():
+def test_few_tokens_and_what_is_no_float32_or_under_autocast_stay_torchs():
     use_products("onednn")
     x, weight = torch.randn(2, 4, 8), torch.randn(2, 8)
     assert convolutions(lambda: linear(x.double(), weight.double(), None)) == 0
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert convolutions(lambda: linear(x, weight, None)) == 0
         assert torch.equal(linear(x, weight, None), F.linear(x, weight))
+    assert convolutions(lambda: linear(x[:, :2], weight, None)) == convolutions(lambda: linear(x[0], weight, None)) == 0
     assert linear(x.to("meta"), weight.to("meta"), None).shape == (2, 4, 2)
 
 
