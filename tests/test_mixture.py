@@ -254,6 +254,7 @@ def test_a_unit_tells_its_mean_mixing_weights_and_constants():
     assert all(not value.any() for name, value in observe(model, is_last=False).items() if name.endswith("/route"))
 
 
+@pytest.mark.slow  # a compiler at work
 def test_the_unit_compiles_without_graph_breaks():
     """In a process of its own: the tests' type checks would be compiled too."""
     program = """
