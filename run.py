@@ -5,21 +5,22 @@ from functools import partial
 import hydra
 from omegaconf import DictConfig
 
-from moppa import features, record
-from moppa.attempt import attempt
-from moppa.backbone import weights_digest
-from moppa.checkpoint import Checkpoint
-from moppa.configured import make, offer, one_line_errors, sweep_name
-from moppa.data import store
-from moppa.evaluate import predict, watch_every
-from moppa.lean import leave_out
-from moppa.log import Sheltered
-from moppa.machine import Clock, device_named, prepare_process
-from moppa.provenance import code_state
-from moppa.seeds import generator_for
-from moppa.touch import merge
-from moppa.train import in_batches, train
-from moppa.tuning import chosen, val200_accuracy
+from moppa.backbone.efficient_blocks import skip_unused
+from moppa.backbone.model import compute_weights_sha256
+from moppa.data import cache
+from moppa.peft.inject import merge
+from moppa.record.cell import Cell, cell_from_config, record_summary, save_trained, write_record
+from moppa.sweep.select_hparams import select_hparams, val200_accuracy
+from moppa.sweep.worker import lease_cell
+from moppa.train import feature_cache
+from moppa.train.checkpoint import Checkpoint
+from moppa.train.evaluate import evaluate_every, predict
+from moppa.train.loggers import SafeLogger
+from moppa.train.loop import iterate_batches, train
+from moppa.utils.config import call_with_supported, instantiate, one_line_errors, sweep_name
+from moppa.utils.device import PhaseTimer, configure_process, get_device
+from moppa.utils.provenance import code_state
+from moppa.utils.seeds import generator_for
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="cell")
@@ -29,17 +30,25 @@ def main(config: DictConfig) -> float | None:
         return val200_accuracy(run_cell(config))
 
 
-def run_cell(config: DictConfig) -> record.Cell:
+def run_cell(config: DictConfig) -> Cell:
     """config -> data -> backbone -> attach -> train -> evaluate -> record."""
-    backbone, task, source = make(config, "backbone"), make(config, "task"), make(config, "data")
-    weights_sha256 = weights_digest(backbone)
-    config, tuned = chosen(config, weights_sha256=weights_sha256)
-    recipe, protocol, logger = make(config, "train"), make(config, "protocol"), Sheltered(make(config, "logger"))
-    device, clock = device_named(config.run.device), Clock()
-    prepare_process(config.run.threads, config.run.products, keep_memory=config.run.keep_memory)
+    backbone, task, source = (
+        instantiate(config, "backbone"),
+        instantiate(config, "task"),
+        instantiate(config, "data"),
+    )
+    weights_sha256 = compute_weights_sha256(backbone)
+    config, tuned = select_hparams(config, weights_sha256=weights_sha256)
+    recipe, protocol, logger = (
+        instantiate(config, "train"),
+        instantiate(config, "protocol"),
+        SafeLogger(instantiate(config, "logger")),
+    )
+    device, clock = get_device(config.run.device), PhaseTimer()
+    configure_process(config.run.threads, config.run.matmul_backend, keep_memory=config.run.keep_memory)
 
-    cell = record.cell_of(config, weights_sha256=weights_sha256)
-    with attempt(cell) as is_ours:
+    cell = cell_from_config(config, weights_sha256=weights_sha256)
+    with lease_cell(cell) as is_ours:
         if not is_ours:
             return cell
 
@@ -48,49 +57,49 @@ def run_cell(config: DictConfig) -> record.Cell:
         )
         preprocess = backbone.preprocess(model)
         stored = {"source": source, "size": preprocess.size, "interpolation": preprocess.interpolation}
-        load = protocol.only(partial(store.load, task, **stored))
-        offer(
-            make(config, "method.attach", _partial_=True),
+        load = protocol.only(partial(cache.load_split, task, **stored))
+        call_with_supported(
+            instantiate(config, "method.attach", _partial_=True),
             model.to(device),
             generator=generator_for(config.seed, "method"),
-            examples=lambda: in_batches(load(protocol.train), recipe.batch_size, preprocess, device),
+            examples=lambda: iterate_batches(load(protocol.train), recipe.batch_size, preprocess, device),
         )
-        leave_out(model, config.run.lean)
+        skip_unused(model, config.run.skip_unused)
         with clock("data"):
-            proof = store.proof(task, **stored)
-            learner, load, normalise = features.instead_of_images(
+            proof = cache.split_check(task, **stored)
+            learner, load, normalize = feature_cache.use_cached_features(
                 model.to(device),
                 load,
                 preprocess,
-                kept_in=source.store if config.run.keep_features else None,
+                kept_in=source.cache if config.run.keep_features else None,
                 of={"timm": backbone.timm, "weights": weights_sha256},
                 batch_size=config.run.eval_batch,
             )
             learned = load(protocol.train)
-            store.begin(task, protocol.evaluate, **stored)
+            cache.start_reading(task, protocol.evaluate, **stored)
 
         checkpoint = Checkpoint(path=cell.checkpoint, epochs=config.run.checkpoint_epochs, code=code_state())
         logger.start(name=f"{cell.name} {cell.key}", group=sweep_name(), config=cell.config)
-        look = {"normalise": normalise, "batch_size": config.run.eval_batch}
+        look = {"normalize": normalize, "batch_size": config.run.eval_batch}
         training = train(
             learner,
             learned,
             recipe=recipe,
-            normalise=normalise,
+            normalize=normalize,
             seed=config.seed,
             checkpoint=checkpoint,
             logger=logger,
-            watch=watch_every(protocol.every, lambda: load(protocol.evaluate), **look),
+            watch=evaluate_every(protocol.every, lambda: load(protocol.evaluate), **look),
             compiled=config.run.compile,
         )
-        trained = record.keep_trained(cell, model)
+        trained = save_trained(cell, model)
 
         with clock("data"):
             asked = load(protocol.evaluate)
         with clock("evaluate"):
             predicted = predict(merge(learner), asked.images, **look)
 
-        written = record.write(
+        written = write_record(
             cell,
             trained=trained,
             tuned=tuned,
@@ -103,7 +112,7 @@ def run_cell(config: DictConfig) -> record.Cell:
             seconds=clock.seconds,
         )
         checkpoint.remove()
-        logger.finish(record.figures(written))
+        logger.finish(record_summary(written))
         print(f"{cell.name}: {written['correct']} of {written['total']} right, {cell.record}")
     return cell
 

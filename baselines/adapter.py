@@ -18,11 +18,11 @@ from jaxtyping import Float
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from moppa import check
-from moppa.errors import UserError
-from moppa.places import transformer_places
-from moppa.products import linear
-from moppa.touch import hold
+from moppa.peft.blocks import find_transformer_blocks
+from moppa.peft.inject import wrap_module
+from moppa.utils import validate
+from moppa.utils.errors import UserError
+from moppa.utils.matmul import linear
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 INITS = ("kaiming_uniform", "truncated_normal")
@@ -115,22 +115,22 @@ def attach(
     LayerScale and drop path). AdaptFormer's equation has the norm, its code has not: ours follows the equation. An
     adapter after the block has a `drop_path` of its own, as in the code of Adapters Strike Back.
     """
-    check.whole("method.attach.bottleneck", bottleneck, least=1)
-    check.one_of("method.attach.activation", activation, ACTIVATIONS)
-    check.one_of("method.attach.init", init, INITS)
-    check.number("method.attach.dropout", dropout, low=0, high=0.9)
-    check.number("method.attach.drop_path", drop_path, low=0, high=0.9)
+    validate.integer("method.attach.bottleneck", bottleneck, minimum=1)
+    validate.one_of("method.attach.activation", activation, ACTIVATIONS)
+    validate.one_of("method.attach.init", init, INITS)
+    validate.number("method.attach.dropout", dropout, minimum=0, maximum=0.9)
+    validate.number("method.attach.drop_path", drop_path, minimum=0, maximum=0.9)
     for placement in placements:
-        check.one_of("method.attach.placements", placement, PLACEMENTS)
+        validate.one_of("method.attach.placements", placement, PLACEMENTS)
     if not placements or len(set(placements)) < len(placements):
         raise UserError(
             f"method.attach.placements={list(placements)}: name at least one of {', '.join(PLACEMENTS)}, each once"
         )
     if not isinstance(scale, str):
-        check.number("method.attach.scale", scale, low=0, above=True)
+        validate.number("method.attach.scale", scale, minimum=0, exclusive_minimum=True)
     elif scale != "channel":
         raise UserError(f"method.attach.scale={scale!r}: it must be a number above 0, or channel")
-    for place in transformer_places(model, method="An adapter"):
+    for place in find_transformer_blocks(model, method="An adapter"):
         for name, wrapper in (PLACEMENTS[placement] for placement in PLACEMENTS if placement in placements):
             adapter = Adapter(
                 place.dim,
@@ -143,4 +143,4 @@ def attach(
                 generator=generator,
             )
             owner, name = (place.owner, place.name) if name == "block" else (place.block, name)
-            hold(owner, name, partial(wrapper, adapter=adapter))
+            wrap_module(owner, name, partial(wrapper, adapter=adapter))

@@ -15,17 +15,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moppa import check
-from moppa.linears import Adapted, LowRankDelta, linears_of
-from moppa.places import transformer_places
-from moppa.touch import hold, reweight
+from moppa.peft.blocks import find_transformer_blocks
+from moppa.peft.inject import parametrize_weights, wrap_module
+from moppa.peft.low_rank import LowRankDelta, TargetLinear, target_linears
+from moppa.utils import validate
 
 # The two levels with the least absolute error on a standard normal weight: the medians of its halves.
 LEVEL = NormalDist().inv_cdf(0.75)
 
 
-def binarised(latent: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
-    """mean + std q, q = +-LEVEL by the sign of the standardised latent weight; its gradient passes the sign unchanged.
+def binarized(latent: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+    """mean + std q, q = +-LEVEL by the sign of the standardized latent weight; its gradient passes the sign unchanged.
 
     Equal weights have no sign and stay what they are: zero latents are the zero matrix, one step from being binary.
     Written as the latent and what rounding adds, because (w - mean) / std has no gradient where the std is zero.
@@ -63,14 +63,14 @@ class BinaryAdapter(nn.Module):
         self.down, self.up = factors(dim, bottleneck, dim, generator)
 
     def forward(self, z: Float[Tensor, "*batch dim"], **kwargs: Any) -> Float[Tensor, "*batch dim"]:
-        hidden = F.dropout(F.relu(F.linear(z, binarised(self.down))), self.dropout, self.training)
-        return self.held(z, **kwargs) + self.scale * F.linear(hidden, binarised(self.up))
+        hidden = F.dropout(F.relu(F.linear(z, binarized(self.down))), self.dropout, self.training)
+        return self.held(z, **kwargs) + self.scale * F.linear(hidden, binarized(self.up))
 
 
 class BinaryDelta(LowRankDelta):
     """W' = W + s Up Down, both binary, for each adapted one of the matrices that are stacked in W."""
 
-    def __init__(self, adapted: Adapted, *, rank: int, scale: float, generator: torch.Generator | None) -> None:
+    def __init__(self, adapted: TargetLinear, *, rank: int, scale: float, generator: torch.Generator | None) -> None:
         super().__init__()
         d_out, d_in = adapted.part_shape
         self.parts, self.scale = adapted.parts, scale
@@ -79,7 +79,7 @@ class BinaryDelta(LowRankDelta):
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """Down and s Up of each adapted part, binary."""
-        return [binarised(down) for down in self.down], [self.scale * binarised(up) for up in self.up]
+        return [binarized(down) for down in self.down], [self.scale * binarized(up) for up in self.up]
 
 
 def attach_adaptformer(
@@ -89,14 +89,14 @@ def attach_adaptformer(
 
     The authors' adapter reads the tokens before the norm; ours reads them after it, as AdaptFormer's equation does.
     """
-    check.whole("method.attach.bottleneck", bottleneck, least=1)
-    check.number("method.attach.scale", scale, low=0, above=True)
-    check.number("method.attach.dropout", dropout, low=0, high=0.9)
-    for place in transformer_places(model, method="Bi-AdaptFormer"):
+    validate.integer("method.attach.bottleneck", bottleneck, minimum=1)
+    validate.number("method.attach.scale", scale, minimum=0, exclusive_minimum=True)
+    validate.number("method.attach.dropout", dropout, minimum=0, maximum=0.9)
+    for place in find_transformer_blocks(model, method="Bi-AdaptFormer"):
         adapter = partial(
             BinaryAdapter, dim=place.dim, bottleneck=bottleneck, scale=scale, dropout=dropout, generator=generator
         )
-        hold(place.block, "mlp", adapter)
+        wrap_module(place.block, "mlp", adapter)
 
 
 def attach_lora(
@@ -107,7 +107,7 @@ def attach_lora(
     The rank may exceed the weight's: more binary terms add up to more levels. The authors' code has dropout between
     the two factors, which a weight has no place for.
     """
-    check.whole("method.attach.rank", rank, least=1)
-    check.number("method.attach.scale", scale, low=0, above=True)
-    for adapted in linears_of(model, targets, method="Bi-LoRA"):
-        reweight(adapted.layer, weight=BinaryDelta(adapted, rank=rank, scale=scale, generator=generator))
+    validate.integer("method.attach.rank", rank, minimum=1)
+    validate.number("method.attach.scale", scale, minimum=0, exclusive_minimum=True)
+    for adapted in target_linears(model, targets, method="Bi-LoRA"):
+        parametrize_weights(adapted.layer, weight=BinaryDelta(adapted, rank=rank, scale=scale, generator=generator))

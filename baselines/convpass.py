@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moppa import check
-from moppa.errors import UserError
-from moppa.places import Place, places_of
-from moppa.products import linear
-from moppa.touch import hold
+from moppa.peft.blocks import BlockInfo, find_blocks
+from moppa.peft.inject import wrap_module
+from moppa.utils import validate
+from moppa.utils.errors import UserError
+from moppa.utils.matmul import linear
 
 CONV_INITS = ("identity", "xavier_uniform")
 Tokens = Float[Tensor, "batch tokens dim"]
@@ -21,13 +21,13 @@ Tokens = Float[Tensor, "batch tokens dim"]
 class Bypass(nn.Module):
     """s Up g(Conv3x3 g(Down z)), each with its bias, on the patch tokens' grid; g is QuickGELU, Up = 0 at the start.
 
-    A class token has no neighbours: the authors convolve it as an image of one pixel, which only the middle of the
+    A class token has no neighbors: the authors convolve it as an image of one pixel, which only the middle of the
     kernel meets. So is every prefix token here.
     """
 
     def __init__(
         self,
-        place: Place,
+        place: BlockInfo,
         *,
         bottleneck: int,
         scale: float,
@@ -91,11 +91,11 @@ def attach(
     The authors draw one drop path for a bypass and one for what it bypasses; here the two share one. Their code has a
     form for Swin too, on the whole grid beside the windows of attention: a Swin of timm gives attention only windows.
     """
-    check.whole("method.attach.bottleneck", bottleneck, least=1)
-    check.number("method.attach.scale", scale, low=0, above=True)
-    check.one_of("method.attach.conv_init", conv_init, CONV_INITS)
-    check.number("method.attach.dropout", dropout, low=0, high=0.9)
-    for place in places_of(model):
+    validate.integer("method.attach.bottleneck", bottleneck, minimum=1)
+    validate.number("method.attach.scale", scale, minimum=0, exclusive_minimum=True)
+    validate.one_of("method.attach.conv_init", conv_init, CONV_INITS)
+    validate.number("method.attach.dropout", dropout, minimum=0, maximum=0.9)
+    for place in find_blocks(model):
         if place.layout != "tokens":
             raise UserError(
                 f"Convpass is here for plain vision transformers: the attention of {type(model).__name__} never sees "
@@ -105,4 +105,4 @@ def attach(
             bypass = Bypass(
                 place, bottleneck=bottleneck, scale=scale, conv_init=conv_init, dropout=dropout, generator=generator
             )
-            hold(place.block, name, partial(Bypassed, bypass=bypass))
+            wrap_module(place.block, name, partial(Bypassed, bypass=bypass))

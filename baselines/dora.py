@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moppa import check
-from moppa.linears import Adapted, checked_rank, linears_of, updated
-from moppa.touch import Applying, reweight
+from moppa.peft.inject import DirectLinear, parametrize_weights
+from moppa.peft.low_rank import TargetLinear, checked_rank, low_rank_linear, target_linears
+from moppa.utils import validate
 
 
 class DecomposedDelta(nn.Module):
@@ -22,7 +22,7 @@ class DecomposedDelta(nn.Module):
     W may be several matrices stacked by rows, as timm's fused qkv is: each adapted one has its own A, B and m.
     """
 
-    def __init__(self, adapted: Adapted, *, rank: int, alpha: float, generator: torch.Generator | None) -> None:
+    def __init__(self, adapted: TargetLinear, *, rank: int, alpha: float, generator: torch.Generator | None) -> None:
         super().__init__()
         d_out, d_in = adapted.part_shape
         checked_rank(rank, adapted.part_shape)
@@ -40,7 +40,7 @@ class DecomposedDelta(nn.Module):
         rows = zip(weight.chunk(len(self.parts)), self.parts, strict=True)
         return torch.cat([self.decomposed(part, *next(learned)) if is_adapted else part for part, is_adapted in rows])
 
-    def applied(self, layer: Applying, x: Tensor) -> Tensor:
+    def applied(self, layer: DirectLinear, x: Tensor) -> Tensor:
         """g (W x + (alpha / r) B A x) + b with g = m / ||W + (alpha / r) B A||, and g = 1 where nothing is adapted."""
         learned = zip(self.magnitude, self.up, self.down, strict=True)
         weight, bias = layer.pretrained("weight"), layer.pretrained("bias")
@@ -48,7 +48,7 @@ class DecomposedDelta(nn.Module):
             self.gain(part, *next(learned)) if is_adapted else part.new_ones(len(part), 1)
             for part, is_adapted in zip(weight.chunk(len(self.parts)), self.parts, strict=True)
         ]
-        y = updated(x, weight, None, self.parts, list(self.down), [self.scale * up for up in self.up])
+        y = low_rank_linear(x, weight, None, self.parts, list(self.down), [self.scale * up for up in self.up])
         gain = torch.cat(gains).flatten()
         return gain * y if bias is None else torch.addcmul(bias, gain, y)
 
@@ -72,6 +72,6 @@ def attach(
     model: nn.Module, *, rank: int, alpha: float, targets: Sequence[str], generator: torch.Generator | None
 ) -> None:
     """Gives each target (q, k, v, proj, fc1, fc2) of every block a magnitude and a direction of rank `rank`."""
-    check.number("method.attach.alpha", alpha, low=0, above=True)
-    for adapted in linears_of(model, targets, method="DoRA"):
-        reweight(adapted.layer, weight=DecomposedDelta(adapted, rank=rank, alpha=alpha, generator=generator))
+    validate.number("method.attach.alpha", alpha, minimum=0, exclusive_minimum=True)
+    for adapted in target_linears(model, targets, method="DoRA"):
+        parametrize_weights(adapted.layer, weight=DecomposedDelta(adapted, rank=rank, alpha=alpha, generator=generator))

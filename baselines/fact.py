@@ -1,18 +1,18 @@
 """Jie and Deng, "FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer", AAAI 2023, arXiv 2212.03145.
 
 The weights of all L blocks are one tensor of 12 L slices, d x d, read from input to output: q, k, v, proj, the four
-side by side in fc1 and the four whose outputs fc2 adds. Its update is factorised: Delta_i = s U Sigma_i V^T.
+side by side in fc1 and the four whose outputs fc2 adds. Its update is factorized: Delta_i = s U Sigma_i V^T.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moppa import check
-from moppa.errors import UserError
-from moppa.linears import TARGETS, LowRankDelta, checked_rank, linears_of
-from moppa.places import places_of
-from moppa.touch import reweight
+from moppa.peft.blocks import find_blocks
+from moppa.peft.inject import parametrize_weights
+from moppa.peft.low_rank import TARGETS, LowRankDelta, checked_rank, target_linears
+from moppa.utils import validate
+from moppa.utils.errors import UserError
 
 DECOMPOSITIONS = ("tensor_train", "tucker")
 
@@ -47,7 +47,7 @@ class Factors(nn.Module):
         return torch.einsum("it,tab->iab", self.mix[first:last], self.core)
 
 
-class FactorisedDelta(LowRankDelta):
+class FactorizedDelta(LowRankDelta):
     """W' = W + s V Sigma_i^T U^T in each d x d slice of W, of which there are `rows` x `columns`.
 
     The authors drop out a tenth of the r activations between the factors, which no weight can: we do not.
@@ -84,13 +84,13 @@ def attach(model: nn.Module, *, decomposition: str, rank: int, scale: float, gen
 
     The authors' FacT-TK reshapes fc1's and fc2's cores with slices and rank interleaved; ours are the paper's tensor.
     """
-    check.one_of("method.attach.decomposition", decomposition, DECOMPOSITIONS)
-    check.number("method.attach.scale", scale, low=0, above=True)
-    places, kind = places_of(model), type(model).__name__
+    validate.one_of("method.attach.decomposition", decomposition, DECOMPOSITIONS)
+    validate.number("method.attach.scale", scale, minimum=0, exclusive_minimum=True)
+    places, kind = find_blocks(model), type(model).__name__
     dim = places[0].dim
     if any(place.layout != "tokens" for place in places):
         raise UserError(f"FacT shares its factors between blocks of one width, which {kind} lacks; choose a plain ViT")
-    layers = [adapted.layer for adapted in linears_of(model, TARGETS, method="FacT")]
+    layers = [adapted.layer for adapted in target_linears(model, TARGETS, method="FacT")]
     checked_rank(rank, (dim, dim))
     if odd := [layer for layer in layers if layer.out_features % dim or layer.in_features % dim]:
         raise UserError(f"FacT cuts weights into {dim} x {dim} slices; {odd[0]} of {kind} has no whole number of them")
@@ -104,5 +104,7 @@ def attach(model: nn.Module, *, decomposition: str, rank: int, scale: float, gen
     )
     first = 0
     for layer, (rows, columns) in zip(layers, shapes, strict=True):
-        reweight(layer, weight=FactorisedDelta(factors, first=first, rows=rows, columns=columns, scale=scale))
+        parametrize_weights(
+            layer, weight=FactorizedDelta(factors, first=first, rows=rows, columns=columns, scale=scale)
+        )
         first += rows * columns

@@ -6,7 +6,7 @@ Found for CLIP by Kim et al., "How to Adapt Your Large-Scale Vision-and-Language
 import torch
 from torch import nn
 
-from moppa.errors import UserError
+from moppa.utils.errors import UserError
 
 
 def attach(model: nn.Module, *, generator: torch.Generator | None) -> None:  # noqa: ARG001

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from moppa import check
-from moppa.errors import UserError
-from moppa.linears import Adapted, LowRankDelta, checked_rank, linears_of
-from moppa.places import places_of
-from moppa.touch import reweight
+from moppa.peft.blocks import find_blocks
+from moppa.peft.inject import parametrize_weights
+from moppa.peft.low_rank import LowRankDelta, TargetLinear, checked_rank, target_linears
+from moppa.utils import validate
+from moppa.utils.errors import UserError
 
 
 class ScaledDelta(LowRankDelta):
@@ -20,7 +20,7 @@ class ScaledDelta(LowRankDelta):
     others pass unchanged.
     """
 
-    def __init__(self, adapted: Adapted, *, rank: int, alpha: float, generator: torch.Generator | None) -> None:
+    def __init__(self, adapted: TargetLinear, *, rank: int, alpha: float, generator: torch.Generator | None) -> None:
         super().__init__()
         d_out, d_in = adapted.part_shape
         checked_rank(rank, adapted.part_shape)
@@ -48,11 +48,11 @@ def attach(
 
     Several ranks share the depth equally among them, in this order; with fewer blocks than ranks some go unused.
     """
-    check.number("method.attach.alpha", alpha, low=0, above=True)
-    ranks = ranks_of(rank, num_blocks=len(places_of(model)))
-    for adapted in linears_of(model, targets, method="LoRA"):
+    validate.number("method.attach.alpha", alpha, minimum=0, exclusive_minimum=True)
+    ranks = ranks_of(rank, num_blocks=len(find_blocks(model)))
+    for adapted in target_linears(model, targets, method="LoRA"):
         delta = ScaledDelta(adapted, rank=ranks[adapted.depth], alpha=alpha, generator=generator)
-        reweight(adapted.layer, weight=delta)
+        parametrize_weights(adapted.layer, weight=delta)
 
 
 def ranks_of(rank: int | Sequence[int], *, num_blocks: int) -> list[int]:

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from moppa import check
-from moppa.errors import UserError
-from moppa.linears import LowRankDelta, checked_rank, linears_of
-from moppa.seeds import generator_for
-from moppa.touch import reweight
+from moppa.peft.inject import parametrize_weights
+from moppa.peft.low_rank import LowRankDelta, checked_rank, target_linears
+from moppa.utils import validate
+from moppa.utils.errors import UserError
+from moppa.utils.seeds import generator_for
 
 
 class Pools(nn.Module):
@@ -97,13 +97,13 @@ def attach(
     `private_rank` of that is each layer's own. `num_shards` is l, the shards in a vector. `routing_seed` alone decides
     the indices, which are never saved.
     """
-    check.number("method.attach.alpha", alpha, low=0, above=True)
-    check.whole("method.attach.routing_seed", routing_seed, least=0)
-    for adapted in linears_of(model, targets, method="MoS"):
+    validate.number("method.attach.alpha", alpha, minimum=0, exclusive_minimum=True)
+    validate.integer("method.attach.routing_seed", routing_seed, minimum=0)
+    for adapted in target_linears(model, targets, method="MoS"):
         check_sizes(adapted.part_shape, rank, budget_rank, private_rank, num_shards)
     sizes = {"budget_rank": budget_rank, "private_rank": private_rank, "num_shards": num_shards}
     for target in targets:
-        linears = linears_of(model, [target], method="MoS")
+        linears = target_linears(model, [target], method="MoS")
         for shape in sorted({adapted.part_shape for adapted in linears}):
             sharing = [adapted for adapted in linears if adapted.part_shape == shape]
             pools = Pools(shape, num_layers=len(sharing), generator=generator, **sizes)
@@ -111,15 +111,15 @@ def attach(
             for layer, adapted in enumerate(sharing):
                 picks = [pools.picks(layer, rank, routing) for _ in ("A", "B")]
                 delta = ShardedDelta(adapted.parts, pools, scale=alpha / rank, picks=picks, is_owner=layer == 0)
-                reweight(adapted.layer, weight=delta)
+                parametrize_weights(adapted.layer, weight=delta)
 
 
 def check_sizes(shape: tuple[int, int], rank: int, budget_rank: int, private_rank: int, num_shards: int) -> None:
     """Raises UserError where the sizes do not fit a d_out x d_in weight or each other."""
     checked_rank(rank, shape)
-    check.whole("method.attach.budget_rank", budget_rank, least=1)
-    check.whole("method.attach.private_rank", private_rank, least=0)
-    check.whole("method.attach.num_shards", num_shards, least=1)
+    validate.integer("method.attach.budget_rank", budget_rank, minimum=1)
+    validate.integer("method.attach.private_rank", private_rank, minimum=0)
+    validate.integer("method.attach.num_shards", num_shards, minimum=1)
     if private_rank > min(rank, budget_rank) or private_rank == budget_rank < rank:
         raise UserError(
             f"method.attach.private_rank={private_rank}: it is a part of rank={rank} and of budget_rank={budget_rank}, "

@@ -9,10 +9,10 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from moppa import check
-from moppa.linears import Adapted, LowRankDelta, checked_rank, linears_of
-from moppa.seeds import generator_for
-from moppa.touch import reweight
+from moppa.peft.inject import parametrize_weights
+from moppa.peft.low_rank import LowRankDelta, TargetLinear, checked_rank, target_linears
+from moppa.utils import validate
+from moppa.utils.seeds import generator_for
 
 
 class Bases(nn.Module):
@@ -41,7 +41,7 @@ class CombinedDelta(LowRankDelta):
     them all at 1 / k, which is an update from the first step on.
     """
 
-    def __init__(self, adapted: Adapted, bases: Bases, *, scale: float, generator: torch.Generator | None) -> None:
+    def __init__(self, adapted: TargetLinear, bases: Bases, *, scale: float, generator: torch.Generator | None) -> None:
         super().__init__()
         self.parts, (self.d_out, self.d_in) = adapted.parts, adapted.part_shape
         self.bases, self.scale = bases, scale / bases.rank
@@ -71,12 +71,12 @@ def attach(
 
     `num_bases` is k, for A and for B; `bases_seed` alone decides the bases, the generator only where alpha starts.
     """
-    check.whole("method.attach.num_bases", num_bases, least=1)
-    check.whole("method.attach.bases_seed", bases_seed, least=0)
-    check.number("method.attach.scale", scale, low=0, above=True)
-    linears = linears_of(model, targets, method="NOLA")
+    validate.integer("method.attach.num_bases", num_bases, minimum=1)
+    validate.integer("method.attach.bases_seed", bases_seed, minimum=0)
+    validate.number("method.attach.scale", scale, minimum=0, exclusive_minimum=True)
+    linears = target_linears(model, targets, method="NOLA")
     outs, ins = ({adapted.part_shape[side] for adapted in linears} for side in (0, 1))
     checked_rank(rank, (min(outs), min(ins)))
     bases = Bases(widths_in=ins, widths_out=outs, rank=rank, num_bases=num_bases, seed=bases_seed)
     for adapted in linears:
-        reweight(adapted.layer, weight=CombinedDelta(adapted, bases, scale=scale, generator=generator))
+        parametrize_weights(adapted.layer, weight=CombinedDelta(adapted, bases, scale=scale, generator=generator))

@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moppa import check
-from moppa.errors import UserError
-from moppa.linears import linears_of
-from moppa.products import linear
-from moppa.touch import Applying, reweight
+from moppa.peft.inject import DirectLinear, parametrize_weights
+from moppa.peft.low_rank import target_linears
+from moppa.utils import validate
+from moppa.utils.errors import UserError
+from moppa.utils.matmul import linear
 
 READERS = ("q", "k", "v", "fc1")  # what reads the adapters before attention and before the MLP
 
@@ -49,7 +49,7 @@ class WeightAfter(nn.Module):
     def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
         return weight + self.adapter.scale * (weight @ self.adapter.dense_up) @ self.adapter.down
 
-    def applied(self, layer: Applying, x: Tensor) -> Tensor:
+    def applied(self, layer: DirectLinear, x: Tensor) -> Tensor:
         """W (z + s (B (A z + a) + b)) + c."""
         return layer.plain(self.adapter(x))
 
@@ -73,10 +73,10 @@ def attach(model: nn.Module, *, bottleneck: int, groups: int, scale: float, gene
     depthwise convolution cannot take in an adapter. A Swin that pads its windows pads behind their adapters, and before
     ours, as before theirs once merged.
     """
-    check.whole("method.attach.bottleneck", bottleneck, least=1)
-    check.whole("method.attach.groups", groups, least=1)
-    check.number("method.attach.scale", scale, low=0, above=True)
-    for adapted in linears_of(model, READERS, method="RepAdapter"):
+    validate.integer("method.attach.bottleneck", bottleneck, minimum=1)
+    validate.integer("method.attach.groups", groups, minimum=1)
+    validate.number("method.attach.scale", scale, minimum=0, exclusive_minimum=True)
+    for adapted in target_linears(model, READERS, method="RepAdapter"):
         layer = adapted.layer
         if bottleneck % groups or layer.in_features % groups:
             raise UserError(
@@ -89,4 +89,4 @@ def attach(model: nn.Module, *, bottleneck: int, groups: int, scale: float, gene
                 f"choose a backbone that has them"
             )
         adapter = Adapter(layer.in_features, bottleneck=bottleneck, groups=groups, scale=scale, generator=generator)
-        reweight(layer, bias=BiasAfter(adapter, layer.weight), weight=WeightAfter(adapter))
+        parametrize_weights(layer, bias=BiasAfter(adapter, layer.weight), weight=WeightAfter(adapter))

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from moppa import check
-from moppa.errors import UserError
-from moppa.linears import PARTS_OF_QKV, PATHS, Adapted, LowRankDelta, checked_rank, linears_of
-from moppa.touch import hold, reweight
+from moppa.peft.inject import parametrize_weights, wrap_module
+from moppa.peft.low_rank import PATHS, QKV, LowRankDelta, TargetLinear, checked_rank, target_linears
+from moppa.utils import validate
+from moppa.utils.errors import UserError
 
 STRUCTURES = ("lora", "adapter")
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -37,7 +37,7 @@ class SparseDelta(nn.Module):
 class PartsLowRank(LowRankDelta):
     """W' = W + B A for each part that is tuned as a whole, B = 0 at the start."""
 
-    def __init__(self, adapted: Adapted, parts: list[bool], rank: int, generator: torch.Generator | None) -> None:
+    def __init__(self, adapted: TargetLinear, parts: list[bool], rank: int, generator: torch.Generator | None) -> None:
         super().__init__()
         d_out, d_in = adapted.part_shape
         new = adapted.layer.weight.new_zeros
@@ -54,7 +54,7 @@ class PartsAdapter(nn.Module):
     """y' = y + Up(GELU(Down(y))), y = W x, for each part that is tuned as a whole, Up = 0 at the start."""
 
     def __init__(
-        self, linear: nn.Module, adapted: Adapted, parts: list[bool], rank: int, generator: torch.Generator | None
+        self, linear: nn.Module, adapted: TargetLinear, parts: list[bool], rank: int, generator: torch.Generator | None
     ) -> None:
         super().__init__()
         width, new = adapted.part_shape[0], adapted.layer.weight.new_zeros
@@ -86,7 +86,7 @@ class Piece:
     stop: int
     whole_cost: int
     whole_from: float
-    adapted: Adapted | None
+    adapted: TargetLinear | None
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -114,12 +114,12 @@ def attach(
     (the authors' alpha and beta). The head, still untrained, is drawn from `head_seed` for the estimate alone: where
     to tune then does not depend on the seed of the cell. The class token is tuned too, as in the authors' code.
     """
-    check.one_of("method.attach.structure", structure, STRUCTURES)
-    check.whole("method.attach.budget", budget, least=1)
-    check.number("method.attach.matrix_ratio", matrix_ratio, low=0, above=True)
-    check.number("method.attach.vector_ratio", vector_ratio, low=0, above=True)
-    check.whole("method.attach.num_batches", num_batches, least=1)
-    check.whole("method.attach.head_seed", head_seed, least=0)
+    validate.one_of("method.attach.structure", structure, STRUCTURES)
+    validate.integer("method.attach.budget", budget, minimum=1)
+    validate.number("method.attach.matrix_ratio", matrix_ratio, minimum=0, exclusive_minimum=True)
+    validate.number("method.attach.vector_ratio", vector_ratio, minimum=0, exclusive_minimum=True)
+    validate.integer("method.attach.num_batches", num_batches, minimum=1)
+    validate.integer("method.attach.head_seed", head_seed, minimum=0)
     pieces = pieces_of(model, structure, rank, matrix_ratio, vector_ratio)
     scores = sensitivities(model, pieces, examples(), num_batches, head_seed)
     token = getattr(model, "cls_token", None)
@@ -144,7 +144,7 @@ def pieces_of(model: nn.Module, structure: str, rank: int, matrix_ratio: float, 
                 cost = {"whole_cost": size, "whole_from": size / vector_ratio}
                 pieces.append(Piece(layer=layer, tensor=tensor, adapted=None, **rows, **cost))
 
-    for adapted in linears_of(model, (*PARTS_OF_QKV, *PATHS), method="SPT"):
+    for adapted in target_linears(model, (*QKV, *PATHS), method="SPT"):
         d_out, d_in = adapted.part_shape
         checked_rank(rank, adapted.part_shape)
         cost = rank * (d_in + d_out) if structure == "lora" else 2 * rank * d_out + rank + d_out
@@ -239,13 +239,13 @@ def tune(
             if not (whole and piece.adapted)
         ]
         if positions := [index for index in single if len(index)]:
-            reweight(first.layer, **{first.tensor: SparseDelta(torch.cat(positions), like=first.parameter)})
+            parametrize_weights(first.layer, **{first.tensor: SparseDelta(torch.cat(positions), like=first.parameter)})
         if first.adapted and any(is_whole):
             adapted = first.adapted
             if structure == "lora":
-                reweight(first.layer, weight=PartsLowRank(adapted, is_whole, rank, generator))
+                parametrize_weights(first.layer, weight=PartsLowRank(adapted, is_whole, rank, generator))
             else:
-                hold(
+                wrap_module(
                     adapted.owner,
                     adapted.name,
                     lambda linear, a=adapted, w=is_whole: PartsAdapter(linear, a, w, rank, generator),

@@ -5,9 +5,9 @@ from jaxtyping import Float
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
-from moppa.errors import UserError
-from moppa.places import places_of
-from moppa.touch import Applying, reweight
+from moppa.peft.blocks import find_blocks
+from moppa.peft.inject import DirectLinear, parametrize_weights
+from moppa.utils.errors import UserError
 
 
 class ScaledWeight(nn.Module):
@@ -31,7 +31,7 @@ class ScaledShiftedBias(nn.Module):
     def forward(self, bias: Float[Tensor, " d_out"]) -> Float[Tensor, " d_out"]:
         return self.scale * bias + self.shift
 
-    def applied(self, layer: Applying, x: Tensor) -> Tensor:
+    def applied(self, layer: DirectLinear, x: Tensor) -> Tensor:
         """gamma * y + beta, as section 3.2 writes it."""
         return torch.addcmul(self.shift, self.scale, layer.plain(x))
 
@@ -44,7 +44,7 @@ def attach(model: nn.Module, *, generator: torch.Generator | None) -> None:  # n
     Raises:
         UserError: for a model without blocks that we know, or with an operation that has no bias to shift.
     """
-    places_of(model)  # raises for a model whose operations we do not know
+    find_blocks(model)  # raises for a model whose operations we do not know
     # the authors leave a Swin's merging of patches as it is, and shift the norm before it
     spared = [module.reduction for module in model.modules() if isinstance(module, PatchMerging)]
     spared.append(model.get_classifier())
@@ -61,4 +61,4 @@ def attach(model: nn.Module, *, generator: torch.Generator | None) -> None:  # n
             )
     for operation in operations.values():
         scale = nn.Parameter(torch.ones(len(operation.bias)))
-        reweight(operation, weight=ScaledWeight(scale), bias=ScaledShiftedBias(scale))
+        parametrize_weights(operation, weight=ScaledWeight(scale), bias=ScaledShiftedBias(scale))

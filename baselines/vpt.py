@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moppa import check
-from moppa.errors import UserError
-from moppa.places import places_of
-from moppa.touch import hold
+from moppa.peft.blocks import find_blocks
+from moppa.peft.inject import wrap_module
+from moppa.utils import validate
+from moppa.utils.errors import UserError
 
 Tokens = Float[Tensor, "batch _ dim"]  # prompts come and go
 
@@ -50,10 +50,10 @@ def attach(
     Shallow prompts leave after the last block, deep ones after their own: the final norm works token by token, so that
     the head sees what it sees in the paper. All start within +-sqrt(6 / (3 patch^2 + dim)), as in the authors' code.
     """
-    check.whole("method.attach.num_prompts", num_prompts, least=1)
-    check.flag("method.attach.deep", deep)
-    check.number("method.attach.dropout", dropout, low=0, high=0.99)
-    places = places_of(model)
+    validate.integer("method.attach.num_prompts", num_prompts, minimum=1)
+    validate.boolean("method.attach.deep", deep)
+    validate.number("method.attach.dropout", dropout, minimum=0, maximum=0.99)
+    places = find_blocks(model)
     # a Swin's prompts join its windows, inside its blocks; rotary positions fit the stock number of tokens alone
     if places[0].layout != "tokens" or getattr(model, "rope", None) is not None:
         raise UserError(
@@ -71,6 +71,6 @@ def attach(
         return PromptsLeave(block, num_prompts=num_prompts, num_prefix_tokens=num_prefix_tokens)
 
     for place in places if deep else places[-1:]:
-        hold(place.owner, place.name, leave)  # before the others, so that a block with both is left inside
+        wrap_module(place.owner, place.name, leave)  # before the others, so that a block with both is left inside
     for place in places if deep else places[:1]:
-        hold(place.owner, place.name, enter)
+        wrap_module(place.owner, place.name, enter)

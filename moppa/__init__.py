@@ -7,8 +7,9 @@ Without the harness: `moppa.attach(timm_model)`, one's own loop with `loss + mop
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moppa.adapter import attach, load, save
-    from moppa.touch import merge, penalty
+    from moppa.mixture.api import attach, load, save
+    from moppa.peft.collect import penalty
+    from moppa.peft.inject import merge
 
 __all__ = ["attach", "load", "merge", "penalty", "save"]
 
@@ -16,11 +17,11 @@ __all__ = ["attach", "load", "merge", "penalty", "save"]
 def __getattr__(name: str) -> Any:
     """The public names, imported where they are first used: the harness itself must start fast."""
     if name in {"attach", "load", "save"}:
-        from moppa import adapter
+        from moppa.mixture import api
 
-        return getattr(adapter, name)
+        return getattr(api, name)
     if name in {"merge", "penalty"}:
         from importlib import import_module
 
-        return getattr(import_module("moppa.touch"), name)
+        return getattr(import_module("moppa.peft.collect" if name == "penalty" else "moppa.peft.inject"), name)
     raise AttributeError(f"module 'moppa' has no attribute {name!r}; it has {', '.join(__all__)}")

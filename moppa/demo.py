@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moppa import record
-from moppa.backbone import weights_digest
-from moppa.configured import make
-from moppa.data.choice import config_of
-from moppa.progress import progress_bar
+from moppa.backbone.model import compute_weights_sha256
+from moppa.record.cell import cell_from_config
+from moppa.utils.config import compose_config, instantiate
+from moppa.utils.progress import progress_bar
 
 METHODS = ("linear", "lora", "adapter", "vpt_deep", "nola", "moppa")
 TASKS = ("mini/sprites_location",)  # what ends within five minutes on two cores
@@ -49,9 +48,9 @@ class Demo:
         found, digest = {}, ""
         for task in self.tasks:
             for method in self.methods:
-                config = config_of(self.root / "configs", self.overrides(task, method))
-                digest = digest or weights_digest(make(config, "backbone"))  # the same for all cells
-                found[task, method] = record.cell_of(config, weights_sha256=digest).record
+                config = compose_config(self.overrides(task, method))
+                digest = digest or compute_weights_sha256(instantiate(config, "backbone"))  # the same for all cells
+                found[task, method] = cell_from_config(config, weights_sha256=digest).record
         return found
 
     def command(self) -> list[str]:

@@ -1,48 +1,8 @@
-"""Says what the differences in the tables are worth: python scripts/compare.py [RESULTS] [--baseline ROW].
+"""The same as `moppa compare`."""
 
-Writes results/tables/SUITE-BACKBONE-PROTOCOL-compare.md (intervals, paired tests, ranks over tasks) and
-results/tables/published.md (published rows with their means recomputed).
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-from moppa.errors import UserError
-from moppa.files import whole_file
-from moppa.report import published
-from moppa.report.compare import comparison, published_page
-from moppa.report.suite import columns_of, groups_of
-from moppa.report.write import named, read_tables
-
-ROOT = Path(__file__).parent.parent
-
-
-def main() -> int:
-    """Prints the path of every file written; 1 where a record or a row is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results")
-    parser.add_argument(
-        "--baseline", help="the row, by name or method, that others are compared with; the smallest if not said"
-    )
-    asked = parser.parse_args()
-    try:
-        tables, left_out = read_tables(asked.results, ROOT / "configs")
-        texts = {f"{table.name}-compare": comparison(table, baseline=asked.baseline) for table in tables if table.rows}
-        groups = groups_of(columns_of("vtab1k", ROOT / "configs"))
-        if rows := published.load(asked.results / "published.csv", groups):
-            texts["published"] = published_page(rows, [task for members in groups.values() for task in members])
-        for name, text in texts.items():
-            path = asked.results / "tables" / f"{name}.md"
-            with whole_file(path) as temporary:
-                temporary.write_text(text)
-            print(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(named(left_out, asked.results), end="", file=sys.stderr)
-    return 3 if left_out else 0
-
+from moppa.cli.compare import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,62 +1,8 @@
-"""Prepares tasks for training, each image decoded and resized once: python scripts/prepare_data.py task=all.
-
-task=eurosat,cifar100 takes some. The other words are those of run.py (data.dir=DIR, data.store=DIR, backbone=NAME,
-backbone.image_size=112), which then finds what was prepared; size=224 interpolation=bicubic says it without a backbone.
-"""
+"""The same as `moppa data prepare`."""
 
 import sys
-from pathlib import Path
-from typing import Any
 
-from hydra.errors import HydraException
-
-from moppa.data import store
-from moppa.data.choice import asked_of, config_of, look_of, suite, tasks_and_sources
-from moppa.data.need import PARTS, bytes_of, check_room
-from moppa.data.task import Task
-from moppa.errors import UserError
-
-CONFIGS = Path(__file__).parent.parent.absolute() / "configs"
-
-
-def main() -> int:
-    """Prints what became of every task; 1 where one of them is not prepared."""
-    asked, overrides = asked_of(sys.argv[1:])
-    if "task" not in asked:
-        print(f"{__doc__}\ntasks: {', '.join(suite(CONFIGS))}", file=sys.stderr)
-        return 2
-    names = suite(CONFIGS) if asked["task"] == "all" else asked["task"].split(",")
-    try:
-        made = tasks_and_sources(CONFIGS, names, overrides)
-        look = look_of(config_of(CONFIGS, [f"task={names[0]}", *overrides]), asked)
-        needed = sum(missing_bytes(task, source, look) for task, source in made)
-        check_room(f"{len(made)} tasks: what is missing at {look['size']} px", needed, Path(made[0][1].store))
-    except (HydraException, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    failed = [task.name for task, source in made if not is_prepared(task, source, look)]
-    if failed:
-        print(f"not prepared: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def missing_bytes(task: Task, source: store.Source, look: dict[str, Any]) -> int:
-    """What the parts of a task that are not in the store will take."""
-    absent = [part for part in PARTS if not store.folder_of(task, part, source, **look).exists()]
-    return sum(bytes_of(task, part, size=look["size"]) for part in absent)
-
-
-def is_prepared(task: Task, source: store.Source, look: dict[str, Any]) -> bool:
-    """Whether all parts of a task are in the store after this; says so, or why not."""
-    try:
-        folders = [store.prepared(task, part, source, **look) for part in PARTS]
-        verdict = store.proof(task, source, **look)["verdict"]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return False
-    print(f"{task.name}: {1000 + task.num_test:,} images at {look['size']} px, {verdict}, in {folders[0].parent}")
-    return True
-
+from moppa.cli.data_prepare import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,48 +1,8 @@
-"""A linear probe of a backbone, beside raw pixels: python scripts/probe_backbone.py task=eurosat backbone=vit_micro.
+"""The same as `moppa probe`."""
 
-The words are those of run.py; backbone.weights=random probes the untrained net. --pixels probes the pixels instead.
-"""
-
-import json
 import sys
-from dataclasses import asdict
-from pathlib import Path
 
-from hydra.errors import HydraException
-
-from moppa.configured import make
-from moppa.data import store
-from moppa.data.choice import config_of
-from moppa.errors import UserError
-from moppa.pretrain.probe import features, pixels, probe
-from moppa.weights import load_weights
-
-CONFIGS = Path(__file__).parent.parent.absolute() / "configs"
-PARTS = ("train800", "val200", "test")
-
-
-def main() -> int:
-    """Prints the probe as JSON."""
-    overrides = [word for word in sys.argv[1:] if word != "--pixels"]
-    try:
-        config = config_of(CONFIGS, overrides)
-        backbone, task, source = (make(config, axis) for axis in ("backbone", "task", "data"))
-        model = backbone.bare(drop_path=0.0)
-        seen = backbone.preprocess(model)
-        if file := backbone.weights_file():
-            load_weights(model, file, untrained=backbone.untrained, unused=backbone.unused)
-        look = {"size": seen.size, "interpolation": seen.interpolation}
-        parts = {part: store.load(task, part, source, **look) for part in PARTS}
-    except (HydraException, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    of = pixels if "--pixels" in sys.argv else lambda images: features(model, images, seen)
-    found = probe(
-        {part: of(split.images) for part, split in parts.items()}, {part: one.labels for part, one in parts.items()}
-    )
-    print(json.dumps({"words": sys.argv[1:], **asdict(found)}))
-    return 0
-
+from moppa.cli.probe import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,33 +1,8 @@
-"""Makes the page results/report/index.html from results/records/: python scripts/report.py [RESULTS].
+"""The same as `moppa report`."""
 
-The folder works from file:// without a network.
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-from moppa.errors import UserError
-from moppa.report.page import write_page
-from moppa.report.write import named, read_tables
-
-ROOT = Path(__file__).parent.parent
-
-
-def main() -> int:
-    """Prints the paths written; 1 where a record cannot be shown, 3 where records were left out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results")
-    asked = parser.parse_args()
-    try:
-        tables, left_out = read_tables(asked.results, ROOT / "configs")
-        print(*write_page(tables, asked.results / "report"), sep="\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(named(left_out, asked.results), end="", file=sys.stderr)
-    return 3 if left_out else 0
-
+from moppa.cli.report import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from moppa.products import use_products
+from moppa.utils.config import compose_config
+from moppa.utils.matmul import set_matmul_backend
 
 torch.set_num_threads(1)  # the models of the tests are too small to share
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nor do the processes that they start wait for one another's cores
@@ -18,7 +18,7 @@ TOY = [
     "task=eurosat",
     "task.fingerprint=null",
     "task.num_test=120",
-    "data._target_=tests.toy.ToySource",
+    "data._target_=tests.toy_source.ToySource",
     "data.lineage=toy",
     "backbone=test_vit",
     "train.epochs=2",
@@ -27,20 +27,19 @@ TOY = [
 
 def config_of(*overrides: str) -> DictConfig:
     """The composed config of `python run.py OVERRIDES`."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        return compose("cell", overrides=list(overrides))
+    return compose_config(overrides)
 
 
 @pytest.fixture
 def toy(tmp_path):
     """Overrides of a cell of seconds on drawn images, with its results and store in the test's own folder."""
-    return [*TOY, f"run.results={tmp_path / 'results'}", f"data.store={tmp_path / 'store'}"]
+    return [*TOY, f"run.results={tmp_path / 'results'}", f"data.cache={tmp_path / 'store'}"]
 
 
 @pytest.fixture(autouse=True)
 def torchs_products():
     """A test starts with torch's products, whatever the one before it chose."""
-    use_products("torch")
+    set_matmul_backend("torch")
 
 
 @pytest.fixture(scope="session")

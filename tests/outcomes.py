@@ -7,7 +7,7 @@ import sys
 
 from hydra.errors import CompactHydraException, MissingConfigException
 
-from moppa.configured import one_line_errors
+from moppa.utils.config import one_line_errors
 from run import run_cell
 from tests.conftest import config_of
 

@@ -9,9 +9,9 @@ import pytest
 import timm
 import torch
 
-from moppa import record
-from moppa.errors import UserError
-from moppa.files import whole_file
+from moppa.record.cell import cell_from_config
+from moppa.utils.atomic import atomic_write
+from moppa.utils.errors import UserError
 from tests.conftest import ROOT, TOY, config_of
 
 # name, overrides, the words that the message must hold; FILES and PLACE stand for folders made below.
@@ -19,7 +19,7 @@ CASES = {
     "unknown task": (["task=cifar11"], ["task/cifar11", "cifar100", "eurosat", "smallnorb_ele"]),
     "unknown method": (["method=lorra"], ["method/lorra", "linear", "lora", "moppa"]),
     "unknown backbone": (["backbone=vit_b"], ["backbone/vit_b", "vit_b16_mae", "dinov2_vits14"]),
-    "unknown protocol": (["protocol=best"], ["protocol/best", "final", "tune", "paper"]),
+    "unknown protocol": (["protocol=best"], ["protocol/best", "final", "tune", "best_on_test"]),
     "unknown data": (["data=cloud"], ["data/cloud", "tfds"]),
     "unknown logger": (["logger=comet"], ["logger/comet", "none", "wandb"]),
     "unknown recipe": (["train=long"], ["train/long", "common"]),
@@ -29,9 +29,9 @@ CASES = {
     "hyper-parameter that is none": (["method=lora", "+method.attach.rnk=4"], ["method.attach", "rnk"]),
     "hyper-parameter of another method": (["method=linear", "+method.attach.rank=4"], ["method.attach", "rank"]),
     "value that does not parse": (["train.lr=[1"], ["no viable alternative", "[1"]),
-    "epochs 0": (["train.epochs=0"], ["train.epochs=0", "whole number of at least 1"]),
-    "epochs a fraction": (["train.epochs=1.5"], ["train.epochs=1.5", "whole number"]),
-    "epochs a word": (["train.epochs=many"], ["train.epochs='many'", "whole number"]),
+    "epochs 0": (["train.epochs=0"], ["train.epochs=0", "an integer of at least 1"]),
+    "epochs a fraction": (["train.epochs=1.5"], ["train.epochs=1.5", "an integer"]),
+    "epochs a word": (["train.epochs=many"], ["train.epochs='many'", "an integer"]),
     "epochs missing": (["train.epochs=???"], ["Missing mandatory value: train.epochs"]),
     "batch 0": (["train.batch_size=0"], ["train.batch_size=0", "at least 1"]),
     "rate 0": (["train.lr=0"], ["train.lr=0", "above 0"]),
@@ -41,13 +41,13 @@ CASES = {
     "weight decay negative": (["train.weight_decay=-1"], ["train.weight_decay=-1", "at least 0"]),
     "warm-up longer than training": (["train.warmup=2"], ["train.warmup=2", "at most 1"]),
     "drop path 1": (["train.drop_path=1"], ["train.drop_path=1", "at most 0.99"]),
-    "unknown optimiser": (["train.optimizer=adam"], ["train.optimizer='adam'", "adamw, sgd"]),
+    "unknown optimizer": (["train.optimizer=adam"], ["train.optimizer='adam'", "adamw, sgd"]),
     "rate that diverges": (["train.lr=1e30", "train.warmup=0"], ["not finite at step", "lower train.lr"]),
     "seed negative": (["seed=-1"], ["seed=-1", "at least 0"]),
-    "seed a word": (["seed=lucky"], ["seed='lucky'", "whole number"]),
+    "seed a word": (["seed=lucky"], ["seed='lucky'", "an integer"]),
     "unknown device": (["run.device=tpu"], ["run.device='tpu'", "auto, cpu, cuda"]),
     "evaluation batch 0": (["run.eval_batch=0"], ["run.eval_batch=0", "at least 1"]),
-    "products of nobody": (["run.products=mkl"], ["run.products='mkl'", "auto, torch, onednn"]),
+    "products of nobody": (["run.matmul_backend=mkl"], ["run.matmul_backend='mkl'", "auto, torch, onednn"]),
     "compiled in no mode": (["run.compile=fast"], ["run.compile='fast'", "reduce-overhead"]),
     "checkpoint never": (["run.checkpoint_epochs=0"], ["run.checkpoint_epochs=0", "at least 1"]),
     "image size between patches": (["backbone.image_size=40"], ["backbone.image_size=40", "16 px patch", "32 and 48"]),
@@ -98,8 +98,11 @@ CASES = {
     "group of no such name": (["task.group=other"], ["task.group='other'", "natural, specialized, structured"]),
     "tuning on the test set": (["protocol=tune", "protocol.evaluate=test"], ["protocol=tune", "evaluate=val200"]),
     "final on the training set": (["protocol.evaluate=val200"], ["protocol=final", "evaluate=test"]),
-    "reading more than once": (["+protocol.every=1"], ["protocol.every=1", "only paper"]),
-    "a diagnostic that never reads": (["protocol=paper", "protocol.every=0"], ["protocol.every=0", "at least 1"]),
+    "reading more than once": (["+protocol.every=1"], ["protocol.every=1", "only best_on_test"]),
+    "a diagnostic that never reads": (
+        ["protocol=best_on_test", "protocol.every=0"],
+        ["protocol.every=0", "at least 1"],
+    ),
     "settings from nowhere": (["hparams=mine"], ["hparams='mine'", "given, best"]),
     "settings not tuned": (["hparams=best"], ["nothing was tuned for test_vit moppa eurosat", "protocol=tune first"]),
     "tuning with what is tuned": (["hparams=best", "protocol=tune"], ["hparams=best with protocol=tune"]),
@@ -117,8 +120,8 @@ CASES = {
     "results under a file": (["run.results=FILES/weights.txt"], ["cannot write", "a file stands where a folder"]),
     "results read-only": (["run.results=PLACE/read_only"], ["cannot write", "read-only", "choose another folder"]),
     "results full": (["run.results=PLACE/full"], ["cannot write", "No space left", "make room"]),
-    "store under a file": (["data.store=FILES/weights.txt"], ["cannot write", "a file stands where a folder"]),
-    "store full": (["data.store=PLACE/full"], ["needs", "are free", "make room"]),
+    "store under a file": (["data.cache=FILES/weights.txt"], ["cannot write", "a file stands where a folder"]),
+    "store full": (["data.cache=PLACE/full"], ["needs", "are free", "make room"]),
 }
 NEEDS_MOUNT = {name for name, (overrides, _) in CASES.items() if any("PLACE" in one for one in overrides)}
 
@@ -175,7 +178,7 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcomes(files, place, results):
     """All cases in one fresh process, as a user would meet them: without the type checks of the tests."""
-    standard = [*TOY, "method=moppa", f"run.results={results / 'results'}", f"data.store={results / 'store'}"]
+    standard = [*TOY, "method=moppa", f"run.results={results / 'results'}", f"data.cache={results / 'store'}"]
 
     def filled(override):
         return override.replace("FILES", str(files)).replace("PLACE", str(place))
@@ -234,7 +237,7 @@ def test_there_are_at_least_forty():
 )
 def test_the_command_line_says_it_without_a_traceback_and_fails(overrides, words, tmp_path):
     done = subprocess.run(
-        [sys.executable, "run.py", *overrides, f"run.results={tmp_path}", f"data.store={tmp_path}"],
+        [sys.executable, "run.py", *overrides, f"run.results={tmp_path}", f"data.cache={tmp_path}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -248,7 +251,7 @@ def test_the_command_line_says_it_without_a_traceback_and_fails(overrides, words
 
 def test_a_record_that_is_not_json_stops_its_cell_and_is_not_overwritten(tmp_path):
     config = config_of("task=eurosat", "method=lora", f"run.results={tmp_path}")
-    cell = record.cell_of(config, weights_sha256="w")
+    cell = cell_from_config(config, weights_sha256="w")
     cell.record.parent.mkdir(parents=True)
     cell.record.write_text("{")
     with pytest.raises(UserError, match=r"seed0\.json is not a record.*delete it and run its cell again"):
@@ -258,11 +261,11 @@ def test_a_record_that_is_not_json_stops_its_cell_and_is_not_overwritten(tmp_pat
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     target = tmp_path / "file"
-    with whole_file(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_text("old")
 
     def fail():
-        with whole_file(target) as temporary:
+        with atomic_write(target) as temporary:
             temporary.write_text("half")
             raise ConnectionError
 

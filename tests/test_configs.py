@@ -10,10 +10,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from moppa.configured import make
 from moppa.data.task import GROUPS, Task
-from moppa.record import key_of
-from moppa.sweep.cells import composed
+from moppa.record.cell import key_of
+from moppa.sweep.expand import expand_cells
+from moppa.utils.config import instantiate
 from tests.conftest import CONFIGS, METHODS, ROOT, config_of
 
 TASKS = sorted(path.stem for path in (CONFIGS / "task").glob("*.yaml"))
@@ -24,7 +24,7 @@ AXES = {
 
 
 def test_every_method_composes_with_every_task():
-    cells = composed(CONFIGS, [f"task={','.join(TASKS)}", f"method={','.join(METHODS)}"])
+    cells = expand_cells(CONFIGS, [f"task={','.join(TASKS)}", f"method={','.join(METHODS)}"])
     found = [(cell["task"]["name"], cell["method"]["name"]) for cell in cells]
     assert found == list(itertools.product(TASKS, METHODS))
 
@@ -34,7 +34,7 @@ def test_every_choice_of_the_other_axes_composes_and_builds():
         for name in names:
             config = config_of("task=cifar100", f"{axis}={name}")
             for other in AXES:
-                assert make(config, other) is not None
+                assert instantiate(config, other) is not None
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
@@ -46,7 +46,7 @@ def test_a_yaml_opens_with_the_command_that_runs_it_and_bears_its_files_name(pat
 
 
 def test_the_vtab_suite_is_the_papers_nineteen_tasks():
-    tasks = [make(config_of(f"task={name}"), "task") for name in TASKS]
+    tasks = [instantiate(config_of(f"task={name}"), "task") for name in TASKS]
     assert all(isinstance(task, Task) for task in tasks)
     assert sorted(task.column for task in tasks) == list(range(1, 20))
     assert [sum(task.group == group for task in tasks) for group in GROUPS] == [7, 4, 8]
@@ -57,10 +57,10 @@ def test_the_tasks_facts_are_those_of_the_shared_table(shared):
     with (shared / "vtab" / "tasks.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["task"] for row in rows] == sorted(
-        TASKS, key=lambda name: make(config_of(f"task={name}"), "task").column
+        TASKS, key=lambda name: instantiate(config_of(f"task={name}"), "task").column
     )
     for row in rows:
-        task = make(config_of(f"task={row['task']}"), "task")
+        task = instantiate(config_of(f"task={row['task']}"), "task")
         assert task.group == row["group"]
         assert task.splits == {part: row[part] for part in ("train800", "val200", "test")}
         assert (task.num_test, task.num_classes) == (int(row["test_size"]), int(row["num_classes"]))
@@ -80,7 +80,7 @@ GRIDS = sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml"))
     "words", [[f"+sweep={name}"] for name in SWEEPS] + [[TUNING, f"+grid={name}"] for name in GRIDS]
 )
 def test_every_cell_of_a_sweep_composes_and_their_number_is_the_one_it_opens_with(words):
-    cells = composed(CONFIGS, words)
+    cells = expand_cells(CONFIGS, words)
     assert len({(key_of(cell, "w"), cell["seed"]) for cell in cells}) == len(cells)
     group, _, name = words[-1].removeprefix("+").partition("=")
     opening = (CONFIGS / group / f"{name}.yaml").read_text()
@@ -110,7 +110,7 @@ def test_the_cells_of_a_plan_are_those_that_hydra_composes(words):
         expected = [
             OmegaConf.to_container(compose("cell", overrides=combination), resolve=True) for combination in combinations
         ]
-    assert composed(CONFIGS, words) == expected
+    assert expand_cells(CONFIGS, words) == expected
 
 
 def test_every_method_stands_in_the_docs_with_its_size():

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from moppa.backbone import ASSETS
+from moppa.backbone.model import ASSETS
 from moppa.demo import METHODS, Demo
 from tests.conftest import ROOT, config_of
 
@@ -20,7 +20,7 @@ def demo_in(folder, **changes):
 
 def words(folder, *more):
     asked = ["--tasks", "mini/digits", "mini/spots", "--methods", "linear", "moppa", "--results", folder / "results"]
-    return [*map(str, asked), "train.epochs=1", f"data.store={folder / 'store'}", *more]
+    return [*map(str, asked), "train.epochs=1", f"data.cache={folder / 'store'}", *more]
 
 
 def started(folder, *more):

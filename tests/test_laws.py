@@ -14,17 +14,17 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moppa.backbone import num_parameters
-from moppa.checkpoint import Checkpoint
-from moppa.configured import make, offer
-from moppa.data.store import Split
-from moppa.errors import UserError
-from moppa.lean import WAYS, LeanAttention, LeanBlock, leave_out
-from moppa.log import NoLogger
-from moppa.products import as_chosen, use_products
-from moppa.seeds import generator_for, seeded
-from moppa.touch import Applying, merge, penalty, trainable
-from moppa.train import train
+from moppa.backbone.efficient_blocks import SKIPPABLE, ClassTokenAttention, EfficientBlock, skip_unused
+from moppa.data.cache import Split
+from moppa.peft.collect import count_parameters, penalty, trainable_parameters
+from moppa.peft.inject import DirectLinear, merge
+from moppa.train.checkpoint import Checkpoint
+from moppa.train.loggers import NoLogger
+from moppa.train.loop import train
+from moppa.utils.config import call_with_supported, instantiate
+from moppa.utils.errors import UserError
+from moppa.utils.matmul import as_chosen, set_matmul_backend
+from moppa.utils.seeds import generator_for, seeded
 from tests.conftest import CONFIGS, METHODS, config_of
 
 # What a method's YAML says of itself, which the laws hold it to: the paper's size, and where it is defined.
@@ -86,11 +86,13 @@ def bare(backbone="class token", seed=0):
 
 @functools.cache
 def attach_of(method):
-    return make(config_of("task=eurosat", f"method={method}"), "method.attach", _partial_=True)
+    return instantiate(config_of("task=eurosat", f"method={method}"), "method.attach", _partial_=True)
 
 
 def attach(model, method, seed=0):
-    offer(attach_of(method), model, generator=generator_for(seed, "method"), examples=lambda: [batch(seed=3)])
+    call_with_supported(
+        attach_of(method), model, generator=generator_for(seed, "method"), examples=lambda: [batch(seed=3)]
+    )
     return model
 
 
@@ -105,14 +107,14 @@ def batch(seed=1, count=6):
 
 def take_steps(model, count=2):
     """Plain training steps; gives the largest gradient that each trainable tensor ever had."""
-    optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-2)
-    seen = dict.fromkeys(trainable(model), 0.0)
+    optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=1e-2)
+    seen = dict.fromkeys(trainable_parameters(model), 0.0)
     model.train()
     images, labels = batch()
     for _ in range(count):
         optimizer.zero_grad()
         (F.cross_entropy(model(images), labels) + penalty(model, 0.0)).backward()
-        for name, parameter in trainable(model).items():
+        for name, parameter in trainable_parameters(model).items():
             seen[name] = max(seen[name], 0.0 if parameter.grad is None else float(parameter.grad.abs().max()))
         optimizer.step()
     return seen
@@ -135,7 +137,7 @@ def test_1_no_pretrained_tensor_changes(method, backbone):
     assert all(torch.equal(parameter, before[name]) for name, parameter in pretrained.items())
     take_steps(model)
     frozen = {name: parameter for name, parameter in pretrained.items() if not parameter.requires_grad}
-    assert frozen or len(trainable(model)) == len(
+    assert frozen or len(trainable_parameters(model)) == len(
         list(model.parameters())
     )  # only full fine-tuning leaves nothing frozen
     assert all(torch.equal(parameter, before[name]) for name, parameter in frozen.items())
@@ -177,7 +179,7 @@ def test_5_the_same_seed_gives_the_same_bytes(method, backbone):
         model = fresh(method, backbone, seed=seed)
         with seeded(seed):
             take_steps(model)
-        return {name: parameter.detach().numpy().tobytes() for name, parameter in trainable(model).items()}
+        return {name: parameter.detach().numpy().tobytes() for name, parameter in trainable_parameters(model).items()}
 
     before = torch.get_rng_state()
     first = trained(0)
@@ -191,8 +193,8 @@ def test_6_saved_and_loaded_into_a_fresh_attach_gives_the_same_logits(method, ba
     model = fresh(method, backbone)
     take_steps(model)
     other = fresh(method, backbone, seed=7)
-    saved = {name: parameter.detach().clone() for name, parameter in trainable(model).items()}
-    assert saved.keys() == trainable(other).keys()
+    saved = {name: parameter.detach().clone() for name, parameter in trainable_parameters(model).items()}
+    assert saved.keys() == trainable_parameters(other).keys()
     other.load_state_dict(saved, strict=False)
     assert torch.equal(logits_of(other), logits_of(model))
 
@@ -203,7 +205,7 @@ def test_7_the_size_is_the_papers(method):
         model = timm.create_model("vit_base_patch16_224", num_classes=10).requires_grad_(False)
         model.get_classifier().requires_grad_(True)
         attach(model, method)
-    assert num_parameters(model) == {"trainable_params": facts_of(method)[0], "head_params": 7690}
+    assert count_parameters(model) == {"trainable_params": facts_of(method)[0], "head_params": 7690}
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if facts_of(method)[2]])
@@ -211,8 +213,10 @@ def test_7_a_method_with_a_budget_stays_within_it_and_uses_most_of_it(method):
     with seeded(0):
         model = timm.create_model("vit_base_patch16_224", num_classes=10, img_size=32).requires_grad_(False)
         images, labels = torch.randn(1, 3, 32, 32), torch.ones(1, dtype=torch.int64)
-    offer(attach_of(method), model, generator=generator_for(0, "method"), examples=lambda: [(images, labels)])
-    assert 0.8 < num_parameters(model)["trainable_params"] / facts_of(method)[0] <= 1
+    call_with_supported(
+        attach_of(method), model, generator=generator_for(0, "method"), examples=lambda: [(images, labels)]
+    )
+    assert 0.8 < count_parameters(model)["trainable_params"] / facts_of(method)[0] <= 1
 
 
 def test_7_the_sizes_that_the_papers_print():
@@ -263,23 +267,23 @@ def test_a_step_computes_what_the_reweighted_layers_say(method):
     found = []
     for way in ("quick", "weight"):
         for layer in model.modules():
-            if way == "weight" and isinstance(layer, Applying):
+            if way == "weight" and isinstance(layer, DirectLinear):
                 layer.quick.clear()
         model.zero_grad()
         model.eval()
         loss = F.cross_entropy(model(batch()[0]), batch()[1])
         loss.backward()
-        found.append([loss, *(parameter.grad for parameter in trainable(model).values())])
+        found.append([loss, *(parameter.grad for parameter in trainable_parameters(model).values())])
     for quick, weight in zip(*found, strict=True):
         torch.testing.assert_close(quick, weight, atol=1e-5, rtol=1e-3)
 
 
 @everywhere
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", SKIPPABLE)
 def test_9_leaving_out_what_nobody_reads_changes_neither_logits_nor_gradients(method, backbone, way, training):
     plain = with_drop_path(moved(fresh(method, backbone)), 0.4)
-    lean = leave_out(copy.deepcopy(plain), [way])
+    lean = skip_unused(copy.deepcopy(plain), [way])
     images, labels = batch()
     found = []
     for model in (plain, lean):
@@ -287,7 +291,9 @@ def test_9_leaving_out_what_nobody_reads_changes_neither_logits_nor_gradients(me
         with seeded(0):
             logits = model(images)
         (F.cross_entropy(logits, labels) + (penalty(model, 0.0) if training else 0.0)).backward()
-        found.append({"logits": logits, **{name: parameter.grad for name, parameter in trainable(model).items()}})
+        found.append(
+            {"logits": logits, **{name: parameter.grad for name, parameter in trainable_parameters(model).items()}}
+        )
     for name, expected in found[0].items():
         torch.testing.assert_close(found[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
 
@@ -298,12 +304,14 @@ def test_10_whose_products_are_taken_changes_neither_logits_nor_gradients(method
     images, labels = batch()
     found = []
     for way in ("torch", "onednn"):
-        use_products(way)
+        set_matmul_backend(way)
         model.zero_grad()
         logits = model.eval()(images)
         F.cross_entropy(logits, labels).backward()
         merged = logits_of(merge(copy.deepcopy(model)))
-        found.append({"logits": logits, "merged": merged, **{n: p.grad for n, p in trainable(model).items()}})
+        found.append(
+            {"logits": logits, "merged": merged, **{n: p.grad for n, p in trainable_parameters(model).items()}}
+        )
     for name, expected in found[0].items():
         torch.testing.assert_close(found[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
 
@@ -325,15 +333,17 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("method", METHODS)
 def test_11_no_step_makes_the_host_wait(method, tmp_path):
     def waits(num_steps):
-        model = leave_out(fresh(method, "class token" if "ViT" in facts_of(method)[1] else "convnext"), ["unread"])
+        model = skip_unused(
+            fresh(method, "class token" if "ViT" in facts_of(method)[1] else "convnext"), ["last_block_tokens"]
+        )
         images = np.zeros((6 * num_steps, 64, 64, 3), dtype=np.uint8)
         config = config_of("task=eurosat", f"method={method}", "train.epochs=1", "train.batch_size=6")
         with Waits() as waits:
             train(
                 model,
                 Split(images=images, labels=np.arange(len(images)) % 10, digest=""),
-                recipe=make(config, "train"),
-                normalise=make(config, "backbone").preprocess(model).normalise,
+                recipe=instantiate(config, "train"),
+                normalize=instantiate(config, "backbone").preprocess(model).normalize,
                 seed=0,
                 checkpoint=Checkpoint(path=tmp_path / f"{num_steps}.pt", epochs=1, code={}),
                 logger=NoLogger(),
@@ -347,7 +357,7 @@ def test_11_no_step_makes_the_host_wait(method, tmp_path):
 
 def test_the_unread_is_left_out_where_there_is_such_a_thing():
     def given(method, backbone):
-        return [block.given for block in lean_blocks(method, backbone, "unread")]
+        return [block.given for block in lean_blocks(method, backbone, "last_block_tokens")]
 
     assert given("lora", "class token") == given("vpt_deep", "registers") == [slice(1)]
     for method, backbone in [("lora", "no prefix"), ("lora", "swin"), ("ssf", "convnext"), ("convpass", "registers")]:
@@ -358,8 +368,8 @@ def test_the_unread_is_left_out_where_there_is_such_a_thing():
     ("method", "is_lean"), [("lora", True), ("moppa", True), ("vpt_deep", True), ("ssf", True), ("convpass", False)]
 )
 def test_the_last_blocks_attention_asks_for_the_class_token_alone_where_it_is_timms(method, is_lean):
-    model = leave_out(fresh(method), ["unread"])
-    found = [module for module in model.modules() if isinstance(module, LeanAttention)]
+    model = skip_unused(fresh(method), ["last_block_tokens"])
+    found = [module for module in model.modules() if isinstance(module, ClassTokenAttention)]
     assert len(found) == is_lean
     if is_lean:
         seen = []
@@ -370,7 +380,7 @@ def test_the_last_blocks_attention_asks_for_the_class_token_alone_where_it_is_ti
 
 def test_dropped_images_are_left_out_where_no_loss_is_a_mean_over_all():
     def num_sparing(method, backbone):
-        return sum(block.is_sparing for block in lean_blocks(method, backbone, "dropped"))
+        return sum(block.is_sparing for block in lean_blocks(method, backbone, "dropped_samples"))
 
     assert num_sparing("lora", "class token") == num_sparing("vpt_deep", "no prefix") == 3
     assert num_sparing("moppa", "class token") == num_sparing("lora", "swin") == 0
@@ -378,7 +388,7 @@ def test_dropped_images_are_left_out_where_no_loss_is_a_mean_over_all():
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["none kept", "some kept", "all kept"])
 def test_a_branch_sees_the_kept_images_alone(share, monkeypatch):
-    model = leave_out(with_drop_path(fresh("lora"), 0.5), ["dropped"]).train()
+    model = skip_unused(with_drop_path(fresh("lora"), 0.5), ["dropped_samples"]).train()
     monkeypatch.setattr(
         Tensor, "bernoulli_", lambda draws, _: draws.copy_(torch.arange(len(draws)) < share * len(draws))
     )
@@ -386,17 +396,17 @@ def test_a_branch_sees_the_kept_images_alone(share, monkeypatch):
     model.blocks[0].mlp.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
     F.cross_entropy(model(batch()[0]), batch()[1]).backward()
     assert seen == [3 if share == 0.5 else 6]
-    assert all(parameter.grad is not None for parameter in trainable(model).values())
+    assert all(parameter.grad is not None for parameter in trainable_parameters(model).values())
 
 
 def test_an_unknown_way_to_leave_something_out_is_named():
     with pytest.raises(UserError, match="it must be one of unread, dropped"):
-        leave_out(fresh("lora"), ["tokens"])
+        skip_unused(fresh("lora"), ["tokens"])
 
 
 def lean_blocks(method, backbone, way):
-    model = leave_out(fresh(method, backbone), [way])
-    return [module for module in model.modules() if isinstance(module, LeanBlock)]
+    model = skip_unused(fresh(method, backbone), [way])
+    return [module for module in model.modules() if isinstance(module, EfficientBlock)]
 
 
 def with_drop_path(model, drop_prob):
@@ -410,7 +420,7 @@ def moved(model):
     """A model whose trainable tensors are no longer where they start, which for many is zero."""
     generator = generator_for(7, "moved")
     with torch.no_grad():
-        for parameter in trainable(model).values():
+        for parameter in trainable_parameters(model).values():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     return model
 

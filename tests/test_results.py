@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
-from moppa import record
-from moppa.report.compare import comparison
-from moppa.report.quoted import QUOTED, requoted
-from moppa.report.write import write_tables
+from moppa.record.schema import key_of, read_record, with_relative_paths
+from moppa.report.build import write_tables
+from moppa.report.render.comparison import comparison
+from moppa.report.render.readme import QUOTED, updated_text
 from tests.conftest import CONFIGS, ROOT
 
 RESULTS = ROOT / "results"
@@ -17,14 +17,14 @@ RECORDS = sorted((RESULTS / "records").rglob("seed*.json"))
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: "-".join(path.parts[-4:-1]))
 def test_a_committed_record_is_whole_clean_and_agrees_with_its_predictions(path):
-    written = record.read(path)
+    written = read_record(path)
     assert written["git"]["dirty"] is False
     assert written["split"]["verdict"] == "official"
-    assert written["config"] == record.portable(written["config"])
+    assert written["config"] == with_relative_paths(written["config"])
     kept = np.load(path.with_suffix(".npz"))
     assert len(kept["label"]) == written["total"]
     assert int((kept["predicted"] == kept["label"]).sum()) == written["correct"]
-    assert path.parent.name == written["key"] == record.key_of(written["config"], written["weights"]["sha256"])
+    assert path.parent.name == written["key"] == key_of(written["config"], written["weights"]["sha256"])
 
 
 def test_the_committed_tables_are_those_of_the_records(tmp_path):
@@ -40,12 +40,12 @@ def test_the_committed_tables_are_those_of_the_records(tmp_path):
     quoted = [path.name for path in quoting if QUOTED.search(path.read_text())]
     assert "README.md" in quoted
     for path in quoting:
-        assert requoted(path.read_text(), made.tables) == path.read_text(), f"make table renews {path.name}"
+        assert updated_text(path.read_text(), made.tables) == path.read_text(), f"make table renews {path.name}"
 
 
 def test_a_quoted_table_that_is_unknown_stays_as_it_is():
     text = "before\n<!-- table nowhere-final -->\nold\n<!-- end of table -->\nafter\n"
-    assert requoted(text, []) == text
+    assert updated_text(text, []) == text
 
 
 def test_the_committed_figures_are_of_the_committed_tables():

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from moppa import record
+from moppa.record.cell import MEASURED
+from moppa.record.schema import read_record, without_entries
 from tests.conftest import ROOT
 
 EPOCHS = 3
@@ -29,7 +30,7 @@ def command(shared, store, results, *, method="lora", image_size=14, epochs=EPOC
         f"backbone.image_size={image_size}",
         f"backbone.weights={shared / 'weights' / 'dinov2_vits14_fp16.safetensors'}",
         f"data.dir={shared / 'tfds'}",
-        f"data.store={store}",
+        f"data.cache={store}",
         f"train.epochs={epochs}",
         "run.checkpoint_epochs=1",
         f"run.results={results}",
@@ -42,7 +43,7 @@ def run(*words, **settings):
 
 def record_of(results, seed=0):
     [path] = results.rglob(f"seed{seed}.json")
-    written = record.read(path)
+    written = read_record(path)
     written["config"].pop("run")
     return written, path.with_suffix(".npz").read_bytes()
 
@@ -82,7 +83,7 @@ def test_killed_half_way_and_started_again_it_leaves_the_same_record(shared, sto
     again = run(shared, store, tmp_path)
     assert "resuming at step" in again.stdout
     (first, predicted), (second, predicted_again) = record_of(whole), record_of(tmp_path)
-    assert json.dumps(record.without(first, record.MEASURED)) == json.dumps(record.without(second, record.MEASURED))
+    assert json.dumps(without_entries(first, MEASURED)) == json.dumps(without_entries(second, MEASURED))
     assert predicted == predicted_again
     assert not list(tmp_path.rglob("*.pt"))
 
@@ -118,6 +119,6 @@ def test_methods_stand_clearly_above_the_linear_probe(shared, store, tmp_path):
         run(shared, store, tmp_path, method=method, image_size=56, epochs=10)
     accuracy = {}
     for path in tmp_path.rglob("seed0.json"):
-        written = record.read(path)
+        written = read_record(path)
         accuracy[written["method"]] = written["correct"] / written["total"]
     assert min(accuracy["lora"], accuracy["moppa"]) > accuracy["linear"] + 0.05

@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from moppa import record
-from moppa.errors import UserError
+from moppa.record.schema import read_record
+from moppa.utils.errors import UserError
 
 
-def phases_of(root: Path, words: Sequence[str]) -> dict[str, float]:
+def cell_phases(root: Path, words: Sequence[str]) -> dict[str, float]:
     """Runs one cell, run.py with these words, in a fresh process, and gives its seconds by phase.
 
     `start` is all that the record does not count: imports, the config, the model, its weights, and the writing.
@@ -29,5 +29,5 @@ def phases_of(root: Path, words: Sequence[str]) -> dict[str, float]:
             reason = next((line for line in told if line.startswith("error: ")), told[-1])
             raise UserError(f"run.py {' '.join(words)} failed: {reason.removeprefix('error: ')}")
         [path] = (Path(folder) / "records").rglob("seed*.json")
-        seconds = record.read(path)["seconds"]
+        seconds = read_record(path)["seconds"]
     return {"start": total - sum(seconds.values()), **seconds, "all": total}

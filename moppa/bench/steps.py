@@ -11,20 +11,21 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from moppa.backbone import num_parameters
-from moppa.configured import make, offer
-from moppa.lean import WAYS, leave_out
-from moppa.machine import arithmetic, in_turn, peak_memory_bytes
-from moppa.products import as_chosen, products_in_use, use_products
+from moppa.backbone.efficient_blocks import SKIPPABLE, skip_unused
+from moppa.bench.timing import interleaved
+from moppa.peft.collect import count_parameters, penalties, trainable_parameters
+from moppa.peft.inject import DirectLinear, merge
 from moppa.sweep.cost import counted
-from moppa.touch import Applying, merge, penalties, trainable
-from moppa.train import as_compiled, update
+from moppa.train.loop import compile_model, train_step
+from moppa.utils.config import call_with_supported, instantiate
+from moppa.utils.device import autocast, peak_memory_bytes
+from moppa.utils.matmul import as_chosen, matmul_backend, set_matmul_backend
 
 DROP_PATH = 0.1  # the common recipe's
 Batch = tuple[Tensor, Tensor]
 
 
-def cost_of_method(
+def method_cost(
     configs: Path,
     method: str,
     timm_name: str,
@@ -42,17 +43,17 @@ def cost_of_method(
     """
     images, labels = shown(batch, size, device)
     model = with_method(configs, method, as_chosen(frozen(timm_name, size)), (images.cpu(), labels.cpu())).to(device)
-    leave_out(model, WAYS)
+    skip_unused(model, SKIPPABLE)
     step = step_of(model, images, labels, compiled=compiled)
     step()
     peak = peak_memory_bytes(device)
-    bare = leave_out(as_chosen(frozen(timm_name, size)), WAYS).to(device)
+    bare = skip_unused(as_chosen(frozen(timm_name, size)), SKIPPABLE).to(device)
     plain = step_of(bare, images.clone().requires_grad_(True), labels, compiled=compiled)
     look = look_of(merge(copy.deepcopy(model)), images)
-    seconds = in_turn({"plain": plain, "step": step, "look": look}, device, rounds)
+    seconds = interleaved({"plain": plain, "step": step, "look": look}, device, rounds)
     step_flops, look_flops = counted(model, images, labels)
     return {
-        **num_parameters(model),
+        **count_parameters(model),
         **{f"{name}_seconds": value / batch for name, value in seconds.items()},
         "step_flops": step_flops,
         "look_flops": look_flops,
@@ -60,46 +61,46 @@ def cost_of_method(
     }
 
 
-def gains_of_tricks(
+def optimization_gains(
     configs: Path, timm_name: str, *, size: int, batch: int, device: torch.device, rounds: int
 ) -> dict[str, dict[str, float]]:
     """LoRA's step and look in seconds an image: with everything, and without one thing at a time."""
     images, labels = shown(batch, size, device)
     stock = with_method(configs, "lora", as_chosen(frozen(timm_name, size, drop_path=DROP_PATH))).to(device)
 
-    def model(ways: Sequence[str] = WAYS) -> nn.Module:
-        return leave_out(copy.deepcopy(stock), ways)
+    def model(ways: Sequence[str] = SKIPPABLE) -> nn.Module:
+        return skip_unused(copy.deepcopy(stock), ways)
 
     steps = {
         "with everything": step_of(model(), images, labels),
-        "products by torch": by_torch(step_of(model(), images, labels)),
-        "all tokens of the last block": step_of(model(("dropped",)), images, labels),
-        "dropped images computed too": step_of(model(("unread",)), images, labels),
+        "products by torch": on_torch(step_of(model(), images, labels)),
+        "all tokens of the last block": step_of(model(("dropped_samples",)), images, labels),
+        "dropped images computed too": step_of(model(("last_block_tokens",)), images, labels),
         "gradients of whole weights": step_of(by_weights(model()), images, labels),
         "AdamW not fused": step_of(model(), images, labels, fused=False),
-        "without any": by_torch(step_of(by_weights(model(())), images, labels, fused=False)),
+        "without any": on_torch(step_of(by_weights(model(())), images, labels, fused=False)),
     }
     looks = {
         "with everything": look_of(merge(model()), images),
-        "products by torch": by_torch(look_of(merge(model()), images)),
-        "all tokens of the last block": look_of(merge(model(("dropped",))), images),
+        "products by torch": on_torch(look_of(merge(model()), images)),
+        "all tokens of the last block": look_of(merge(model(("dropped_samples",))), images),
         "not merged": look_of(by_weights(model()), images),
-        "without any": by_torch(look_of(by_weights(model(())), images)),
+        "without any": on_torch(look_of(by_weights(model(())), images)),
     }
     return {
-        kind: {name: seconds / batch for name, seconds in in_turn(works, device, rounds).items()}
+        kind: {name: seconds / batch for name, seconds in interleaved(works, device, rounds).items()}
         for kind, works in (("step", steps), ("look", looks))
     }
 
 
-def by_torch(work: Callable[[], object]) -> Callable[[], object]:
+def on_torch(work: Callable[[], object]) -> Callable[[], object]:
     """The same work, during which torch's own products are in use."""
 
     def done() -> None:
-        before = products_in_use()
-        use_products("torch")
+        before = matmul_backend()
+        set_matmul_backend("torch")
         work()
-        use_products(before)
+        set_matmul_backend(before)
 
     return done
 
@@ -107,7 +108,7 @@ def by_torch(work: Callable[[], object]) -> Callable[[], object]:
 def by_weights(model: nn.Module) -> nn.Module:
     """Reweighted layers make their whole weight in every step, and its whole gradient."""
     for layer in model.modules():
-        if isinstance(layer, Applying):
+        if isinstance(layer, DirectLinear):
             layer.quick.clear()
     return model
 
@@ -130,8 +131,8 @@ def with_method(configs: Path, method: str, model: nn.Module, *examples: Batch) 
     """The model with a method as its YAML has it, seeded; some look at examples first."""
     with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
         config = compose("cell", overrides=[f"method={method}", "task=cifar100"])
-    attach = make(config, "method.attach", _partial_=True)
-    offer(attach, model, generator=torch.Generator().manual_seed(0), examples=lambda: examples)
+    attach = instantiate(config, "method.attach", _partial_=True)
+    call_with_supported(attach, model, generator=torch.Generator().manual_seed(0), examples=lambda: examples)
     return model
 
 
@@ -139,8 +140,10 @@ def step_of(
     model: nn.Module, images: Tensor, labels: Tensor, *, fused: bool = True, compiled: str | None = None
 ) -> Callable[[], Tensor]:
     """A training step, to be called again and again."""
-    optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-4, fused=fused)
-    return partial(update, as_compiled(model, compiled), optimizer, images, labels, partial(penalties(model), 0.0))
+    optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=1e-4, fused=fused)
+    return partial(
+        train_step, compile_model(model, compiled), optimizer, images, labels, partial(penalties(model), 0.0)
+    )
 
 
 def look_of(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
@@ -148,7 +151,7 @@ def look_of(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
     model.eval()
 
     def look() -> Tensor:
-        with torch.inference_mode(), arithmetic(images.device):
+        with torch.inference_mode(), autocast(images.device):
             return model(images)
 
     return look

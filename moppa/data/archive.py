@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
-from moppa.errors import UserError
-from moppa.files import cannot_write
+from moppa.utils.atomic import write_error
+from moppa.utils.errors import UserError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 PLAIN_TYPES = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: a zip written on a system without file types
@@ -125,7 +125,7 @@ def extract(path: Path, target: Path, *, below: str) -> None:
         temporary.rename(target)
     except OSError as error:
         if not target.is_dir():  # else another run was first, and its copy is as good
-            raise cannot_write(target, error) from error
+            raise write_error(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from moppa.data.task import Task
 from moppa.data.tfds import Example
-from moppa.errors import UserError
+from moppa.utils.errors import UserError
 
 COLUMNS = ("path", "label", "split")
 
@@ -33,7 +33,7 @@ class FolderSource:
 
     lineage: str
     dir: str
-    store: str
+    cache: str
     table: str | None
     classes: Sequence[str] | None
 

@@ -13,11 +13,11 @@ from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
-from moppa.data.images import digest
+from moppa.data.images import hash_array
 
 
 @dataclass(kw_only=True)
-class Progress:
+class Journaled:
     """What of a part is on disk: where its images begin, their labels and names, and the running sha256 of sha256s."""
 
     offset: int = 0  # bytes
@@ -30,7 +30,7 @@ class Progress:
         return len(self.labels)
 
 
-def started(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progress:
+def start_journal(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Journaled:
     """Empties both files, then writes the array's header and the journal's first line: what is being made."""
     for file in (images, journal):
         if file.seek(0, os.SEEK_END):  # ext4 writes a file that was emptied to disk at every close, and waits
@@ -40,12 +40,12 @@ def started(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progres
     np.lib.format.write_array_header_1_0(images, {"descr": "|u1", "fortran_order": False, "shape": shape})
     images.flush()
     journal.write(json.dumps({"facts": facts}) + "\n")
-    return Progress(offset=images.tell())
+    return Journaled(offset=images.tell())
 
 
-def recovered(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progress:
+def recover_journal(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Journaled:
     """The chunks that a killed run left whole, by their digest; what follows them is cut off from both files."""
-    progress, trusted = Progress(), 0
+    progress, trusted = Journaled(), 0
     journal.seek(0)
     lines = journal.read().splitlines(keepends=True)
     try:
@@ -68,7 +68,7 @@ def recovered(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progr
             progress.pixels, trusted, kept = pixels, images.tell(), kept + len(line)
     except (IndexError, KeyError, TypeError, ValueError):  # torn at the end: what was read until there stands
         if not progress.done:
-            return Progress()
+            return Journaled()
     images.seek(trusted)
     images.truncate()
     journal.seek(0)
@@ -76,17 +76,17 @@ def recovered(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progr
     return progress
 
 
-def write(file: Path, place: int, chunk: Sequence[np.ndarray]) -> list[bytes]:
+def write_chunk(file: Path, place: int, chunk: Sequence[np.ndarray]) -> list[bytes]:
     """Writes images (S, S, 3) from byte `place` on and gives their digests; other threads may be at other places."""
     with file.open("r+b") as images:
         images.seek(place)
         for image in chunk:
             images.write(image)
-    return [digest(image) for image in chunk]
+    return [hash_array(image) for image in chunk]
 
 
-def add(
-    journal: TextIO, progress: Progress, *, digests: list[bytes], labels: list[int], names: list[str | None]
+def append_chunk(
+    journal: TextIO, progress: Journaled, *, digests: list[bytes], labels: list[int], names: list[str | None]
 ) -> None:
     """The line that vouches for the next chunk, which is written."""
     progress.pixels.update(b"".join(digests))

@@ -33,7 +33,7 @@ def clevr_distance(example: Example) -> int:
 
 
 def kitti_distance(example: Example) -> int:
-    """The bin of the closest car's, van's or truck's depth in metres; 4 classes, the last for no vehicle."""
+    """The bin of the closest car's, van's or truck's depth in meters; 4 classes, the last for no vehicle."""
     objects = example["objects"]
     depths = [
         float(place[2])

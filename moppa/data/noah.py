@@ -15,7 +15,7 @@ from typing import NamedTuple
 from moppa.data.archive import SUFFIXES, extract, file_names
 from moppa.data.task import Task
 from moppa.data.tfds import Example
-from moppa.errors import UserError
+from moppa.utils.errors import UserError
 
 JOINED = "train800val200"
 
@@ -33,7 +33,7 @@ class NoahSource:
 
     lineage: str
     dir: str
-    store: str
+    cache: str
     collection: str
     folders: Mapping[str, str]
 

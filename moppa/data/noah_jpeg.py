@@ -10,14 +10,14 @@ from pathlib import Path
 
 from PIL import UnidentifiedImageError
 
-from moppa.data.images import rgb
+from moppa.data.cache import Source
+from moppa.data.images import to_rgb
 from moppa.data.noah import JOINED, list_file
-from moppa.data.store import Source
-from moppa.data.task import PARTS, Task
+from moppa.data.task import BASE_SPLITS, Task
 from moppa.data.tfds import Example
-from moppa.errors import UserError
-from moppa.files import cannot_write
-from moppa.progress import progress_bar
+from moppa.utils.atomic import write_error
+from moppa.utils.errors import UserError
+from moppa.utils.progress import progress_bar
 
 ENCODING = {"format": "JPEG", "quality": 75, "subsampling": "4:2:0"}
 BATCH = 256
@@ -36,11 +36,11 @@ def write_folder(folder: Path, task: Task, source: Source, parts: Sequence[str])
         temporary.mkdir(parents=True)
         for part in parts:
             write_part(temporary, task, source, part)
-        if set(PARTS[JOINED]) <= set(parts):
+        if set(BASE_SPLITS[JOINED]) <= set(parts):
             join(temporary)
         temporary.rename(folder)
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise write_error(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -75,8 +75,8 @@ def batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
 def encode(example: Example, path: Path, pixel_scale: int) -> None:
     """Writes an example at its own size."""
     try:
-        # in colour, since a grey JPEG has no chroma to halve
-        picture = rgb(example.image, 1 if example.is_scaled else pixel_scale)
+        # in color, since a gray JPEG has no chroma to halve
+        picture = to_rgb(example.image, 1 if example.is_scaled else pixel_scale)
     except UnidentifiedImageError as error:
         raise UserError(
             f"image {example.name or path.name} cannot be decoded; the data set is damaged: prepare it again"
@@ -88,7 +88,7 @@ def join(folder: Path) -> None:
     """Writes train800val200 as copies of the two parts' files, train800 first."""
     (folder / "images" / JOINED).mkdir()
     joined = []
-    for part in PARTS[JOINED]:
+    for part in BASE_SPLITS[JOINED]:
         for line in list_file(folder, part).read_text(encoding="utf-8").splitlines():
             path, _, label = line.rpartition(" ")
             copy = f"images/{JOINED}/{len(joined):06d}.jpg"

@@ -21,15 +21,15 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from moppa.data.images import digest, resize
-from moppa.data.journal import Progress, add, recovered, started, write
-from moppa.data.need import bytes_of, check_room
-from moppa.data.part import Source, Traceable, definition_of, folder_of, verdict_of
-from moppa.data.task import Task, digest_of_names
+from moppa.data.disk_space import check_free_space, split_bytes
+from moppa.data.images import hash_array, resize
+from moppa.data.journal import Journaled, append_chunk, recover_journal, start_journal, write_chunk
+from moppa.data.split import Source, Traceable, check_names, split_definition, split_folder
+from moppa.data.task import Task, hash_names
 from moppa.data.tfds import Example
-from moppa.errors import UserError
-from moppa.files import cannot_write
-from moppa.progress import progress_bar
+from moppa.utils.atomic import write_error
+from moppa.utils.errors import UserError
+from moppa.utils.progress import progress_bar
 
 CHUNK_BYTES = 3 << 20  # small enough to be hashed and written while it is in the processor's cache
 MAX_CHUNK = 64
@@ -37,9 +37,9 @@ NUM_THREADS = max(2, os.cpu_count() or 1)  # more than cores only wait for one a
 NUM_AHEAD = 4 * NUM_THREADS  # chunks
 
 
-def prepared(task: Task, part: str, source: Source, *, size: int, interpolation: str) -> Path:
+def ensure_prepared(task: Task, part: str, source: Source, *, size: int, interpolation: str) -> Path:
     """The folder of a part, after preparing it where it is absent."""
-    folder = folder_of(task, part, source, size=size, interpolation=interpolation)
+    folder = split_folder(task, part, source, size=size, interpolation=interpolation)
     if not (folder / "manifest.json").exists():
         prepare(task, part, source, size=size, interpolation=interpolation)
     return folder
@@ -51,26 +51,28 @@ def prepare(task: Task, part: str, source: Source, *, size: int, interpolation: 
     Raises:
         UserError: where the disk is too small or the images are not those that the task describes; nothing is left.
     """
-    folder = folder_of(task, part, source, size=size, interpolation=interpolation)
+    folder = split_folder(task, part, source, size=size, interpolation=interpolation)
     temporary = folder.with_name(f".{folder.name}.tmp")
     try:
-        with held(folder):
+        with preparation_lock(folder):
             if (folder / "manifest.json").exists():  # another run was first, and its copy is as good
                 return
             already = sum(file.stat().st_size for file in temporary.glob("*"))
-            check_room(f"task {task.name}: {part} at {size} px", bytes_of(task, part, size=size) - already, folder)
+            check_free_space(
+                f"task {task.name}: {part} at {size} px", split_bytes(task, part, size=size) - already, folder
+            )
             try:
-                write_part(temporary, task, part, source, size=size, interpolation=interpolation)
+                write_split(temporary, task, part, source, size=size, interpolation=interpolation)
             except (UserError, OSError):
                 shutil.rmtree(temporary, ignore_errors=True)  # it would fail again
                 raise
             temporary.rename(folder)
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise write_error(folder, error) from error
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def preparation_lock(folder: Path) -> Iterator[None]:
     """No other process is at work on `folder` meanwhile; one that died holds nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
@@ -87,10 +89,10 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def write_part(folder: Path, task: Task, part: str, source: Source, *, size: int, interpolation: str) -> None:
+def write_split(folder: Path, task: Task, part: str, source: Source, *, size: int, interpolation: str) -> None:
     """Fills `folder` with images, labels, names and, last of all, the manifest."""
     facts = {
-        **definition_of(task, part),
+        **split_definition(task, part),
         "part": part,
         "count": task.size_of(part),
         "size": size,
@@ -107,9 +109,9 @@ def write_part(folder: Path, task: Task, part: str, source: Source, *, size: int
     mode = "r+b" if (folder / "images.npy").exists() else "w+b"
     # written piece by piece, not through a map: a full disk is then an error that can be told, not a dead process
     with (folder / "images.npy").open(mode) as images, (folder / "journal.jsonl").open("a+") as journal:
-        progress = recovered(images, journal, facts)
+        progress = recover_journal(images, journal, facts)
         if not progress.done:
-            progress = started(images, journal, facts)
+            progress = start_journal(images, journal, facts)
         add_chunks(folder / "images.npy", journal, progress, task, part, source, facts)
 
     labels = np.array(progress.labels, dtype=np.int64)
@@ -119,17 +121,17 @@ def write_part(folder: Path, task: Task, part: str, source: Source, *, size: int
     (folder / "names.json").write_text(json.dumps(names))
     manifest = {
         **facts,
-        "verdict": verdict_of(task, part, names),
-        "names_sha256": None if names is None else digest_of_names(names),
+        "verdict": check_names(task, part, names),
+        "names_sha256": None if names is None else hash_names(names),
         "images_sha256": progress.pixels.hexdigest(),
-        "labels_sha256": digest(labels).hex(),
+        "labels_sha256": hash_array(labels).hex(),
     }
     (folder / "journal.jsonl").unlink()
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True))
 
 
 def add_chunks(
-    images: Path, journal: TextIO, progress: Progress, task: Task, part: str, source: Source, facts: dict[str, Any]
+    images: Path, journal: TextIO, progress: Journaled, task: Task, part: str, source: Source, facts: dict[str, Any]
 ) -> None:
     """Resizes and writes all images that are not done, several chunks at a time, and vouches for them in order."""
     count, size = facts["count"], facts["size"]
@@ -142,7 +144,7 @@ def add_chunks(
             resize(example.image, size=size, interpolation=facts["interpolation"], pixel_scale=scale)
             for example, scale in zip(chunk, scales, strict=True)
         ]
-        return write(images, progress.offset + first * 3 * size**2, pixels)
+        return write_chunk(images, progress.offset + first * 3 * size**2, pixels)
 
     with progress_bar() as bar, ThreadPoolExecutor(NUM_THREADS) as pool:
         line = bar.add_task(f"{task.name} {part} at {size} px", total=count, completed=progress.done, note="")
@@ -152,7 +154,7 @@ def add_chunks(
                 raise wrong_count(task, part, count, f"more than {count}")
             for example in chunk:
                 check_label(task, example)
-            add(
+            append_chunk(
                 journal,
                 progress,
                 digests=digests,

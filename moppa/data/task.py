@@ -5,13 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from moppa import check
-from moppa.errors import UserError
+from moppa.utils import validate
+from moppa.utils.errors import UserError
 
-PARTS = {"train800": ("train800",), "val200": ("val200",), "train800val200": ("train800", "val200"), "test": ("test",)}
+BASE_SPLITS = {
+    "train800": ("train800",),
+    "val200": ("val200",),
+    "train800val200": ("train800", "val200"),
+    "test": ("test",),
+}
 GROUPS = ("natural", "specialized", "structured")
 
-Verdict = Literal["official", "differs", "no names"]
+SplitCheck = Literal["official", "differs", "no names"]
 Loaded = TypeVar("Loaded")
 
 
@@ -39,10 +44,10 @@ class Task:
     fingerprint: Mapping[str, str] | None
 
     def __post_init__(self) -> None:
-        check.one_of("task.group", self.group, GROUPS)
-        check.whole("task.num_classes", self.num_classes, least=2)
-        check.whole("task.num_test", self.num_test, least=1)
-        check.whole("task.pixel_scale", self.pixel_scale, least=1)
+        validate.one_of("task.group", self.group, GROUPS)
+        validate.integer("task.num_classes", self.num_classes, minimum=2)
+        validate.integer("task.num_test", self.num_test, minimum=1)
+        validate.integer("task.pixel_scale", self.pixel_scale, minimum=1)
         if missing := {"train800", "val200", "test"} - set(self.splits):
             raise UserError(f"task.splits of {self.name} lacks {', '.join(sorted(missing))}")
 
@@ -51,7 +56,11 @@ class Task:
         return {"train800": 800, "val200": 200, "test": self.num_test}[part]
 
 
-HONEST = {"final": ("train800val200", "test"), "tune": ("train800", "val200"), "paper": ("train800val200", "test")}
+PROTOCOLS = {
+    "final": ("train800val200", "test"),
+    "tune": ("train800", "val200"),
+    "best_on_test": ("train800val200", "test"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +76,19 @@ class Protocol:
     every: int | None = None  # absent from the YAMLs of tune and final, whose cells bear the keys of that
 
     def __post_init__(self) -> None:
-        check.one_of("protocol.name", self.name, HONEST)
-        train, evaluate = HONEST[self.name]
+        validate.one_of("protocol.name", self.name, PROTOCOLS)
+        train, evaluate = PROTOCOLS[self.name]
         if (self.train, self.evaluate) != (train, evaluate):
             raise UserError(
                 f"protocol={self.name} with train={self.train} and evaluate={self.evaluate}: "
                 f"{self.name} means train={train} and evaluate={evaluate}; choose protocol=final or protocol=tune"
             )
-        if self.name == "paper":
-            check.whole("protocol.every", self.every, least=1)
+        if self.name == "best_on_test":
+            validate.integer("protocol.every", self.every, minimum=1)
         elif self.every is not None:
-            raise UserError(f"protocol.every={self.every!r}: {self.name} reads once, at the end; only paper reads more")
+            raise UserError(
+                f"protocol.every={self.every!r}: {self.name} reads once, at the end; only best_on_test reads more"
+            )
 
     def only(self, load: Callable[[str], Loaded]) -> Callable[[str], Loaded]:
         """`load`, of the two splits of this protocol; any other is refused, whoever asks."""
@@ -90,25 +101,25 @@ class Protocol:
         return guarded
 
 
-def digest_of_names(names: Sequence[str]) -> str:
+def hash_names(names: Sequence[str]) -> str:
     """The sha256 of names, one a line: the form in which the official fingerprints are given."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
-def fingerprint_of(train800: Sequence[str], val200: Sequence[str]) -> dict[str, str]:
+def split_fingerprint(train800: Sequence[str], val200: Sequence[str]) -> dict[str, str]:
     """The three digests of a split: the order of val200 counts, for it is cut from a longer list."""
     return {
-        "train800_sorted": digest_of_names(sorted(train800)),
-        "val200_in_order": digest_of_names(val200),
-        "val200_sorted": digest_of_names(sorted(val200)),
+        "train800_sorted": hash_names(sorted(train800)),
+        "val200_in_order": hash_names(val200),
+        "val200_sorted": hash_names(sorted(val200)),
     }
 
 
-def prove(task: Task, train800: Sequence[str] | None, val200: Sequence[str] | None) -> Verdict:
+def check_split(task: Task, train800: Sequence[str] | None, val200: Sequence[str] | None) -> SplitCheck:
     """Whether the training images are the official ones, by their names. A proven difference is an error."""
     if task.fingerprint is None or train800 is None or val200 is None:
         return "no names"
-    found = fingerprint_of(train800, val200)
+    found = split_fingerprint(train800, val200)
     wrong = [part for part, digest in task.fingerprint.items() if found.get(part, digest) != digest]
     if wrong:
         raise UserError(

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moppa import check
-from moppa.data.fetch import fetch, how_to_get
+from moppa.data.download import download_and_prepare, how_to_get
 from moppa.data.task import Task
-from moppa.errors import UserError
+from moppa.utils import validate
+from moppa.utils.errors import UserError
 
 
 class Example(NamedTuple):
@@ -35,11 +35,11 @@ class TfdsSource:
 
     lineage: str
     dir: str
-    store: str
+    cache: str
     download: bool
 
     def __post_init__(self) -> None:
-        check.flag("data.download", self.download)
+        validate.boolean("data.download", self.download)
 
     def examples(self, task: Task, part: str) -> Iterator[Example]:
         """Yields train800, val200 or test in the data set's own order.
@@ -103,7 +103,7 @@ class TfdsSource:
                 f"task {task.name}: no prepared {task.builder} in {builder.data_path} (data.dir={self.dir}, "
                 f"data.download=false); get it with: {how_to_get(task, self.dir)}"
             )
-        fetch(builder, task, self.dir)
+        download_and_prepare(builder, task, self.dir)
         return self.builder(task)
 
     def _example(self, task: Task, record: dict) -> Example:

@@ -9,21 +9,21 @@ import torch
 from numpy.lib.format import open_memmap
 from PIL import Image, ImageEnhance
 
-from moppa.errors import UserError
-from moppa.files import whole_file
-from moppa.progress import progress_bar
-from moppa.seeds import stream
+from moppa.utils.atomic import atomic_write
+from moppa.utils.errors import UserError
+from moppa.utils.progress import progress_bar
+from moppa.utils.seeds import derive_seed
 
 SIZE = 64  # pixels a side of what the small backbone sees
 CROP = (0.35, 1.0)  # share of the area that a crop keeps
-COLOUR = 0.3  # brightness, contrast and saturation change by at most this share
+COLOR = 0.3  # brightness, contrast and saturation change by at most this share
 
 
-def views_of(tar: Path, folder: Path, *, num_views: int, seed: int) -> list[Path]:
+def make_views(tar: Path, folder: Path, *, num_views: int, seed: int) -> list[Path]:
     """The files `view-K.npy`, uint8 (N, 64, 64, 3): made where they are missing, in the order of the tar's names.
 
     View 0 holds the images as they are, view 1 mirrors them, and the others are crops of random place, size,
-    direction and colour. Raises `UserError` where the tar is absent or holds no image of 64 pixels.
+    direction and color. Raises `UserError` where the tar is absent or holds no image of 64 pixels.
     """
     files = [folder / f"view-{number}.npy" for number in range(num_views)]
     for number, file in enumerate(files):
@@ -36,7 +36,7 @@ def views_of(tar: Path, folder: Path, *, num_views: int, seed: int) -> list[Path
 
 def write_view(base: np.ndarray, file: Path, number: int, *, seed: int) -> None:
     """One view of all images, written whole or not at all."""
-    with whole_file(file) as temporary, progress_bar() as bar:
+    with atomic_write(file) as temporary, progress_bar() as bar:
         line = bar.add_task(file.name, total=len(base), note="")
         made = open_memmap(temporary, mode="w+", dtype=np.uint8, shape=base.shape)
         for index, pixels in enumerate(base):
@@ -51,12 +51,12 @@ def view(image: Image.Image, number: int, *, seed: int, index: int = 0) -> np.nd
         return np.asarray(image)
     if number == 1:
         return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-    draw = np.random.default_rng(stream(seed, "view", number, index))
+    draw = np.random.default_rng(derive_seed(seed, "view", number, index))
     side = SIZE * float(np.sqrt(draw.uniform(*CROP)))
     left, top = draw.uniform(0, SIZE - side, size=2)
     cropped = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
     for kind in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        cropped = kind(cropped).enhance(float(draw.uniform(1 - COLOUR, 1 + COLOUR)))
+        cropped = kind(cropped).enhance(float(draw.uniform(1 - COLOR, 1 + COLOR)))
     if draw.integers(2):
         cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(cropped)
@@ -75,6 +75,6 @@ def read(tar: Path) -> list[Image.Image]:
 
 
 def as_input(images: np.ndarray, *, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """uint8 (B, S, S, 3) -> normalised float32 (B, 3, S, S)."""
+    """uint8 (B, S, S, 3) -> normalized float32 (B, 3, S, S)."""
     scaled = torch.tensor(np.asarray(images)).float() / 255
     return ((scaled - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from moppa.files import whole_file
 from moppa.pretrain.images import as_input
-from moppa.pretrain.objectives import rate
-from moppa.progress import progress_bar
-from moppa.seeds import generator_for
+from moppa.pretrain.objectives import lr_at
+from moppa.utils.atomic import atomic_write
+from moppa.utils.progress import progress_bar
+from moppa.utils.seeds import generator_for
 
 View = tuple[np.ndarray, np.ndarray | None]  # images (N, 64, 64, 3), the teacher's tokens (N, 65, D)
 
@@ -51,7 +51,7 @@ def pretrain(
     for epoch in range(len(losses), how.epochs):
         images, targets = view_of(epoch)
         losses.append(one_epoch(objective, optimizer, images, targets, epoch, how=how, mean=mean, std=std))
-        with whole_file(checkpoint) as temporary:
+        with atomic_write(checkpoint) as temporary:
             torch.save(
                 {
                     "how": asdict(how),
@@ -85,7 +85,7 @@ def one_epoch(
         line = bar.add_task(f"epoch {epoch + 1} of {how.epochs}", total=len(batches), note="")
         for index, batch in enumerate(batches):
             for group in optimizer.param_groups:
-                group["lr"] = rate(
+                group["lr"] = lr_at(
                     epoch * len(batches) + index, how.epochs * len(batches), peak=how.lr, warmup=how.warmup
                 )
             chosen = batch.sort().values.numpy()

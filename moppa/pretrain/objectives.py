@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-import moppa.micro  # noqa: F401, timm knows the student by it
+import moppa.backbone.vit_micro  # noqa: F401, timm knows the student by it
 
 STUDENT = "vit_micro_patch8_64"
 
@@ -28,7 +28,7 @@ def student(seed: int) -> nn.Module:
 class Distill(nn.Module):
     """The student's class token and patch tokens, each through a linear map that is thrown away, match the teacher's.
 
-    The teacher's features are standardised by channel with `mean` and `std` (2, D), for class and patch tokens apart;
+    The teacher's features are standardized by channel with `mean` and `std` (2, D), for class and patch tokens apart;
     the loss is the sum of both kinds' mean squared errors.
     """
 
@@ -54,7 +54,7 @@ class Distill(nn.Module):
 class Masked(nn.Module):
     """A quarter of the patches goes through the student, and two blocks guess the pixels of the others from them.
 
-    The pixels of a patch are normalised by their own mean and deviation; the loss is over what was not seen.
+    The pixels of a patch are normalized by their own mean and deviation; the loss is over what was not seen.
     """
 
     def __init__(self, vit: Any, *, share: float = 0.75, width: int = 128, depth: int = 2) -> None:
@@ -83,7 +83,7 @@ class Masked(nn.Module):
         return F.mse_loss(rows(guessed, hidden).float(), rows(self.pixels(images), hidden))
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) as patches (B, N, 3 P P), each normalised."""
+        """Images (B, 3, S, S) as patches (B, N, 3 P P), each normalized."""
         cut = F.unfold(images, self.patch, stride=self.patch).transpose(1, 2)
         return (cut - cut.mean(-1, keepdim=True)) / (cut.var(-1, keepdim=True) + 1e-6).sqrt()
 
@@ -93,7 +93,7 @@ def rows(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def rate(step: int, num_steps: int, *, peak: float, warmup: float) -> float:
+def lr_at(step: int, num_steps: int, *, peak: float, warmup: float) -> float:
     """A linear rise over the first `warmup` share of the steps, then a cosine to zero."""
     rising = warmup * num_steps
     if step < rising:

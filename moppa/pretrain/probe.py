@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from moppa.backbone import Preprocess
+from moppa.backbone.model import Preprocess
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # C, the inverse of the penalty on the weights
 BATCH = 100
@@ -31,7 +31,7 @@ def features(model: nn.Module, images: np.ndarray, preprocess: Preprocess) -> np
     """What the head would read of images (N, S, S, 3), float32 (N, C)."""
     model.eval()
     pieces = [
-        model(preprocess.normalise(torch.tensor(images[first : first + BATCH])))
+        model(preprocess.normalize(torch.tensor(images[first : first + BATCH])))
         for first in range(0, len(images), BATCH)
     ]
     return torch.cat(pieces).numpy()
@@ -54,7 +54,7 @@ def probe(seen: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> Probe:
 
 
 def accuracy(strength: float, x: np.ndarray, y: np.ndarray, asked: np.ndarray, answers: np.ndarray) -> float:
-    """Percent right on `asked` of a regression on (x, y), each feature standardised by x."""
+    """Percent right on `asked` of a regression on (x, y), each feature standardized by x."""
     regression = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 300 steps are part of what is measured

@@ -12,10 +12,10 @@ from numpy.lib.format import open_memmap
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
-from moppa.files import whole_file
+from moppa.backbone.weights import load_weights
 from moppa.pretrain.images import as_input
-from moppa.progress import progress_bar
-from moppa.weights import load_weights
+from moppa.utils.atomic import atomic_write
+from moppa.utils.progress import progress_bar
 
 TEACHER = "vit_small_patch14_dinov2.lvd142m"
 IMAGE_SIZE = 112  # 8 x 8 patches of 14 pixels: the student's own grid
@@ -40,7 +40,7 @@ def tokens_of(model: nn.Module, images: np.ndarray) -> torch.Tensor:
     return model.forward_features(seen.bfloat16()).float()
 
 
-def features_of(view: Path, file: Path, model: nn.Module) -> Path:
+def extract_features(view: Path, file: Path, model: nn.Module) -> Path:
     """The file with the teacher's tokens for a view, float16 (N, 65, 384), computed from where it was left."""
     with FileLock(file.with_suffix(".lock")):
         compute(view, file, model)
@@ -63,12 +63,12 @@ def compute(view: Path, file: Path, model: nn.Module) -> None:
             done = min(first + BATCH, len(images))
             if done % (20 * BATCH) == 0 or done == len(images):
                 stored.flush()
-                with whole_file(journal) as temporary:
+                with atomic_write(journal) as temporary:
                     temporary.write_text(json.dumps({"done": done}))
             bar.update(line, completed=done)
 
 
-def spread_of(file: Path, *, num_images: int) -> tuple[torch.Tensor, torch.Tensor]:
+def feature_std(file: Path, *, num_images: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation by channel, (2, D) each, of class and of patch tokens, over evenly spaced images."""
     stored = np.load(file, mmap_mode="r")
     tokens = torch.tensor(stored[:: max(1, len(stored) // num_images)]).float()

@@ -6,11 +6,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from moppa.files import whole_file
+from moppa.utils.atomic import atomic_write
 
 
 def write_weights(vit: nn.Module, file: Path) -> None:
     """Writes every tensor of the backbone, rounded to float16."""
     tensors = {name: tensor.detach().to(torch.float16).contiguous() for name, tensor in vit.state_dict().items()}
-    with whole_file(file) as temporary:
+    with atomic_write(file) as temporary:
         safetensors.torch.save_file(tensors, temporary)

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moppa.report import published
+from moppa.report.columns import Column, task_groups
+from moppa.report.load import ValidRecord
 from moppa.report.published import Published
-from moppa.report.records import Sound
-from moppa.report.rows import Setting
-from moppa.report.suite import Column, groups_of
+from moppa.report.rows import RowRecords
 
 PUBLISHED_SIZE = 224  # pixels: published rows stand beside ours at this size only
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class Reference:
     """A published mean of groups, what makes it incomparable, and by how many points ours exceeds it."""
 
     mean: float
@@ -22,16 +22,16 @@ class Beside:
     deviation: float | None
 
 
-def published_rows(one: Sound, columns: Sequence[Column], file: Path) -> list[Published]:
+def published_rows(one: ValidRecord, columns: Sequence[Column], file: Path) -> list[Published]:
     """The published rows of a record's suite and pretraining; none at another image size or on val200."""
     if one["protocol"] != "final" or one["config"]["backbone"]["image_size"] != PUBLISHED_SIZE:
         return []
     if one["suite"] != "vtab1k":
         return []
-    return published.for_checkpoint(published.load(file, groups_of(list(columns))), one["config"]["backbone"]["timm"])
+    return published.for_checkpoint(published.load(file, task_groups(list(columns))), one["config"]["backbone"]["timm"])
 
 
-def counterparts(setting: Setting, others: Sequence[Published]) -> dict[str, Published]:
+def counterparts(setting: RowRecords, others: Sequence[Published]) -> dict[str, Published]:
     """A method's own published row, and the one that was tuned on val200 and read after the last epoch."""
     found = {
         "paper": published.paper_row(others, setting.method),
@@ -40,8 +40,8 @@ def counterparts(setting: Setting, others: Sequence[Published]) -> dict[str, Pub
     return {name: row for name, row in found.items() if row is not None}
 
 
-def against(other: Published, ours: float | None, setting: Setting) -> Beside:
+def compare_with(other: Published, ours: float | None, setting: RowRecords) -> Reference:
     """A published mean of groups beside ours."""
     mean = float(other.mean_of_groups or 0)
     checkpoint = setting.records[0]["config"]["backbone"]["timm"]
-    return Beside(mean=mean, flags=other.flags(checkpoint), deviation=None if ours is None else ours - mean)
+    return Reference(mean=mean, flags=other.flags(checkpoint), deviation=None if ours is None else ours - mean)

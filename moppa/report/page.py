@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from moppa.errors import UserError
-from moppa.files import whole_file
-from moppa.report import stats
-from moppa.report.charts import charts_of
-from moppa.report.compare import seed_for
-from moppa.report.documents import HTML, environment
-from moppa.report.formats import Head, caption, heads_of, notes_of, published_text, text
-from moppa.report.noise import SEED
+from moppa.report import bootstrap
+from moppa.report.load import ValidRecord, read_predictions
+from moppa.report.plots.data import plot_data, published_plot_data
+from moppa.report.plots.vega import charts_of
 from moppa.report.published import FLAGS, Published
-from moppa.report.records import Sound, predictions_of
-from moppa.report.shown import shown_of, shown_published
+from moppa.report.render.comparison import seed_for
+from moppa.report.render.latex_html import HTML, environment
+from moppa.report.render.markdown import Head, caption, heads_of, notes_of, published_text, text
+from moppa.report.significance import SEED
 from moppa.report.table import Row, Table
+from moppa.utils.atomic import atomic_write
+from moppa.utils.errors import UserError
 
 MOST_CLASSES = 20
 MOST_EPOCHS = 32
@@ -45,7 +45,7 @@ def write_page(tables: list[Table], folder: Path) -> list[Path]:
     library = f"(function () {{{javascript_bundle('window.vegaEmbed = vegaEmbed;')}}})();\n"
     written = []
     for name, content in {"index.html": index, "vega.js": library}.items():
-        with whole_file(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_text(content)
         written.append(folder / name)
     return written
@@ -53,7 +53,7 @@ def write_page(tables: list[Table], folder: Path) -> list[Path]:
 
 def asset(name: str) -> str:
     """A file of this package that goes into the page as it is."""
-    return (Path(__file__).parent / "templates" / name).read_text()
+    return (Path(__file__).parent / "render" / "templates" / name).read_text()
 
 
 def packed(data: Any) -> str:
@@ -104,9 +104,9 @@ def their_cell(row: Published, head: Head) -> dict[str, str]:
 
 def table_data(table: Table, parts: dict[str, int]) -> dict[str, Any]:
     """What a script shows of a table: its cells' records, and its pictures."""
-    shown = shown_of(table)
+    shown = plot_data(table)
     charts = charts_of(shown) if shown is not None else {}
-    theirs = shown_published(table.published, table.columns)
+    theirs = published_plot_data(table.published, table.columns)
     charts |= {f"{title}: {theirs.title}": spec for title, spec in charts_of(theirs).items()} if theirs else {}
     return {
         "title": table.title,
@@ -124,7 +124,7 @@ def cells_of(table: Table, parts: dict[str, int]) -> Iterator[tuple[int, str, di
             yield index, task, cell_data(records, task, parts)
 
 
-def cell_data(records: list[Sound], task: str, parts: dict[str, int]) -> dict[str, Any]:
+def cell_data(records: list[ValidRecord], task: str, parts: dict[str, int]) -> dict[str, Any]:
     """One cell over its seeds. Parts of the config that cells share are kept once, in `parts`."""
     first = records[0]
     config = {name: value for name, value in first["config"].items() if name not in ("seed", "run", "logger")}
@@ -144,20 +144,20 @@ def cell_data(records: list[Sound], task: str, parts: dict[str, int]) -> dict[st
         "seeds": [seed_data(one) for one in records],
     }
     if right is not None:
-        interval = stats.accuracy_interval(right, seed=seed_for(task, SEED))
+        interval = bootstrap.accuracy_interval(right, seed=seed_for(task, SEED))
         found["interval"] = [round(interval.low, 2), round(interval.high, 2)]
     if confusion is not None:
         found["confusion"] = confusion.tolist()
     return found
 
 
-def answers_data(records: list[Sound]) -> tuple[np.ndarray | None, np.ndarray | None]:
+def answers_data(records: list[ValidRecord]) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Which images were right, (seeds, images), and the confusion matrix over the seeds (label by predicted class).
 
     None where predictions are missing or false, and where there are more classes than a matrix can be read of.
     """
     try:
-        kept = [answers for one in records if (answers := predictions_of(one)) is not None]
+        kept = [answers for one in records if (answers := read_predictions(one)) is not None]
     except UserError:
         return None, None
     if len(kept) < len(records):
@@ -170,7 +170,7 @@ def answers_data(records: list[Sound]) -> tuple[np.ndarray | None, np.ndarray | 
     return right, np.bincount(codes, minlength=classes**2).reshape(classes, classes)
 
 
-def seed_data(one: Sound) -> dict[str, Any]:
+def seed_data(one: ValidRecord) -> dict[str, Any]:
     """One seed's counts, measures and curve, with at most `MOST_EPOCHS` points."""
     losses = [epoch["loss"] for epoch in one["curve"]]
     kept = np.unique(np.linspace(0, len(losses) - 1, MOST_EPOCHS).astype(int)) if losses else []

@@ -2,7 +2,7 @@
 
 `results/published.csv` has one line a published row: the method's name there and ours (`method`), the family of the
 pretraining and the checkpoint where it is known (timm's name), how the epoch was selected (`last_epoch`,
-`best_on_test`), the data lineage, the normalisation, parameters in millions, 19 cells, means as printed, a note, the
+`best_on_test`), the data lineage, the normalization, parameters in millions, 19 cells, means as printed, a note, the
 source. What is not known is empty. Accuracies are in percent.
 """
 
@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from moppa.errors import UserError
+from moppa.utils.errors import UserError
 
 FLAGS = {
     "B": "best epoch chosen on the test set",
     "J": "JPEG lineage",
     "C": "another checkpoint",
-    "N": "inputs not normalised as the checkpoint asks",
+    "N": "inputs not normalized as the checkpoint asks",
     "M": "a mean is printed that its cells do not give",
 }
-# The normalisation that the checkpoints of a family were trained with.
-OWN_NORMALISATION = {"in21k": "half", "mae": "imagenet"}
+# The normalization that the checkpoints of a family were trained with.
+OWN_NORMALIZATION = {"in21k": "half", "mae": "imagenet"}
 MEANS = ("natural", "specialized", "structured", "groups", "19")
 GROUPS = MEANS[:3]
 ROUNDING = 0.1 + 1e-9  # a mean printed to one decimal, of numbers printed to one decimal
@@ -39,7 +39,7 @@ class Published:
     checkpoint: str
     selection: str
     lineage: str
-    normalisation: str
+    normalization: str
     params_m: float | None
     cells: Mapping[str, float] = field(repr=False)
     printed: Mapping[str, float] = field(repr=False)
@@ -66,12 +66,12 @@ class Published:
 
     def flags(self, checkpoint: str) -> str:
         """What makes it incomparable with an honest row on a checkpoint (timm's name), as letters of `FLAGS`."""
-        own = OWN_NORMALISATION[self.pretraining]
+        own = OWN_NORMALIZATION[self.pretraining]
         raised = {
             "B": self.selection == "best_on_test",
             "J": self.lineage == "noah_jpeg",
             "C": bool(self.checkpoint) and self.checkpoint != checkpoint,
-            "N": bool(self.normalisation) and self.normalisation != own,
+            "N": bool(self.normalization) and self.normalization != own,
             "M": bool(self.misprints) or "misprint" in self.note,
         }
         return "".join(letter for letter, is_raised in raised.items() if is_raised)
@@ -106,7 +106,7 @@ def published(text: pd.Series, numbers: pd.Series, groups: Mapping[str, Sequence
     return Published(
         name=text["row"],
         **{name: text[name] for name in ("method", "pretraining", "checkpoint", "selection", "lineage")},
-        normalisation=text["normalisation"],
+        normalization=text["normalization"],
         params_m=float(known["params_m"]) if "params_m" in known else None,
         cells=cells,
         printed=printed,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from moppa.errors import UserError
+from moppa.utils.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from moppa.report.records import LeftOut, Sound, omitted_content
+from moppa.report.load import Excluded, ValidRecord, exclude_record
 
-# Normalisations that have a name, by their (mean, std).
-NORMALISATIONS = {
+# Normalizations that have a name, by their (mean, std).
+NORMALIZATIONS = {
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)): "ImageNet",
     ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)): "0.5",
     ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)): "none",
@@ -23,19 +23,19 @@ NORMALISATIONS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class RowRecords:
     """A row's records, by task and then in the order of their seeds."""
 
     name: str
     method: str
     own: Mapping[str, str]
-    cells: Mapping[str, Sequence[Sound]] = field(repr=False)
+    cells: Mapping[str, Sequence[ValidRecord]] = field(repr=False)
 
     @property
-    def records(self) -> list[Sound]:
+    def records(self) -> list[ValidRecord]:
         return [one for cell in self.cells.values() for one in cell]
 
-    def without(self, places: set[str]) -> "Setting":
+    def without(self, places: set[str]) -> "RowRecords":
         """The same row less the records of some places."""
         left = {task: [one for one in cell if one.place not in places] for task, cell in self.cells.items()}
         return replace(self, cells={task: cell for task, cell in left.items() if cell})
@@ -47,12 +47,14 @@ class Setting:
         return sum(sizes) / len(sizes) if sizes else 0
 
 
-def settings_of(records: Sequence[Sound], configs: Path) -> tuple[dict[str, str], list[Setting], list[LeftOut]]:
+def group_rows(
+    records: Sequence[ValidRecord], configs: Path
+) -> tuple[dict[str, str], list[RowRecords], list[Excluded]]:
     """What all rows share beyond the YAMLs, the rows in order of size, and what had to be left out of them."""
     around = [surroundings(one, configs) for one in records]
     first = around[0] if around else {}
     shared = {name: value for name, value in first.items() if all(other.get(name) == value for other in around)}
-    rows: dict[str, list[Sound]] = defaultdict(list)
+    rows: dict[str, list[ValidRecord]] = defaultdict(list)
     owns: dict[str, dict[str, str]] = {}
     for one, setting in zip(records, around, strict=True):
         own = (
@@ -66,18 +68,18 @@ def settings_of(records: Sequence[Sound], configs: Path) -> tuple[dict[str, str]
     for name, members in rows.items():
         cells, mixed = cells_of(name, members)
         left_out += mixed
-        settings.append(Setting(name=name, method=members[0]["method"], own=owns[name], cells=cells))
+        settings.append(RowRecords(name=name, method=members[0]["method"], own=owns[name], cells=cells))
     return shared, sorted(settings, key=order), left_out
 
 
-def order(setting: Setting) -> tuple[float, str, str]:
+def order(setting: RowRecords) -> tuple[float, str, str]:
     """Rows stand in order of their trainable parameters without the head, then of their names."""
     return setting.params, setting.method, setting.name
 
 
-def cells_of(name: str, members: Iterable[Sound]) -> tuple[dict[str, list[Sound]], list[LeftOut]]:
+def cells_of(name: str, members: Iterable[ValidRecord]) -> tuple[dict[str, list[ValidRecord]], list[Excluded]]:
     """The records of each task in order of seed. A task whose records were run in several ways is left out whole."""
-    by_task: dict[str, list[Sound]] = defaultdict(list)
+    by_task: dict[str, list[ValidRecord]] = defaultdict(list)
     for one in sorted(members, key=lambda one: one["seed"]):
         by_task[one["task"]].append(one)
     cells, left_out = {}, []
@@ -86,31 +88,31 @@ def cells_of(name: str, members: Iterable[Sound]) -> tuple[dict[str, list[Sound]
             cells[task] = cell
         else:
             reason = f"the records of {name} on {task} are mixed: they differ in {', '.join(apart(cell))}"
-            left_out += [omitted_content(one, f"{reason}; keep those of one key") for one in cell]
+            left_out += [exclude_record(one, f"{reason}; keep those of one key") for one in cell]
     return cells, left_out
 
 
-def apart(cell: Sequence[Sound]) -> list[str]:
+def apart(cell: Sequence[ValidRecord]) -> list[str]:
     """The settings in which records differ, by their dotted names."""
     flats = [flat(one["config"]) | {"weights": one["weights"]["sha256"]} for one in cell]
     names = dict.fromkeys(name for one in flats for name in one)
     return [name for name in names if name != "seed" and len({str(one.get(name)) for one in flats}) > 1]
 
 
-def surroundings(one: Sound, configs: Path) -> dict[str, str]:
+def surroundings(one: ValidRecord, configs: Path) -> dict[str, str]:
     """What a record's outcome rests on besides method, task and seed: what differs from the YAMLs, data and weights."""
     config = one["config"]
     backbone = {name: value for name, value in config["backbone"].items() if name != "weights"}
     return {
         "data lineage": one["split"]["lineage"],
-        "normalisation": normalisation_of(one),
+        "normalization": normalization_of(one),
         "weights": f"{one['weights']['name']} (sha256 {one['weights']['sha256'][:12]})",
         **differences(backbone, configs / "backbone" / f"{one['backbone']}.yaml"),
         **recipe_of(one, configs),
     }
 
 
-def recipe_of(one: Sound, configs: Path) -> dict[str, str]:
+def recipe_of(one: ValidRecord, configs: Path) -> dict[str, str]:
     """What differs from the YAML's recipe. What was chosen on val200, task by task, is no name of a row."""
     found = differences(one["config"]["train"], configs / "train" / "common.yaml")
     if not is_tuned(one):
@@ -118,15 +120,15 @@ def recipe_of(one: Sound, configs: Path) -> dict[str, str]:
     return {"settings": "tuned on val200", **{name: value for name, value in found.items() if name == "epochs"}}
 
 
-def is_tuned(one: Sound) -> bool:
+def is_tuned(one: ValidRecord) -> bool:
     """Whether a record says that its settings, the length of the training apart, were chosen by records of val200."""
     return bool(one.content.get("tuned"))
 
 
-def normalisation_of(one: Sound) -> str:
-    """The name of a record's normalisation, or its numbers."""
+def normalization_of(one: ValidRecord) -> str:
+    """The name of a record's normalization, or its numbers."""
     mean, std = (tuple(one["preprocess"][name]) for name in ("mean", "std"))
-    return NORMALISATIONS.get((mean, std), f"mean {text_of(list(mean))} std {text_of(list(std))}")
+    return NORMALIZATIONS.get((mean, std), f"mean {text_of(list(mean))} std {text_of(list(std))}")
 
 
 def differences(config: Mapping[str, Any], defaults: Path) -> dict[str, str]:

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from moppa.report.beside import Beside, against, counterparts, published_rows
-from moppa.report.noise import TEST, Judge
+from moppa.report.aggregate import Value, aggregate_values
+from moppa.report.beside import Reference, compare_with, counterparts, published_rows
+from moppa.report.columns import Column, suite_columns, task_groups
+from moppa.report.load import Excluded, ValidRecord, digest_records, exclude_record
 from moppa.report.published import Published
-from moppa.report.records import LeftOut, Sound, digest, omitted_content
-from moppa.report.rows import Setting, settings_of
-from moppa.report.suite import Column, columns_of, groups_of
-from moppa.report.values import Value, values_of
+from moppa.report.rows import RowRecords, group_rows
+from moppa.report.significance import TEST, PairedBootstrap
 
 PROTOCOLS = {
     "final": "trained on the 1000 images, test set read once after the last epoch",
-    "paper": "a diagnostic and no result: the test set was read many times",
+    "best_on_test": "a diagnostic and no result: the test set was read many times",
     "tune": "trained on train800, read on val200 after the last epoch; never the test set",
 }
 INCOMPLETE, OMITTED, UNEVEN = "†", "‡", "§"
@@ -41,8 +41,8 @@ class Row:
     values: Mapping[str, Value] = field(repr=False)
     params: float
     params_with_head: float | None
-    beside: Mapping[str, Beside] = field(default_factory=dict)
-    setting: Setting
+    beside: Mapping[str, Reference] = field(default_factory=dict)
+    setting: RowRecords
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Table:
     notes: Mapping[str, str]
     rows: Sequence[Row]
     published: Sequence[Published]
-    left_out: Sequence[LeftOut]
+    left_out: Sequence[Excluded]
     digest: str
 
     @property
@@ -71,7 +71,7 @@ class Table:
 
     @property
     def groups(self) -> dict[str, list[str]]:
-        return groups_of(list(self.columns))
+        return task_groups(list(self.columns))
 
     @property
     def accuracies(self) -> pd.DataFrame:
@@ -81,22 +81,26 @@ class Table:
         return pd.DataFrame(means, index=[row.name for row in self.rows], columns=tasks, dtype=float)
 
 
-def tables_of(results: Path, configs: Path, records: Sequence[Sound], left_out: Sequence[LeftOut]) -> list[Table]:
+def tables_of(
+    results: Path, configs: Path, records: Sequence[ValidRecord], left_out: Sequence[Excluded]
+) -> list[Table]:
     """One table for every suite, backbone and protocol that there are records of, in that order."""
-    groups: dict[tuple[str, str, str], list[Sound]] = {}
+    groups: dict[tuple[str, str, str], list[ValidRecord]] = {}
     for one in records:
         groups.setdefault((one["suite"], one["backbone"], one["protocol"]), []).append(one)
     return [table_of(group, left_out, results / "published.csv", configs) for _, group in sorted(groups.items())]
 
 
-def table_of(records: Sequence[Sound], left_out: Sequence[LeftOut], published_file: Path, configs: Path) -> Table:
+def table_of(
+    records: Sequence[ValidRecord], left_out: Sequence[Excluded], published_file: Path, configs: Path
+) -> Table:
     """One table; all records are of one suite, backbone and protocol."""
     suite, backbone, protocol = (records[0][name] for name in ("suite", "backbone", "protocol"))
-    columns = columns_of(suite, configs)
+    columns = suite_columns(suite, configs)
     tasks = {column.task for column in columns}
-    strange = [omitted_content(one, NO_TASK.format(one["task"], suite)) for one in records if one["task"] not in tasks]
-    shared, settings, mixed = settings_of([one for one in records if one["task"] in tasks], configs)
-    settings, values, false = judged(settings, groups_of(columns))
+    strange = [exclude_record(one, NO_TASK.format(one["task"], suite)) for one in records if one["task"] not in tasks]
+    shared, settings, mixed = group_rows([one for one in records if one["task"] in tasks], configs)
+    settings, values, false = judged(settings, task_groups(columns))
     omitted = [one for one in left_out if (one.suite, one.backbone) == (suite, backbone)] + strange + mixed + false
     used = [one for setting in settings for one in setting.records]
     lost = {one.key for one in omitted}
@@ -114,19 +118,19 @@ def table_of(records: Sequence[Sound], left_out: Sequence[LeftOut], published_fi
         rows=rows,
         published=others,
         left_out=omitted,
-        digest=digest(used),
+        digest=digest_records(used),
     )
 
 
 def judged(
-    settings: Sequence[Setting], groups: Mapping[str, Sequence[str]]
-) -> tuple[list[Setting], dict[str, dict[str, Value]], list[LeftOut]]:
+    settings: Sequence[RowRecords], groups: Mapping[str, Sequence[str]]
+) -> tuple[list[RowRecords], dict[str, dict[str, Value]], list[Excluded]]:
     """The rows with their values, and the records that were found false where their predictions were asked for."""
-    false: list[LeftOut] = []
+    false: list[Excluded] = []
     while True:
         settings = [setting for setting in settings if setting.cells]
-        judge = Judge({setting.name: setting.cells for setting in settings})
-        values = values_of(settings, groups, judge) if settings else {}
+        judge = PairedBootstrap({setting.name: setting.cells for setting in settings})
+        values = aggregate_values(settings, groups, judge) if settings else {}
         if not judge.faults:
             return settings, values, false
         false += judge.faults
@@ -134,7 +138,7 @@ def judged(
 
 
 def row_of(
-    setting: Setting,
+    setting: RowRecords,
     values: Mapping[str, Value],
     columns: Sequence[Column],
     lost_keys: set[str],
@@ -156,12 +160,12 @@ def row_of(
         values=values,
         params=setting.params,
         params_with_head=setting.params + sum(heads.values()) / len(heads) if known else None,
-        beside={name: against(other, ours, setting) for name, other in counterparts(setting, others).items()},
+        beside={name: compare_with(other, ours, setting) for name, other in counterparts(setting, others).items()},
         setting=setting,
     )
 
 
-def marks_of(setting: Setting, is_whole: bool, lost_keys: set[str], orphans: set[str]) -> str:
+def marks_of(setting: RowRecords, is_whole: bool, lost_keys: set[str], orphans: set[str]) -> str:
     """The marks of `MARKS` that a row bears. A lost record that belongs to no row is held against all of its method."""
     keys = {one["key"] for one in setting.records}
     seeds = {tuple(one["seed"] for one in cell) for cell in setting.cells.values()}
@@ -173,7 +177,7 @@ def marks_of(setting: Setting, is_whole: bool, lost_keys: set[str], orphans: set
     return "".join(mark for mark, is_raised in raised.items() if is_raised)
 
 
-def facts_of(records: Sequence[Sound], shared: Mapping[str, str], protocol: str) -> list[str]:
+def facts_of(records: Sequence[ValidRecord], shared: Mapping[str, str], protocol: str) -> list[str]:
     """What the numbers are: protocol, seeds, lineage, weights, code, digest."""
     seeds = sorted({one["seed"] for one in records})
     commits = sorted({f"{one['git']['commit'] or 'none'}"[:10] + "+" * bool(one["git"]["dirty"]) for one in records})
@@ -186,7 +190,7 @@ def facts_of(records: Sequence[Sound], shared: Mapping[str, str], protocol: str)
         *(f"{name} {value}" for name, value in shared.items()),
         f"computed in {', '.join(dtypes)}",
         f"commit {', '.join(commits)} (+: with local changes)",
-        f"{len(records)} records, digest {digest(records)}",
+        f"{len(records)} records, digest {digest_records(records)}",
         f"bold: best, underlined: second, each only where it exceeds the next row by {TEST}",
         "–: not run",
     ]

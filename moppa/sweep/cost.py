@@ -13,21 +13,21 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from moppa.backbone import Backbone
-from moppa.configured import offer
-from moppa.data.task import PARTS
-from moppa.touch import penalty
+from moppa.backbone.model import Backbone
+from moppa.data.task import BASE_SPLITS
+from moppa.peft.collect import penalty
+from moppa.utils.config import call_with_supported
 
 NUM_CLASSES = 10  # the head's share is below a thousandth, and one count serves all tasks
 
 
-def flops_of(config: Mapping[str, Any]) -> float:
+def cell_flops(config: Mapping[str, Any]) -> float:
     """The floating-point operations of a cell: all steps forward and backward, and all images that are read after."""
     backbone = {name: value for name, value in config["backbone"].items() if name not in ("_target_", "weights")}
     step, look = flops_per_image(json.dumps(backbone), json.dumps(config["method"]["attach"]))
     sizes = {"train800": 800, "val200": 200, "test": config["task"]["num_test"]}
     protocol, epochs = config["protocol"], config["train"]["epochs"]
-    num_train, num_read = (sum(sizes[part] for part in PARTS[protocol[split]]) for split in ("train", "evaluate"))
+    num_train, num_read = (sum(sizes[part] for part in BASE_SPLITS[protocol[split]]) for split in ("train", "evaluate"))
     every = protocol.get("every")
     num_readings = 1 + (-(-epochs // every) if every else 0)
     return epochs * num_train * step + num_readings * num_read * look
@@ -42,7 +42,7 @@ def flops_per_image(backbone: str, attach: str) -> tuple[float, float]:
     model = bare(backbone)
     size = model.pretrained_cfg["input_size"][-1]
     images, labels = torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.long)
-    offer(
+    call_with_supported(
         instantiate(json.loads(attach), _partial_=True, _convert_="all"),
         model,
         generator=torch.Generator().manual_seed(0),
@@ -95,7 +95,7 @@ class Whole:
         """Forgets nothing."""
 
 
-class Rates:
+class Throughput:
     """Operations a second that records measured on a device, of the most similar cells that there are.
 
     `measured` holds those that were asked for: the median and how many records it is of, by what makes cells alike.
@@ -130,7 +130,7 @@ class Rates:
 
 def rate_of(one: Mapping[str, Any]) -> float:
     """The operations a second of one record."""
-    return flops_of(one["config"]) / (one["seconds"]["train"] + one["seconds"]["evaluate"])
+    return cell_flops(one["config"]) / (one["seconds"]["train"] + one["seconds"]["evaluate"])
 
 
 def kinds_of(config: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -11,47 +11,47 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from moppa import record
-from moppa.backbone import weights_digest
-from moppa.checkpoint import is_of
-from moppa.configured import make
-from moppa.errors import UserError
-from moppa.machine import device_named, facts_of
-from moppa.provenance import code_state
-from moppa.sweep.cells import composed
-from moppa.sweep.cost import Rates, flops_of
-from moppa.sweep.grid import Entry, counts_line, entries_of
-from moppa.sweep.state import State, state_of
-from moppa.tuning import chosen
+from moppa.backbone.model import compute_weights_sha256
+from moppa.record.cell import cell_from_resolved
+from moppa.sweep.cost import Throughput, cell_flops
+from moppa.sweep.expand import expand_cells
+from moppa.sweep.select_hparams import select_hparams
+from moppa.sweep.status import State, cell_state
+from moppa.sweep.status_table import CellFiles, counts_line, find_cells
+from moppa.train.checkpoint import is_from
+from moppa.utils.config import instantiate
+from moppa.utils.device import device_info, get_device
+from moppa.utils.errors import UserError
+from moppa.utils.provenance import code_state
 
 UNKNOWN = "unknown"  # in place of the weights' sha256 where they are not at hand
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlannedCell:
     """One cell of a sweep: its resolved config, its files, and why they cannot be known yet where they cannot."""
 
     config: dict[str, Any]
-    entry: Entry
+    entry: CellFiles
     note: str
 
 
-def planned(configs: Path, words: Sequence[str]) -> list[Planned]:
+def plan_cells(configs: Path, words: Sequence[str]) -> list[PlannedCell]:
     """The cells that `python run.py -m WORDS` would run."""
-    return [planned_cell(config) for config in composed(configs, words)]
+    return [plan_cell(config) for config in expand_cells(configs, words)]
 
 
-def planned_cell(config: dict[str, Any]) -> Planned:
+def plan_cell(config: dict[str, Any]) -> PlannedCell:
     """One of them; under `hparams=best` with the settings that would be taken now."""
     digest, note = digest_of(OmegaConf.to_yaml(OmegaConf.create({"backbone": config["backbone"]})))
     if config["hparams"] == "best" and not note:
         try:
-            taken, _ = chosen(OmegaConf.create(config), weights_sha256=digest)
+            taken, _ = select_hparams(OmegaConf.create(config), weights_sha256=digest)
             config = OmegaConf.to_container(taken)  # type: ignore[assignment]
         except UserError as error:
             note = str(error)
-    cell = record.cell_from(config, weights_sha256=digest)
-    entry = Entry(
+    cell = cell_from_resolved(config, weights_sha256=digest)
+    entry = CellFiles(
         suite=config["task"]["suite"],
         backbone=config["backbone"]["name"],
         task=config["task"]["name"],
@@ -59,40 +59,40 @@ def planned_cell(config: dict[str, Any]) -> Planned:
         record=cell.record,
         checkpoint=cell.checkpoint,
     )
-    return Planned(config=config, entry=entry, note=note)
+    return PlannedCell(config=config, entry=entry, note=note)
 
 
 @lru_cache
 def digest_of(backbone: str) -> tuple[str, str]:
     """The sha256 of a backbone's weights, and why it is not known where they are not at hand."""
     try:
-        return weights_digest(make(OmegaConf.create(backbone), "backbone")), ""
+        return compute_weights_sha256(instantiate(OmegaConf.create(backbone), "backbone")), ""
     except UserError as error:
         return UNKNOWN, f"the weights are not at hand, so no record can be found: {error}"
 
 
-def state_now(one: Planned, code: Mapping[str, Any]) -> State:
+def current_state(one: PlannedCell, code: Mapping[str, Any]) -> State:
     """How far a cell is, for the code and the versions at hand."""
     if one.note:
         return State(name="missing", note=one.note)
-    state = state_of(one.entry.record, one.entry.checkpoint, code["versions"])
-    if state.name == "resumable" and not is_of(one.entry.checkpoint, code):
+    state = cell_state(one.entry.record, one.entry.checkpoint, code["versions"])
+    if state.name == "resumable" and not is_from(one.entry.checkpoint, code):
         return State(name="missing", note="its checkpoint is of other code and will not be used")
     return state
 
 
-def summary(cells: Sequence[Planned]) -> Group:
+def plan_summary(cells: Sequence[PlannedCell]) -> Group:
     """The counts, a table of the costs by method, and what the prediction rests on."""
     if not cells:
         raise UserError("the words mean no cell")
     code = code_state()
-    states = [(one, state_now(one, code)) for one in cells]
-    device = facts_of(device_named(cells[0].config["run"]["device"]))
+    states = [(one, current_state(one, code)) for one in cells]
+    device = device_info(get_device(cells[0].config["run"]["device"]))
     rates = rates_of(cells, device)
     table = Table(title=f"what {len(cells)} cells cost")
     for column in ("method", "cells", "to run", "PFLOP", "of these to run", "hours", "hours to run", "measured on"):
         table.add_column(column, justify="left" if column in ("method", "measured on") else "right")
-    by_method: dict[str, list[tuple[Planned, State]]] = {}
+    by_method: dict[str, list[tuple[PlannedCell, State]]] = {}
     for one, state in states:
         by_method.setdefault(one.entry.method, []).append((one, state))
     rows = {method: costs_of(found, rates) for method, found in by_method.items()}
@@ -128,9 +128,9 @@ class Costs:
         return [str(self.num_cells), str(self.num_left), *flops, *hours]
 
 
-def costs_of(found: Sequence[tuple[Planned, State]], rates: Rates) -> Costs:
+def costs_of(found: Sequence[tuple[PlannedCell, State]], rates: Throughput) -> Costs:
     """The costs of one method's cells."""
-    flops = [flops_of(one.config) for one, _ in found]
+    flops = [cell_flops(one.config) for one, _ in found]
     seconds = [rates.seconds_of(one.config, each) for (one, _), each in zip(found, flops, strict=True)]
     left = [state.name not in ("done", "stale", "running") for _, state in found]
     known = [each[0] for each in seconds if each]
@@ -162,14 +162,14 @@ def sum_of(rows: Sequence[Costs]) -> Costs:
     )
 
 
-def rates_of(cells: Sequence[Planned], device: Mapping[str, Any]) -> Rates:
+def rates_of(cells: Sequence[PlannedCell], device: Mapping[str, Any]) -> Throughput:
     """The rates that the records of the sweep's own results folder measured."""
     results = Path(cells[0].config["run"]["results"]).expanduser()
-    records = (state_of(entry.record, entry.checkpoint, None).record for entry in entries_of(results))
-    return Rates((one for one in records if one is not None), device)
+    records = (cell_state(entry.record, entry.checkpoint, None).record for entry in find_cells(results))
+    return Throughput((one for one in records if one is not None), device)
 
 
-def basis(rates: Rates, device: Mapping[str, Any]) -> str:
+def basis(rates: Throughput, device: Mapping[str, Any]) -> str:
     """What the hours rest on."""
     if not rates.measured:
         return f"No record was measured on this device ({device['name']}): run one cell, and hours can be predicted."

@@ -1,0 +1,1 @@
+"""Pretrained timm models: weights, preprocessing, and what a step may skip."""

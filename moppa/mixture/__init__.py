@@ -1,0 +1,1 @@
+"""MoPPA: the operator, the unit, and its use on any timm model."""

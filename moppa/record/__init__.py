@@ -1,0 +1,1 @@
+"""A cell's record: schema, key, writing and export."""

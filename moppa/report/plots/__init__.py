@@ -1,0 +1,1 @@
+"""Figures of a table: data, style, static and interactive charts."""

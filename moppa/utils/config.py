@@ -1,0 +1,98 @@
+"""From overrides to a composed config, and from a config to the objects that it describes, with one-line errors."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from moppa.utils.errors import SettingError, UserError
+from moppa.utils.paths import CONFIGS
+from moppa.utils.signals import Stopped
+
+
+def compose_config(overrides: Sequence[str], configs: Path = CONFIGS, *, with_hydra: bool = False) -> DictConfig:
+    """Returns the config that `python run.py OVERRIDES` composes, with Hydra's own node if asked for.
+
+    Raises:
+        HydraException: if an override names a group, a file or a setting that does not exist.
+    """
+    with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
+        return compose("cell", overrides=list(overrides), return_hydra_config=with_hydra)
+
+
+def instantiate(config: DictConfig, path: str, **settings: Any) -> Any:
+    """Returns the object that the config node at the dotted `path` describes with its `_target_`.
+
+    Lists and dicts are passed as Python's own. With `_partial_=True` the result is a callable, and a `SettingError`
+    that it raises names the setting by its full path.
+
+    Raises:
+        UserError: if the target, one of its settings or a value is wrong.
+    """
+    try:
+        made = hydra.utils.instantiate(OmegaConf.select(config, path), _convert_="all", **settings)
+        if isinstance(made, partial):
+            inspect.signature(made.func).bind_partial(**made.keywords)  # report an unknown setting now, not when called
+            return partial(with_setting_path(made.func, path), *made.args, **made.keywords)
+        return made
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, SettingError):
+            raise cause.inside(path) from error
+        if isinstance(cause, UserError):
+            raise cause from error
+        raise UserError(f"{path}: {' '.join(str(cause or error).split())}") from error
+    except TypeError as error:
+        raise UserError(f"{path}: {error}; choose from the settings in its YAML") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+
+
+def with_setting_path(function: Callable[..., Any], path: str) -> Callable[..., Any]:
+    """Returns `function` with `path.` added to the setting that a `SettingError` of it names."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except SettingError as error:
+            raise error.inside(path) from error
+
+    return wrapped
+
+
+def call_with_supported(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls `function(*args)`, passing only those keyword arguments that its signature accepts."""
+    supported = inspect.signature(function).parameters
+    return function(*args, **{name: value for name, value in kwargs.items() if name in supported})
+
+
+def sweep_name() -> str:
+    """Returns the name of the sweep that this cell belongs to, or `cells`."""
+    return (HydraConfig.get().runtime.choices.get("sweep") if HydraConfig.initialized() else None) or "cells"
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with one line for a `UserError`; all other errors keep their traceback."""
+    try:
+        yield
+    except UserError as error:
+        raise CompactHydraException(f"error: {error}") from error  # Hydra prints it without a traceback
+    except Stopped as stopped:
+        print(stopped.message, file=sys.stderr)
+        raise
+    except KeyboardInterrupt:
+        print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None

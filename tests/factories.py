@@ -1,0 +1,83 @@
+"""Records as cells would have left them, made in milliseconds: for whatever reads records."""
+
+import json
+from copy import deepcopy
+from functools import cache
+
+import numpy as np
+
+from moppa.record.schema import REQUIRED, key_of
+from tests.conftest import config_of
+
+PARAMS = {"linear": 0, "lora": 294912, "moppa": 150420, "adaptformer": 156768, "bitfit": 102912, "ssf": 205824}
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+COMMIT = "0123456789abcdef"
+
+
+@cache
+def composed(overrides):
+    """A resolved config, composed once."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(config_of(*overrides), resolve=True)
+
+
+def record_of(*overrides, percent=80.0, weights="w" * 64, lineage="tfds", protocol="final", seed=0, epochs=4, **others):
+    """The content of a record whose cell answered `percent` of its images right."""
+    config = deepcopy(composed((f"protocol={protocol}", *overrides)))
+    config["seed"] = seed
+    task = config["task"]
+    total = task["num_test"] if protocol == "final" else 200
+    written = {
+        **dict.fromkeys(REQUIRED),
+        "suite": task["suite"],
+        "backbone": config["backbone"]["name"],
+        "method": config["method"]["name"],
+        "task": task["name"],
+        "task_version": 1,
+        "protocol": protocol,
+        "seed": seed,
+        "key": key_of(config, weights),
+        "correct": round(percent * total / 100),
+        "total": total,
+        "config": config,
+        "split": {"verdict": "official", "lineage": lineage, "num_train": 1000},
+        "weights": {"name": "mae", "sha256": weights},
+        "git": {"commit": COMMIT, "dirty": False},
+        "preprocess": {"interpolation": "bicubic", "size": 224, "pool": "token", **IMAGENET},
+        "dtype": "float32",
+        "device": {"type": "cpu", "name": "x86_64", "threads": 1},
+        "versions": {"moppa": "0.1.0"},
+        "trainable_params": PARAMS[config["method"]["name"]],
+        "head_params": 769 * task["num_classes"],
+        "seconds": {"data": 0.5, "train": 60.0 + seed, "evaluate": 2.0},
+        "peak_memory_bytes": 1_500_000_000,
+        "curve": [{"loss": 2.0 / (epoch + 1), "rate": 0.001} for epoch in range(epochs)],
+    }
+    return written | others
+
+
+def put(results, *overrides, predictions=False, **facts):
+    """Writes a record in its place, with predictions where they are asked for; its path."""
+    written = record_of(*overrides, **facts)
+    path = results / "records" / place_of(written)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(written))
+    if predictions:
+        put_predictions(path, written)
+    return path
+
+
+def place_of(written):
+    """Where `run.py` puts a record."""
+    names = [written[name] for name in ("suite", "backbone", "task", "method", "key")]
+    return "/".join([*names, f"seed{written['seed']}.json"])
+
+
+def put_predictions(path, written, shift=0):
+    """Predictions that agree with a record: the first images are right, from `shift` on; the labels are the task's."""
+    classes, total = written["config"]["task"]["num_classes"], written["total"]
+    label = (np.arange(total) % classes).astype(np.int16)
+    right = np.roll(np.arange(total) < written["correct"], shift)
+    predicted = np.where(right, label, (label + 1) % classes).astype(np.int16)
+    np.savez_compressed(path.with_suffix(".npz"), predicted=predicted, label=label)

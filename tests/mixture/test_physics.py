@@ -1,0 +1,123 @@
+"""The operator against reference vectors that share no code with it, and the laws that it obeys."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+from moppa.mixture import physics
+
+NAMES = "XkctSa"
+
+
+@pytest.fixture(scope="module")
+def vectors(shared):
+    return np.load(shared / "vectors" / "moppa_operator.npz")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("case", range(4))
+def test_the_operator_agrees_with_the_reference_vectors(vectors, case, dtype, tolerance):
+    x, k, c, t, source, weights = (torch.from_numpy(vectors[f"{case}_{name}"]).to(dtype) for name in NAMES)
+    found = {
+        "heat": physics.heat(x, k, t),
+        "wave": physics.wave(x, c, t),
+        "poisson": physics.poisson(x, source),
+        "Y": physics.mixture(x, k, c, t, source, weights),
+    }
+    for name, value in found.items():
+        expected = torch.from_numpy(vectors[f"{case}_{name}"]).to(dtype)
+        scale = max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(value, expected, atol=tolerance * scale, rtol=0)
+
+
+@st.composite
+def grids(draw, square=False):
+    """A random grid in float64, (batch, H, W, channels)."""
+    height = draw(st.integers(1, 9))
+    width = height if square else draw(st.integers(1, 9))
+    shape = (draw(st.integers(1, 2)), height, width, draw(st.integers(1, 3)))
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(draw(st.integers(0, 2**31))))
+
+
+times = st.floats(0.0, 3.0)
+law = settings(max_examples=40, deadline=None)
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, atol=1e-10 * max(1.0, float(expected.abs().max())), rtol=0)
+
+
+@law
+@given(grids())
+def test_the_transform_is_orthonormal_and_inverts(x):
+    on = physics.basis_of(x)
+    spectrum = physics.dct(x, on)
+    close(physics.inverse_dct(spectrum, on), x)
+    close((spectrum**2).sum(), (x**2).sum())
+
+
+@law
+@given(grids(), times, times, times)
+def test_heat_keeps_the_mean_starts_as_the_identity_composes_and_never_grows(x, k, t1, t2):
+    close(physics.heat(x, k, 0.0), x)
+    close(physics.heat(x, k, t1).mean((1, 2)), x.mean((1, 2)))
+    close(physics.heat(physics.heat(x, k, t2), k, t1), physics.heat(x, k, t1 + t2))
+    assert float(physics.heat(x, k, t1).abs().max()) <= float(x.abs().max()) * (1 + 1e-12)
+
+
+@law
+@given(grids(), times, times, times)
+def test_wave_starts_as_the_identity_and_adds_as_the_cosine(x, c, t1, t2):
+    close(physics.wave(x, c, 0.0), x)
+    both = physics.wave(x, c, t1 + t2) + physics.wave(x, c, t1 - t2)
+    close(both, 2 * physics.wave(physics.wave(x, c, t2), c, t1))
+
+
+@law
+@given(grids())
+def test_poisson_solves_its_equation_with_mean_zero(x):
+    source = torch.rand(x.shape[1:3], dtype=torch.float64) + 0.5
+    u, on = physics.poisson(x, source), physics.basis_of(x)
+    f = source[..., None] * x
+    minus_laplace = physics.inverse_dct(on.laplace[..., None] * physics.dct(u, on), on)
+    close(minus_laplace, f - f.mean((1, 2), keepdim=True))
+    close(u.mean((1, 2)), torch.zeros_like(u[:, 0, 0]))
+
+
+@law
+@given(grids(square=True), times)
+def test_all_three_commute_with_a_quarter_turn(x, t):
+    def turn(grid):
+        return torch.rot90(grid, dims=(1, 2))
+
+    flat = torch.ones(x.shape[1:3], dtype=torch.float64)
+    for solve in (
+        lambda g: physics.heat(g, 1.0, t),
+        lambda g: physics.wave(g, 1.0, t),
+        lambda g: physics.poisson(g, flat),
+    ):
+        close(solve(turn(x)), turn(solve(x)))
+
+
+@law
+@given(grids(), times, times)
+def test_the_mixture_is_the_weighted_sum_of_the_three(x, c, t):
+    weights = torch.rand(len(x), 3, dtype=torch.float64)
+    source = torch.rand(x.shape[1:3], dtype=torch.float64)
+    a = weights[:, :, None, None, None]
+    apart = a[:, 0] * physics.heat(x, 0.7, t) + a[:, 1] * physics.wave(x, c, t) + a[:, 2] * physics.poisson(x, source)
+    close(physics.mixture(x, 0.7, c, t, source, weights), apart)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 5)])
+def test_gradients_are_exact_for_every_input(height, width):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.rand(shape, dtype=torch.float64, generator=generator).requires_grad_()
+
+    inputs = (draw(2, height, width, 3), draw(3), draw(3), draw(3), draw(height, width), draw(2, 3))
+    assert gradcheck(physics.mixture, inputs)

@@ -1,0 +1,194 @@
+"""The page in a headless Chromium, opened from its folder: sort, filter, open a cell, colors, keys, escaping."""
+
+import json
+import shutil
+import time
+
+import pytest
+
+from moppa.report.build import read_tables
+from moppa.report.page import write_page
+from tests.conftest import CONFIGS, ROOT
+from tests.factories import put
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+DRIVER = shutil.which("chromedriver")
+
+
+def made(results):
+    """The page of three rows beside published ones; one row's name holds markup."""
+    shutil.copy(ROOT / "results" / "published.csv", results / "published.csv")
+    back = "backbone=vit_b16_in21k"
+    for method, percent in (("linear", 60), ("lora", 80), ("moppa", 70)):
+        for seed in (0, 1):
+            put(results, back, f"method={method}", "task=svhn", seed=seed, percent=percent + seed, predictions=True)
+    put(results, back, "method=lora", "task=dtd", percent=65, predictions=True)
+    for task in ("svhn", "dtd"):
+        put(results, back, "method=lora", f"task={task}", "+train.note='<script>document.title=1</script>'", percent=50)
+    tables, _ = read_tables(results, CONFIGS)
+    return write_page(tables, results / "report")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("page"))[0]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser: pip install selenium")
+    if not CHROMIUM or not DRIVER:
+        pytest.skip("needs a Chromium and its chromedriver (Debian: apt install chromium chromium-driver)")
+    options = selenium.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1500,1000"):
+        options.add_argument(argument)
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND")  # no network
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, index):
+    """The page freshly opened; afterwards nothing was said in the console."""
+    browser.get(index.as_uri())
+    wait(lambda: browser.execute_script("return document.documentElement.dataset.ready"))
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def wait(until, seconds=10):
+    end = time.monotonic() + seconds
+    while not (found := until()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+    return found
+
+
+def names(page):
+    rows = "section:not([hidden]) tbody tr:not([hidden]) th"
+    return page.execute_script(f"return [...document.querySelectorAll('{rows}')].map(x => x.textContent)")
+
+
+def click(page, selector):
+    page.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+
+def choose(page, selector, value):
+    page.execute_script(
+        "const it = document.querySelector(arguments[0]); it.value = arguments[1];"
+        "it.dispatchEvent(new Event('input')); it.dispatchEvent(new Event('change'))",
+        selector,
+        value,
+    )
+
+
+def test_a_click_on_a_head_sorts_by_number_and_what_is_missing_stays_last(page):
+    column = page.execute_script(
+        "return [...document.querySelectorAll('thead [data-sort]')].find(x => x.textContent === 'DTD').dataset.sort"
+    )
+    for _ in range(2):
+        click(page, f"[data-sort='{column}']")
+        texts = page.execute_script(
+            f"return [...document.querySelectorAll('tbody tr')].map(row => row.children[{column}].dataset.v ?? '')"
+        )
+        numbers = [float(text) for text in texts if text]
+        assert texts[: len(numbers)] == [text for text in texts if text]
+        assert numbers in (sorted(numbers), sorted(numbers, reverse=True))
+        direction = page.execute_script("return document.querySelector('th[aria-sort]').getAttribute('aria-sort')")
+        assert direction == ("ascending" if numbers == sorted(numbers) else "descending")
+
+
+def test_rows_are_filtered_by_name_and_published_rows_go_on_and_off(page):
+    everything = names(page)
+    assert any("OSU" in name for name in everything)
+    choose(page, "#filter", "moppa")
+    assert [name.split()[0] for name in names(page)] == ["moppa"]
+    choose(page, "#filter", "")
+    click(page, "#published")
+    assert len(names(page)) == 4
+    assert page.execute_script("return document.querySelector('#count').textContent").startswith("4 of")
+    click(page, "#published")
+    assert names(page) == everything
+
+
+def test_a_cell_opens_its_record_with_curve_and_confusion_matrix_and_escape_closes_it(page):
+    from selenium.webdriver.common.keys import Keys
+
+    button = page.find_element("css selector", "[data-cell$=' svhn']")
+    button.send_keys(Keys.ENTER)
+    wait(lambda: page.execute_script("return document.querySelector('#cell').open"))
+    said = page.execute_script("return document.querySelector('#cell').textContent")
+    for fact in ("linear, SVHN", "official, lineage tfds", "15619 of 26032", "0123456789", "95% interval"):
+        assert fact in said, fact
+    wait(lambda: page.find_elements("css selector", "#cell .curve svg"))
+    assert len(page.find_elements("css selector", "#cell .matrix td")) == 100
+    config = json.loads(page.execute_script("return document.querySelector('#cell pre').textContent"))
+    assert config["method"]["name"] == "linear"
+    assert config["task"]["name"] == "svhn"
+    page.find_element("css selector", "#cell form button").send_keys(Keys.ESCAPE)
+    wait(lambda: not page.execute_script("return document.querySelector('#cell').open"))
+
+
+def test_a_matrix_of_more_than_twenty_classes_is_not_shown(page):
+    click(page, "[data-cell$=' dtd']")
+    wait(lambda: page.execute_script("return document.querySelector('#cell').open"))
+    assert not page.find_elements("css selector", "#cell .matrix")
+    click(page, "#cell form button")
+
+
+def test_text_from_records_stays_text(page):
+    assert page.title == "MoPPA: results"
+    assert any("<script>" in name for name in names(page))
+    click(page, "tr[data-name*='script'] [data-cell]")
+    wait(lambda: page.execute_script("return document.querySelector('#cell').open"))
+    assert "<script>" in page.execute_script("return document.querySelector('#cell-title').textContent")
+    assert page.title == "MoPPA: results"
+    click(page, "#cell form button")
+
+
+def test_arrow_keys_walk_through_the_cells(page):
+    from selenium.webdriver.common.keys import Keys
+
+    first = page.find_element("css selector", "[data-cell$=' svhn']")
+    first.send_keys(Keys.ARROW_DOWN)
+    focused = page.execute_script("return document.activeElement.dataset.cell")
+    assert focused.endswith(" svhn")
+    assert focused != first.get_attribute("data-cell")
+
+
+def test_light_and_dark_are_chosen_and_kept(page):
+    def ground():
+        return page.execute_script("return getComputedStyle(document.body).backgroundColor")
+
+    choose(page, "#theme", "dark")
+    dark = ground()
+    page.refresh()
+    wait(lambda: page.execute_script("return document.documentElement.dataset.ready"))
+    assert ground() == dark
+    choose(page, "#theme", "light")
+    assert ground() != dark
+    choose(page, "#theme", "auto")
+
+
+def test_pictures_are_drawn_when_they_are_scrolled_to(page):
+    for figure in page.find_elements("css selector", "figure"):
+        page.execute_script("arguments[0].scrollIntoView()", figure)
+        wait(lambda figure=figure: figure.find_elements("css selector", "svg"))
+    titles = page.execute_script("return [...document.querySelectorAll('figcaption')].map(x => x.textContent)")
+    assert {"Accuracy against parameters", "Learning curves", "Time and memory"} <= set(titles)
+    assert any(title.startswith("Average ranks: OSU") for title in titles)
+
+
+def test_the_page_asks_for_nothing_from_a_network(index):
+    text = index.read_text() + (ROOT / "moppa/report/templates/page.js").read_text()
+    assert "http://" not in text
+    assert "https://" not in text
+
+
+def test_the_same_records_give_the_same_page(index, tmp_path):
+    assert made(tmp_path)[0].read_bytes() == index.read_bytes()

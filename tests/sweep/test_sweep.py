@@ -1,0 +1,256 @@
+"""Plan, status and retry; a process that reuses its backbone; a search that cannot see the test set."""
+
+import copy
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hydra.errors import HydraException
+from rich.console import Console
+
+from moppa.backbone.model import compute_weights_sha256, load_pretrained
+from moppa.record.cell import MEASURED, cell_from_config
+from moppa.record.schema import read_record, without_entries
+from moppa.sweep.cost import NUM_CLASSES, Throughput, cell_flops, flops_per_image
+from moppa.sweep.expand import expand_cells
+from moppa.sweep.plan import current_state, plan_cells, plan_summary
+from moppa.sweep.status_table import cell_states, find_cells
+from moppa.sweep.worker import lease_cell
+from moppa.train.checkpoint import Checkpoint
+from moppa.utils.config import instantiate
+from moppa.utils.errors import UserError
+from moppa.utils.provenance import code_state
+from run import run_cell
+from tests.conftest import CONFIGS, ROOT, TOY, config_of
+from tests.run_script import script
+
+
+def words_in(folder, *words):
+    return [*TOY, f"run.results={folder / 'results'}", f"data.cache={folder / 'store'}", *words]
+
+
+def cell_of(folder, *words):
+    config = config_of(*words_in(folder, *words))
+    return cell_from_config(config, weights_sha256=compute_weights_sha256(instantiate(config, "backbone")))
+
+
+def text_of(renderable):
+    console = Console(width=200, record=True, quiet=False, file=sys.stderr)
+    console.print(renderable)
+    return console.export_text()
+
+
+@pytest.fixture
+def halfway(tmp_path):
+    """A sweep of which one cell is done, one failed, one can be resumed, one is at work and one is missing."""
+    run_cell(config_of(*words_in(tmp_path, "method=linear", "seed=0")))
+    failing = config_of(*words_in(tmp_path, "method=linear", "seed=1", "run.eval_batch=0"))
+    with pytest.raises(UserError):
+        run_cell(failing)
+    cell_of(tmp_path, "method=linear", "seed=1").checkpoint.unlink()
+    stopped = cell_of(tmp_path, "method=linear", "seed=2")
+    Checkpoint(path=stopped.checkpoint, epochs=1, code=code_state()).write({"step": 1})
+    with lease_cell(cell_of(tmp_path, "method=linear", "seed=3")):
+        yield tmp_path
+
+
+def test_a_plan_tells_every_state_and_what_is_left_will_cost(halfway):
+    cells = plan_cells(CONFIGS, words_in(halfway, "method=linear", "seed=0,1,2,3,4"))
+    states = [current_state(one, code_state()) for one in cells]
+    assert [state.name for state in states] == ["done", "failed", "resumable", "running", "missing"]
+    assert "run.eval_batch=0" in states[1].note
+    text = text_of(plan_summary(cells))
+    assert "5 cells: 1 done, 0 stale, 1 running, 1 resumable, 1 failed, 1 missing" in text
+    assert "the same method" in text
+
+
+def test_a_record_of_other_versions_is_stale_and_a_checkpoint_of_other_code_is_none(halfway):
+    cells = plan_cells(CONFIGS, words_in(halfway, "method=linear", "seed=0,2"))
+    code = copy.deepcopy(code_state())
+    code["versions"]["torch"] = "1.0"
+    states = [current_state(one, code) for one in cells]
+    assert [state.name for state in states] == ["stale", "missing"]
+    assert "torch" in states[0].note
+    assert "of other code" in states[1].note
+
+
+def test_status_shows_the_grid_and_the_last_line_of_a_failure(halfway):
+    done = script("sweep", "status", "--once", "--results", halfway / "results", columns=200)
+    assert done.returncode == 0, done.stderr
+    assert "4 cells: 1 done, 0 stale, 1 running, 1 resumable, 1 failed, 0 missing" in done.stdout
+    assert "failed: test_vit linear eurosat" in done.stdout
+    assert "it must be an integer of at least 1" in done.stdout
+
+
+def test_a_killed_worker_that_left_no_checkpoint_is_a_failure(tmp_path):
+    cell = cell_of(tmp_path, "method=linear")
+    cell.claim.parent.mkdir(parents=True)
+    cell.claim.write_text("filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=t\nduration=60.0\n")
+    os.utime(cell.claim, (time.time() - 1000,) * 2)
+    [(_, state)] = cell_states(find_cells(tmp_path / "results"), None)
+    assert (state.name, state.note) == ("failed", "killed: process 1 on elsewhere ended without a word")
+
+
+def test_a_plan_without_weights_or_tuning_still_counts(tmp_path):
+    cells = plan_cells(CONFIGS, words_in(tmp_path, "method=linear", "hparams=best"))
+    assert "nothing was tuned" in current_state(cells[0], code_state()).note
+    cells = plan_cells(CONFIGS, words_in(tmp_path, "method=linear", "backbone.weights=/none.pth"))
+    assert "the weights are not at hand" in current_state(cells[0], code_state()).note
+    text = text_of(plan_summary(cells))
+    assert "No record was measured on this device" in text
+    assert "?" in text
+
+
+def test_words_that_mean_no_sweep_are_named():
+    for words, said in (
+        (["+sweep=none"], "sweep/none"),
+        (["method=linear,lora", "task=dtd", "method.attach.rnk=1,2"], "rnk"),
+        (["task=dtd", "train.lr=interval(0,1)"], "no fixed number of cells"),
+    ):
+        with pytest.raises((HydraException, UserError), match=said):
+            expand_cells(CONFIGS, words)
+    done = script("sweep", "retry", columns=200)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "needs the words" in done.stderr
+
+
+@pytest.mark.slow
+def test_retry_runs_what_failed_and_what_is_missing(tmp_path):
+    failing = config_of(*words_in(tmp_path, "method=linear", "seed=1", "run.eval_batch=0"))
+    with pytest.raises(UserError):
+        run_cell(failing)
+    words = words_in(tmp_path, "method=linear", "seed=0,1")
+    done = script("sweep", "retry", *words, columns=200)
+    assert done.returncode == 0, done.stderr
+    assert "1 failed, 1 missing" in done.stdout
+    assert "2 cells: 2 done" in script("sweep", "status", *words, columns=200).stdout
+    assert not list(tmp_path.rglob("*.failed"))
+
+
+def test_ten_thousand_records_are_shown_in_under_five_seconds_of_one_core(toy, tmp_path):
+    run_cell(config_of(*toy, "method=linear"))
+    [path] = (tmp_path / "results" / "records").rglob("seed0.json")
+    text = path.read_text()
+    for task in range(20):
+        for method in range(50):
+            folder = tmp_path / "many" / "records" / "suite" / "backbone" / f"task{task}" / f"method{method}" / "key"
+            folder.mkdir(parents=True)
+            for seed in range(10):
+                (folder / f"seed{seed}.json").write_text(text)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = script("sweep", "status", "--results", tmp_path / "many", columns=200, measured=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # whatever else runs here
+    assert "10000 cells: 10000 done" in done.stdout
+    assert seconds < 5
+
+
+def test_operations_are_those_of_the_papers_arithmetic():
+    """Per block 8 N d^2 + 4 N^2 d for the attention, 4 N d h for the MLP, h = 3 d here; 2 N p^2 3 d for the patches."""
+    config = expand_cells(CONFIGS, ["task=dtd", "method=linear", "backbone=test_vit"])[0]
+    backbone = {name: value for name, value in config["backbone"].items() if name not in ("_target_", "weights")}
+    step, look = flops_per_image(json.dumps(backbone), json.dumps(config["method"]["attach"]))
+    width, patches, blocks = 64, 4, 6
+    tokens = patches + 1
+    expected = blocks * (tokens * (8 + 4 * 3) * width**2 + 4 * tokens**2 * width)
+    expected += patches * 2 * 16 * 16 * 3 * width + 2 * width * NUM_CLASSES
+    assert look == pytest.approx(expected, rel=0.02)
+    assert step == pytest.approx(look, rel=0.01)
+    config["method"]["attach"] = expand_cells(CONFIGS, ["task=dtd", "method=bitfit"])[0]["method"]["attach"]
+    step, _ = flops_per_image(json.dumps(backbone), json.dumps(config["method"]["attach"]))
+    assert 1.7 < step / look < 2.1
+
+
+def test_a_cells_operations_grow_with_what_it_reads_and_hours_follow_the_nearest_record():
+    def flops(*words):
+        return cell_flops(expand_cells(CONFIGS, ["task=eurosat", "method=linear", "backbone=test_vit", *words])[0])
+
+    final, longer, paper = flops(), flops("train.epochs=200"), flops("protocol=best_on_test")
+    assert longer / final == pytest.approx(205_400 / 105_400, rel=1e-3)  # images through a frozen model
+    assert paper / final == pytest.approx((100_000 + 11 * 5400) / 105_400, rel=1e-3)
+
+    config = expand_cells(CONFIGS, ["task=eurosat", "method=linear", "backbone=test_vit"])[0]
+    measured = {
+        "config": config,
+        "device": {"type": "cpu", "name": "here", "threads": 1},
+        "seconds": {"train": 90.0, "evaluate": 10.0},
+    }
+    rates = Throughput([measured], {"type": "cpu", "name": "here"})
+    assert rates.seconds_of(config, cell_flops(config)) == (pytest.approx(100.0), "the same method")
+    other = expand_cells(CONFIGS, ["task=eurosat", "method=lora", "backbone=test_vit"])[0]
+    assert rates.seconds_of(other, 2 * cell_flops(config)) == (pytest.approx(200.0), "the same backbone")
+    assert Throughput([measured], {"type": "cuda", "name": "there"}).seconds_of(config, 1.0) is None
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        ["lora", "full"],
+        *(pytest.param(methods, marks=pytest.mark.slow) for methods in (["full", "moppa"], ["full", "linear"])),
+    ],
+    ids="-".join,
+)
+def test_a_cell_after_another_in_one_process_gives_the_bytes_of_the_cell_alone(methods, toy, tmp_path):
+    """The backbone is loaded once a process; `full` trains all of it, and lora's merge writes into it."""
+
+    def outcome(place):
+        [path] = (tmp_path / place / "records").glob(f"*/*/*/{methods[-1]}/*/seed0.json")
+        [trained] = (tmp_path / place / "checkpoints").glob(f"*/*/*/{methods[-1]}/*/seed0.safetensors")
+        written = read_record(path)
+        written["config"].pop("run")
+        text = json.dumps(without_entries(written, MEASURED))
+        return text, path.with_suffix(".npz").read_bytes(), trained.read_bytes()
+
+    for method in methods:
+        run_cell(config_of(*toy, f"method={method}", f"run.results={tmp_path / 'after'}"))
+    load_pretrained.cache_clear()
+    run_cell(config_of(*toy, f"method={methods[-1]}", f"run.results={tmp_path / 'alone'}"))
+    assert outcome("after") == outcome("alone")
+
+
+def test_a_process_loads_its_backbone_once_and_lends_only_copies(toy, monkeypatch):
+    built = []
+    bare = type(instantiate(config_of("task=dtd", "backbone=test_vit"), "backbone")).bare
+    monkeypatch.setattr(
+        "moppa.backbone.model.Backbone.bare", lambda self, **named: built.append(named) or bare(self, **named)
+    )
+    backbone = instantiate(config_of("task=dtd", "backbone=test_vit", "backbone.image_size=48"), "backbone")
+    first, second = (backbone.build(num_classes=3, drop_path=0.0, generator=torch.Generator()) for _ in range(2))
+    assert len(built) == 1
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.zero_()
+    assert all(parameter.any() for name, parameter in second.named_parameters() if name.endswith("qkv.weight"))
+
+
+@pytest.mark.slow
+def test_a_search_goes_by_val200_resumes_from_its_file_and_cannot_go_by_the_test_set(tmp_path):
+    pytest.importorskip("optuna")
+
+    def search(*words):
+        command = [sys.executable, "run.py", "-m", *words_in(tmp_path, *words), "hydra/sweeper=optuna"]
+        more = ["hydra.sweeper.direction=maximize", "hydra.sweeper.n_jobs=1", "hydra.sweeper.study_name=rates"]
+        more += [f"hydra.sweeper.storage=sqlite:///{tmp_path / 'search.db'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run([*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    space = ["method=linear", "train.lr=tag(log, interval(1e-5, 1e-1))"]
+    for _ in range(2):
+        done = search(*space, "protocol=tune", "hydra.sweeper.n_trials=2")
+        assert done.returncode == 0, done.stderr[-3000:]
+    import optuna
+
+    study = optuna.load_study(study_name="rates", storage=f"sqlite:///{tmp_path / 'search.db'}")
+    assert len(study.trials) == 4
+    records = [read_record(path) for path in (tmp_path / "results" / "records").rglob("seed0.json")]
+    accuracies = {one["config"]["train"]["lr"]: one["correct"] / 200 for one in records}
+    for trial in study.trials:
+        assert accuracies[trial.params["train.lr"]] == trial.value
+    done = search(*space, "protocol=final", "hydra.sweeper.n_trials=1")
+    assert done.returncode == 1
+    assert "a search with protocol=final: settings are chosen on val200" in done.stderr

@@ -1,0 +1,124 @@
+"""Loggers see the curve and the final figures, and whatever they do, the cell ends with its record."""
+
+import json
+
+import pytest
+
+from moppa.record.schema import read_record
+from moppa.train.loggers import SafeLogger, is_logged_in
+from moppa.utils.config import instantiate
+from moppa.utils.errors import UserError
+from run import run_cell
+from tests.conftest import config_of
+
+
+class Failing:
+    """Fails at one of its calls."""
+
+    def __init__(self, at):
+        self.at, self.calls = at, []
+
+    def call(self, name):
+        self.calls.append(name)
+        if name == self.at:
+            raise RuntimeError("no network")
+
+    def start(self, **_):
+        self.call("start")
+
+    def log(self, *_, **__):
+        self.call("log")
+
+    def finish(self, *_):
+        self.call("finish")
+
+
+def record_in(folder):
+    [path] = (folder / "results" / "records").rglob("seed0.json")
+    return read_record(path)
+
+
+@pytest.mark.parametrize("at", ["start", "log", "finish"])
+def test_a_failing_logger_is_said_once_left_out_and_forgotten(at, toy, tmp_path, monkeypatch, capsys):
+    failing = Failing(at)
+    monkeypatch.setattr(
+        "run.make",
+        lambda config, path, **named: failing if path == "logger" else instantiate(config, path, **named),
+    )
+    run_cell(config_of(*toy, "method=linear"))
+    assert record_in(tmp_path)["total"] == 120
+    assert capsys.readouterr().err.count("Failing failed and is left out") == 1
+    assert failing.calls[-1] == at
+    assert failing.calls.count(at) == 1
+    assert not list(tmp_path.rglob("*.failed"))
+
+
+def test_wandb_writes_offline_one_run_with_its_config_and_figures(toy, tmp_path, monkeypatch):
+    for name, value in {"WANDB_SILENT": "true", "WANDB_DIR": str(tmp_path), "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    asked = {}
+    import wandb
+
+    class Run:
+        def __init__(self):
+            self.summary, self.logged, self.is_finished = {}, [], False
+
+        def log(self, values, step):
+            self.logged.append(values)
+
+        def finish(self):
+            self.is_finished = True
+
+    opened = Run()
+    monkeypatch.setattr(wandb, "init", lambda **settings: asked.update(settings) or opened)
+    run_cell(config_of(*toy, "method=linear", "logger=wandb"))
+    written = record_in(tmp_path)
+    assert (asked["mode"], asked["group"], opened.is_finished) == ("offline", "cells", True)
+    assert asked["name"] == f"test_vit linear eurosat seed 0 {written['key']}"
+    assert asked["config"]["method"]["name"] == "linear"
+    assert [values["loss"] for values in opened.logged] == [epoch["loss"] for epoch in written["curve"]]
+    assert opened.summary["accuracy"] == written["correct"] / written["total"]
+
+
+def test_a_user_is_logged_in_with_a_key_in_the_environment_or_in_wandbs_own_file(tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert not is_logged_in()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password key")
+    (tmp_path / "netrc").chmod(0o600)
+    assert is_logged_in()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert not is_logged_in()
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    assert is_logged_in()
+
+
+@pytest.mark.slow
+def test_wandb_itself_runs_offline(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run_cell(config_of(*toy, "method=linear", "logger=wandb", "logger.mode=offline"))
+    assert len(list((tmp_path / "results" / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_tensorboard_holds_curve_config_and_figures(toy, tmp_path):
+    pytest.importorskip("tensorboard")
+    run_cell(config_of(*toy, "method=linear", "logger=tensorboard"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    [folder] = {path.parent for path in (tmp_path / "results" / "tensorboard").rglob("events.*")}
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    written = record_in(tmp_path)
+    losses = [event.value for event in events.Scalars("loss")]
+    assert losses == pytest.approx([epoch["loss"] for epoch in written["curve"]], rel=1e-6)
+    assert events.Scalars("final/correct")[0].value == written["correct"]
+    assert written["key"] in folder.name
+    assert json.dumps("linear") in str(events.Tensors("config/text_summary")[0].tensor_proto)[:10000].replace("\\", "")
+
+
+def test_a_mode_that_wandb_has_not_is_said():
+    with pytest.raises(UserError, match=r"logger\.mode='live': it must be one of auto, offline, online, disabled"):
+        instantiate(config_of("task=dtd", "logger=wandb", "logger.mode=live"), "logger")
+    assert isinstance(SafeLogger(Failing("start")).logger, Failing)
