@@ -142,5 +142,5 @@ def attach(
                 drop_path=drop_path,
                 generator=generator,
             )
-            owner, name = (place.owner, place.name) if name == "block" else (place.block, name)
+            owner, name = (place.owner, place.name) if name == "block" else (place.module, name)
             wrap_module(owner, name, partial(wrapper, adapter=adapter))

@@ -96,7 +96,7 @@ def attach_adaptformer(
         adapter = partial(
             BinaryAdapter, dim=place.dim, bottleneck=bottleneck, scale=scale, dropout=dropout, generator=generator
         )
-        wrap_module(place.block, "mlp", adapter)
+        wrap_module(place.module, "mlp", adapter)
 
 
 def attach_lora(

@@ -105,4 +105,4 @@ def attach(
             bypass = Bypass(
                 place, bottleneck=bottleneck, scale=scale, conv_init=conv_init, dropout=dropout, generator=generator
             )
-            wrap_module(place.block, name, partial(Bypassed, bypass=bypass))
+            wrap_module(place.module, name, partial(Bypassed, bypass=bypass))

@@ -26,7 +26,7 @@ class BlockInfo:
     layout: Layout
 
     @property
-    def block(self) -> nn.Module:
+    def module(self) -> nn.Module:
         """The block that stands there now."""
         return self.owner.get_submodule(self.name)
 
@@ -49,7 +49,7 @@ def find_blocks(model: nn.Module) -> list[BlockInfo]:
 def find_transformer_blocks(model: nn.Module, *, method: str) -> list[BlockInfo]:
     """Every block, where all have attention and an MLP: a vision transformer's or a Swin's."""
     places = find_blocks(model)
-    if not all(hasattr(place.block, "attn") and hasattr(place.block, "mlp") for place in places):
+    if not all(hasattr(place.module, "attn") and hasattr(place.module, "mlp") for place in places):
         raise UserError(
             f"{method} stands in transformer blocks, which {type(model).__name__} has not: "
             f"choose a ViT or a Swin as the backbone"

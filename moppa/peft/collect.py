@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class HasDiagnostics(Protocol):
     """A module with something to tell about what it learns."""
 
-    def observations(self, *, is_last: bool) -> dict[str, Tensor]:
+    def diagnostics(self, *, is_last: bool) -> dict[str, Tensor]:
         """What it tells, by name, over the steps since the last call; after the last step it may tell more."""
         ...
 
@@ -41,7 +41,7 @@ def collect_diagnostics(model: nn.Module, *, is_last: bool) -> dict[str, Tensor]
         f"{path}/{name}": tensor.detach().cpu()
         for path, module in model.named_modules()
         if isinstance(module, HasDiagnostics)
-        for name, tensor in module.observations(is_last=is_last).items()
+        for name, tensor in module.diagnostics(is_last=is_last).items()
     }
 
 

@@ -80,7 +80,7 @@ def merge(model: nn.Module) -> nn.Module:
         if parametrize.is_parametrized(layer):
             restore_layer(layer)
         if isinstance(layer, Mergeable):
-            layer.fold()
+            layer.merge()
     return model
 
 
@@ -104,6 +104,6 @@ def restore_layer(layer: nn.Module) -> None:
 class Mergeable(Protocol):
     """A held module with something to compute once before an evaluation."""
 
-    def fold(self) -> None:
+    def merge(self) -> None:
         """Computes it."""
         ...

@@ -56,7 +56,7 @@ def target_linears(model: nn.Module, targets: Sequence[str], *, method: str) -> 
     wanted = {"attn.qkv": tuple(part in targets for part in QKV)}
     wanted |= {path: (True,) for target, path in PATHS.items() if target in targets}
     return [
-        find_linear(place.block, path, depth=depth, parts=parts, of=model, method=method)
+        find_linear(place.module, path, depth=depth, parts=parts, of=model, method=method)
         for depth, place in enumerate(find_blocks(model))
         for path, parts in wanted.items()
         if any(parts)
