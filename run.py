@@ -11,7 +11,7 @@ from moppa.data import cache
 from moppa.peft.inject import merge
 from moppa.record.cell import Cell, cell_from_config, record_summary, save_trained, write_record
 from moppa.sweep.select_hparams import select_hparams, val200_accuracy
-from moppa.sweep.worker import lease_cell
+from moppa.sweep.worker import lease
 from moppa.train import feature_cache
 from moppa.train.checkpoint import Checkpoint
 from moppa.train.evaluate import evaluate_every, predict
@@ -48,7 +48,7 @@ def run_cell(config: DictConfig) -> Cell:
     configure_process(config.run.threads, config.run.matmul_backend, keep_memory=config.run.keep_memory)
 
     cell = cell_from_config(config, weights_sha256=weights_sha256)
-    with lease_cell(cell) as is_ours:
+    with lease(cell) as is_ours:
         if not is_ours:
             return cell
 
@@ -113,7 +113,7 @@ def run_cell(config: DictConfig) -> Cell:
         )
         checkpoint.remove()
         logger.finish(record_summary(written))
-        print(f"{cell.name}: {written['correct']} of {written['total']} right, {cell.record}")
+        print(f"{cell.name}: {written['correct']} of {written['total']} correct, {cell.record}")
     return cell
 
 

@@ -1,10 +1,11 @@
-"""The cells that the words of a command mean, composed as Hydra composes them but each choice of a group only once."""
+"""Expands the overrides of a multirun into the resolved config of every cell, as Hydra does but much faster."""
 
 import copy
 import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,109 +19,143 @@ from omegaconf.errors import OmegaConfBaseException
 
 from moppa.utils.errors import UserError
 
-Choice = tuple[Override, ...]
-ENVIRONMENT = re.compile(r"\$\{oc\.(env|decode):")  # what refers to no other value of the config
+ENVIRONMENT = re.compile(r"\$\{oc\.(env|decode):")  # interpolations that refer to no other value of the config
 
 
-def expand_cells(configs: Path, words: Sequence[str]) -> list[dict[str, Any]]:
-    """The resolved config of every cell of `python run.py -m WORDS`, in the order in which it would run them.
+@dataclass(frozen=True, kw_only=True)
+class Expansion:
+    """The overrides of a multirun, split into those of every cell and those that differ from cell to cell."""
+
+    fixed: list[str]
+    combinations: list[tuple[str, ...]]  # for each cell, in Hydra's order, one override of every swept key
+    parsed: dict[str, Override]  # every override of the combinations
+
+
+def expand_cells(configs: Path, overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the resolved config of every cell of `python run.py -m OVERRIDES`, in the order in which they run.
 
     Raises:
-        HydraException: for words that run.py would not understand either.
-        UserError: for a search space without a fixed number of cells.
+        HydraException: if Hydra does not understand an override.
+        UserError: if the search space has no fixed number of cells, or a config cannot be resolved.
     """
     with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        given = parser.parse_overrides(list(words))
-        fixed = [word for word, one in zip(words, given, strict=True) if not one.is_sweep_override()]
-        swept = [word for word, one in zip(words, given, strict=True) if one.is_sweep_override()]
-        check_discrete(given)
-        params = params_of(fixed, [first_of(one) for one in given if one.is_sweep_override()])
-        named = {one.get_key_element() for one in given}  # the command's word counts, not the named sweep's
-        varied = [f"{name}={values}" for name, values in params.items() if name not in named]
-        lists = parser.parse_overrides([*varied, *swept])
-        check_discrete(lists)
-        [combinations] = BasicSweeper.split_arguments(lists, None)
-        parsed = {word: parser.parse_override(word) for word in set(itertools.chain(*combinations))}
-        choices = [tuple(parsed[word] for word in words) for words in combinations]
-        return list(assembled(choices, fixed, configs))
+        return list(resolve_cells(expand_overrides(overrides), configs))
+
+
+def count_cells(configs: Path, name: str, *overrides: str) -> int:
+    """Returns the number of cells of `python run.py -m +sweep=NAME OVERRIDES`."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
+        return len(expand_overrides([f"+sweep={name}", *overrides]).combinations)
+
+
+def expand_overrides(overrides: Sequence[str]) -> Expansion:
+    """Expands overrides, with the parameters of a named sweep, into all combinations. Hydra must be initialized."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = parser.parse_overrides(list(overrides))
+    check_discrete(parsed)
+    fixed = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
+    swept = [text for text, override in zip(overrides, parsed, strict=True) if override.is_sweep_override()]
+    params = sweep_params([*fixed, *(first_choice(override) for override in parsed if override.is_sweep_override())])
+    given_keys = {override.get_key_element() for override in parsed}  # the command overrides the named sweep
+    from_sweep = [f"{key}={values}" for key, values in params.items() if key not in given_keys]
+    lists = parser.parse_overrides([*from_sweep, *swept])
+    check_discrete(lists)
+    [split] = BasicSweeper.split_arguments(lists, None)
+    combinations = [tuple(combination) for combination in split]
+    choices = dict.fromkeys(itertools.chain(*combinations))
+    return Expansion(
+        fixed=fixed,
+        combinations=combinations,
+        parsed={choice: parser.parse_override(choice) for choice in choices},
+    )
 
 
 def check_discrete(overrides: Sequence[Override]) -> None:
-    """Refuses a search space that only a search can walk."""
-    for one in overrides:
-        if one.is_sweep_override() and not one.is_discrete_sweep():
-            raise UserError(f"{one.input_line}: a search over a range has no fixed number of cells to plan")
+    """Raises `UserError` for an override such as `interval(0, 1)`, which only a search algorithm can sample."""
+    for override in overrides:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise UserError(f"{override.input_line}: a search over a range has no fixed number of cells to plan")
 
 
-def params_of(fixed: Sequence[str], firsts: Sequence[str]) -> Mapping[str, str]:
-    """What a named sweep varies."""
-    config = compose("cell", overrides=[*fixed, *firsts], return_hydra_config=True)
-    return OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create({}))  # type: ignore[return-value]
-
-
-def first_of(override: Override) -> str:
-    """The first of the choices of a swept override, as an override."""
+def first_choice(override: Override) -> str:
+    """Returns the first choice of a swept override, as an override."""
     return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
 
 
-def assembled(choices: Sequence[Choice], fixed: Sequence[str], configs: Path) -> Iterator[dict[str, Any]]:
-    """One resolved config for each combination: the nodes that its choices of groups bring, then its values."""
-    groups = [word.key_or_group for word in choices[0] if is_group(word, configs)]
-    standard = {word.key_or_group: word.input_line for word in choices[0] if word.key_or_group in groups}
-    base = nodes([*fixed, *standard.values()])
-    brought: dict[str, dict[str, Any]] = {}
-    for word in {
-        word.input_line: word for choice in choices for word in choice if word.key_or_group in groups
-    }.values():
-        found = nodes([*fixed, *({**standard, word.key_or_group: word.input_line}).values()])
-        brought[word.input_line] = {name: node for name, node in found.items() if node != base.get(name)}
+def sweep_params(overrides: Sequence[str]) -> Mapping[str, str]:
+    """Returns what the named sweep among the overrides varies: the values of each key, comma-separated."""
+    config = compose("cell", overrides=list(overrides), return_hydra_config=True)
+    return OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create({}))  # type: ignore[return-value]
 
-    refers = any("${" in ENVIRONMENT.sub("", text) for text in map(json.dumps, (base, brought)))
-    if not refers:  # then a part means the same in every cell, and is resolved once
-        base = resolved(OmegaConf.create(base))
-        brought = {line: resolved(OmegaConf.create(part)) for line, part in brought.items()}
-    for choice in choices:
+
+def resolve_cells(expansion: Expansion, configs: Path) -> Iterator[dict[str, Any]]:
+    """Yields one resolved config per combination. Each choice of a config group is composed only once."""
+    keys = [expansion.parsed[choice].key_or_group for choice in expansion.combinations[0]]
+    groups = [key for key in keys if (configs / key).is_dir()]
+    base, changes = compose_choices(expansion, groups)
+    has_references = any("${" in ENVIRONMENT.sub("", json.dumps(nodes)) for nodes in (base, changes))
+    if not has_references:  # a node then has the same values in every cell, so resolve it once
+        base = resolve(OmegaConf.create(base))
+        changes = {choice: resolve(OmegaConf.create(nodes)) for choice, nodes in changes.items()}
+    for combination in expansion.combinations:
         config = dict(base)
-        for word in choice:
-            config |= brought.get(word.input_line, {})
-        values = [word for word in choice if word.key_or_group not in groups]
-        if refers:  # from one value to another: only OmegaConf knows the way
-            whole = OmegaConf.create(config)
-            for word in values:
-                OmegaConf.update(whole, word.key_or_group, word.value(), force_add=word.is_add())
-            config = resolved(whole)
-        else:
-            config = copy.deepcopy(config)
-            for word in values:
-                put(config, word)
-        yield config
+        for choice in combination:
+            config |= changes.get(choice, {})
+        overrides = [expansion.parsed[choice] for choice in combination]
+        values = [override for override in overrides if override.key_or_group not in groups]
+        yield with_values(config, values, has_references=has_references)
 
 
-def resolved(config: DictConfig) -> dict[str, Any]:
-    """A config without interpolations."""
+def compose_choices(expansion: Expansion, groups: Sequence[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Returns the unresolved nodes of the first cell, and by each choice of a group the nodes that it changes."""
+
+    def nodes(choices: Mapping[str, str]) -> dict[str, Any]:
+        config = compose("cell", overrides=[*expansion.fixed, *choices.values()])
+        return OmegaConf.to_container(config)  # type: ignore[return-value]
+
+    keys = {choice: override.key_or_group for choice, override in expansion.parsed.items()}
+    first = {keys[choice]: choice for choice in expansion.combinations[0] if keys[choice] in groups}
+    base = nodes(first)
+    changes = {
+        choice: {name: node for name, node in nodes({**first, key: choice}).items() if node != base.get(name)}
+        for choice, key in keys.items()
+        if key in groups
+    }
+    return base, changes
+
+
+def with_values(config: dict[str, Any], values: Sequence[Override], *, has_references: bool) -> dict[str, Any]:
+    """Returns a resolved copy of a config with single values overridden."""
+    if has_references:  # a value may be used elsewhere in the config, which OmegaConf resolves
+        node = OmegaConf.create(config)
+        for override in values:
+            OmegaConf.update(node, override.key_or_group, override.value(), force_add=override.is_add())
+        return resolve(node)
+    config = copy.deepcopy(config)
+    for override in values:
+        set_value(config, override)
+    return config
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """Returns a config as plain dicts without interpolations.
+
+    Raises:
+        UserError: if a value is missing or cannot be resolved.
+    """
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from error
 
 
-def nodes(words: Sequence[str]) -> dict[str, Any]:
-    """The top of a composed config, each part plain and unresolved."""
-    return OmegaConf.to_container(compose("cell", overrides=list(words)))  # type: ignore[return-value]
-
-
-def is_group(word: Override, configs: Path) -> bool:
-    """Whether an override chooses a YAML and not a value."""
-    return (configs / word.key_or_group).is_dir()
-
-
-def put(config: dict[str, Any], word: Override) -> None:
-    """Sets a value, where there is one to set."""
-    *path, last = word.key_or_group.split(".")
+def set_value(config: dict[str, Any], override: Override) -> None:
+    """Sets a value in place. Raises `UserError` if the config has no such setting."""
+    *path, last = override.key_or_group.split(".")
     node = config
     for name in path:
         node = node.get(name, {})
-    if last not in node and not word.is_add():
-        raise UserError(f"{word.input_line}: there is no {word.key_or_group} in a cell of {config['method']['name']}")
-    node[last] = word.value()
+    if last not in node and not override.is_add():
+        method = config["method"]["name"]
+        raise UserError(f"{override.input_line}: a cell of {method} has no setting {override.key_or_group}")
+    node[last] = override.value()

@@ -1,4 +1,4 @@
-"""How far a cell is: done, stale, running, resumable, failed or missing, and why."""
+"""The state of a cell (done, stale, running, resumable, failed or missing), read from its files."""
 
 import json
 from collections.abc import Mapping
@@ -16,47 +16,55 @@ NAMES: tuple[Name, ...] = ("done", "stale", "running", "resumable", "failed", "m
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """The name of a state, and the last line of why, where there is more to say. `record` is what stands there."""
+    """The name of a state, one line that explains it (may be empty), and the record if there is one."""
 
     name: Name
     note: str = ""
     record: Mapping[str, Any] | None = None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether a sweep skips the cell."""
+        return self.name in ("done", "stale")
+
 
 def cell_state(record: Path, checkpoint: Path, versions: Mapping[str, str] | None) -> State:
-    """The state of the cell with this record and checkpoint.
+    """Returns the state of the cell with this record and checkpoint.
 
-    It is stale where its record was made by other versions than `versions` of what can move a number: the same
-    command may not give the same bytes. None compares nothing.
+    A record that was written by other package versions than `versions` is stale: the same command may not give the same
+    bytes today. With None, versions are not compared.
     """
-    claim, failure = record.with_suffix(".claim"), record.with_suffix(".failed")
+    lease, failure = record.with_suffix(".lease"), record.with_suffix(".failed")
     if record.exists():
-        return state_of_record(record, versions)
-    if claim.exists() and is_active(claim):
-        return State(name="running", note=lease_owner(claim))
+        return record_state(record, versions)
+    if lease.exists() and is_active(lease):
+        return State(name="running", note=lease_owner(lease))
     if failure.exists():
-        return State(name="failed", note=error_of(failure))
+        return State(name="failed", note=failure_line(failure))
     if checkpoint.exists():
         return State(name="resumable")
-    if claim.exists():
-        return State(name="failed", note=f"killed: {lease_owner(claim)} ended without a word")
+    if lease.exists():
+        return State(name="failed", note=f"killed: {lease_owner(lease)} ended without an error message")
     return State(name="missing")
 
 
-def state_of_record(record: Path, versions: Mapping[str, str] | None) -> State:
-    """Done, or stale, or, where it is no record, failed."""
+def record_state(record: Path, versions: Mapping[str, str] | None) -> State:
+    """Returns done or stale, or failed if the file is not a valid record."""
     try:
-        one = schema.read_record(record)
+        content = schema.read_record(record)
     except UserError as error:
         return State(name="failed", note=str(error))
-    moved = [
-        f"{name} {version}" for name, version in one["versions"].items() if versions and versions.get(name) != version
+    changed = [
+        f"{name} {version}"
+        for name, version in content["versions"].items()
+        if versions and versions.get(name) != version
     ]
-    return State(name="stale" if moved else "done", note=f"by {', '.join(moved)}" if moved else "", record=one)
+    note = f"written by {', '.join(changed)}" if changed else ""
+    return State(name="stale" if changed else "done", note=note, record=content)
 
 
-def error_of(failure: Path) -> str:
-    """The last line of a failure."""
+def failure_line(failure: Path) -> str:
+    """Returns the last line of the error in a failure file."""
     try:
         return str(json.loads(failure.read_text())["error"]).strip().splitlines()[-1]
     except (OSError, ValueError, KeyError, IndexError):

@@ -1,4 +1,4 @@
-"""One worker at a cell: it claims the cell, clears up after one that died, and leaves a record or why there is none."""
+"""One worker at one cell: it leases the cell, cleans up after a worker that died, and records a failure."""
 
 import json
 import os
@@ -17,26 +17,26 @@ from moppa.utils.signals import exit_on_sigterm
 
 
 @contextmanager
-def lease_cell(cell: Cell) -> Iterator[bool]:
-    """Whether the cell is to be run here. While the block runs no other worker that shares the folder runs it.
+def lease(cell: Cell) -> Iterator[bool]:
+    """Yields whether this process is to run the cell; no other worker with the same results folder runs it meanwhile.
 
-    What a killed worker left half-written is removed first. An error is kept as `cell.failure` and goes on its way.
+    Partial files of a killed worker are removed first. An error is written to `cell.failure` and raised again.
 
     Raises:
-        UserError: where the folder cannot be written.
+        UserError: if the results folder cannot be written.
     """
-    if cell.is_done and not cell.claim.exists():
+    if cell.is_done and not cell.lease.exists():
         print(f"done already: {cell.record}")
         yield False
         return
-    claim = acquire_lease(cell.claim)
-    if claim is None:
-        print(f"{cell.name} is at work elsewhere ({lease_owner(cell.claim)}): left to it", file=sys.stderr)
+    file_lease = acquire_lease(cell.lease)
+    if file_lease is None:
+        print(f"{cell.name} is running elsewhere ({lease_owner(cell.lease)}), skipped", file=sys.stderr)
         yield False
         return
     try:
         remove_leftovers(cell)
-        if cell.is_done:  # by a worker that died before it gave the claim back
+        if cell.is_done:  # by a worker that died before it released the lease
             print(f"done already: {cell.record}")
             yield False
         else:
@@ -48,21 +48,21 @@ def lease_cell(cell: Cell) -> Iterator[bool]:
         save_failure(cell, error)
         raise
     finally:
-        claim.release()
+        file_lease.release()
 
 
 def remove_leftovers(cell: Cell) -> None:
-    """Removes what a killed worker left half-written, and what a finished cell no longer needs."""
-    for place in (cell.record, cell.checkpoint):
-        for left in (*place.parent.glob(f".{place.stem}.*"), *place.parent.glob(f"..{place.stem}.*")):
-            left.unlink(missing_ok=True)
+    """Removes the temporary files of a killed worker, and the checkpoint and failure of a finished cell."""
+    for path in (cell.record, cell.checkpoint):
+        for leftover in (*path.parent.glob(f".{path.stem}.*"), *path.parent.glob(f"..{path.stem}.*")):
+            leftover.unlink(missing_ok=True)
     if cell.is_done:
         cell.checkpoint.unlink(missing_ok=True)
         cell.failure.unlink(missing_ok=True)
 
 
 def save_failure(cell: Cell, error: Exception) -> None:
-    """Writes why a cell failed beside where its record would be; says so where even that cannot be written."""
+    """Writes the error, its traceback and the config to `cell.failure`; prints a line if that is impossible."""
     failure = {
         "error": f"{type(error).__name__}: {error}",
         "traceback": "".join(traceback.format_exception(error)),
@@ -73,7 +73,7 @@ def save_failure(cell: Cell, error: Exception) -> None:
     try:
         with atomic_write(cell.failure) as temporary:
             temporary.write_text(json.dumps(failure, indent=2, sort_keys=True) + "\n")
-    except UserError as unwritable:
-        print(f"{cell.name} failed, which could not be noted: {unwritable}", file=sys.stderr)
+    except UserError as write_failure:
+        print(f"{cell.name} failed, and the failure could not be saved: {write_failure}", file=sys.stderr)
     else:
-        print(f"{cell.name} failed: {cell.failure} says how", file=sys.stderr)
+        print(f"{cell.name} failed: see {cell.failure}", file=sys.stderr)

@@ -565,7 +565,7 @@ def test_the_worked_example_of_the_docs_runs_as_it_stands(tmp_path):
     (tmp_path / "configs" / "task" / "own").mkdir()
     (tmp_path / "configs" / "task" / "own" / "shapes.yaml").write_text(yaml)
     printed = [in_checkout(tmp_path, command) for command in commands]
-    assert any("of 60 right" in text for text in printed)
+    assert any("of 60 correct" in text for text in printed)
     table = next((tmp_path / "results" / "tables").glob("own-*.md")).read_text()
     assert "Shapes" in table
     assert "data lineage own" in table

@@ -89,7 +89,7 @@ def test_a_cell_leaves_one_record_with_all_its_facts(toy, tmp_path, capsys):
     kept = np.load(path.with_suffix(".npz"))
     assert (kept["predicted"] == kept["label"]).sum() == written["correct"]
     assert [file.suffix for file in (tmp_path / "results").rglob("*") if file.is_file()].count(".pt") == 0
-    assert "of 120 right" in capsys.readouterr().out
+    assert "of 120 correct" in capsys.readouterr().out
 
 
 def test_a_record_keeps_paths_that_lead_there_from_here_and_no_absolute_ones(toy, tmp_path, monkeypatch):

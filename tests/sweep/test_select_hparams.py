@@ -160,7 +160,7 @@ def test_the_papers_diagnostic_keeps_the_best_reading_beside_the_last_and_change
     run_cell(config_of(*common, "protocol=best_on_test", "protocol.every=2"))
     found = {one["protocol"]: one for one in map(read_record, (tmp_path / "results" / "records").rglob("seed0.json"))}
     final, paper = found["final"], found["best_on_test"]
-    readings = paper["best_on_test"]["readings"]
+    readings = paper["best_on_test"]["evaluations"]
     assert [one["epoch"] for one in readings] == [2, 3]
     assert readings[-1]["correct"] == paper["correct"] == final["correct"]
     assert paper["best_on_test"]["correct"] == max(one["correct"] for one in readings)

@@ -20,7 +20,7 @@ from moppa.sweep.cost import NUM_CLASSES, Throughput, cell_flops, flops_per_imag
 from moppa.sweep.expand import expand_cells
 from moppa.sweep.plan import current_state, plan_cells, plan_summary
 from moppa.sweep.status_table import cell_states, find_cells
-from moppa.sweep.worker import lease_cell
+from moppa.sweep.worker import lease
 from moppa.train.checkpoint import Checkpoint
 from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
@@ -55,7 +55,7 @@ def halfway(tmp_path):
     cell_of(tmp_path, "method=linear", "seed=1").checkpoint.unlink()
     stopped = cell_of(tmp_path, "method=linear", "seed=2")
     Checkpoint(path=stopped.checkpoint, epochs=1, code=code_state()).write({"step": 1})
-    with lease_cell(cell_of(tmp_path, "method=linear", "seed=3")):
+    with lease(cell_of(tmp_path, "method=linear", "seed=3")):
         yield tmp_path
 
 

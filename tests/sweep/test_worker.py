@@ -12,7 +12,7 @@ import pytest
 from moppa.record.cell import cell_from_config
 from moppa.sweep import lease as claims
 from moppa.sweep.lease import acquire_lease
-from moppa.sweep.worker import lease_cell
+from moppa.sweep.worker import lease
 from moppa.utils.errors import UserError
 from moppa.utils.signals import EXIT_REQUEUE, Stopped
 from tests.conftest import ROOT, config_of
@@ -20,7 +20,7 @@ from tests.conftest import ROOT, config_of
 HOLD = """
 import signal, sys
 from pathlib import Path
-from moppa.claim import claimed
+from moppa.sweep.lease import acquire_lease
 claim = claimed(Path(sys.argv[1]))
 print("held" if claim else "refused", flush=True)
 signal.pause()
@@ -48,10 +48,10 @@ def files_in(folder):
 
 def test_a_cell_is_one_workers_at_a_time_and_free_after_it(tmp_path, capsys):
     cell = cell_in(tmp_path)
-    with lease_cell(cell) as first, lease_cell(cell) as second:
+    with lease(cell) as first, lease(cell) as second:
         assert (first, second) == (True, False)
         assert f"at work elsewhere (process {os.getpid()} on " in capsys.readouterr().err
-    with lease_cell(cell) as third:
+    with lease(cell) as third:
         assert third
     assert files_in(tmp_path) == []
 
@@ -110,7 +110,7 @@ def test_a_failure_is_kept_with_its_traceback_and_forgotten_after_a_success(tmp_
     cell = cell_in(tmp_path)
 
     def divide():
-        with lease_cell(cell):
+        with lease(cell):
             _ = 1 / 0
 
     with pytest.raises(ZeroDivisionError):
@@ -121,7 +121,7 @@ def test_a_failure_is_kept_with_its_traceback_and_forgotten_after_a_success(tmp_
     assert "_ = 1 / 0" in failure["traceback"]
     assert failure["config"]["method"]["name"] == "lora"
     assert str(cell.failure) in capsys.readouterr().err
-    with lease_cell(cell):
+    with lease(cell):
         pass
     assert files_in(tmp_path) == []
 
@@ -130,7 +130,7 @@ def test_sigterm_outside_the_training_gives_the_claim_back_and_asks_for_a_requeu
     cell = cell_in(tmp_path)
 
     def preempted():
-        with lease_cell(cell):
+        with lease(cell):
             os.kill(os.getpid(), signal.SIGTERM)
             signal.pause()
 
@@ -147,7 +147,7 @@ def test_what_a_killed_worker_left_half_written_is_removed_and_other_seeds_are_l
     for path in (*own, *others):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    with lease_cell(cell):
+    with lease(cell):
         assert files_in(tmp_path) == sorted([*(path.name for path in others), "seed0.claim"])
 
 
@@ -155,6 +155,6 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_run(tmp_path
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match="a file stands where a folder is needed"),
-        lease_cell(cell_in(tmp_path / "file")),
+        lease(cell_in(tmp_path / "file")),
     ):
         pytest.fail("the cell must not begin")
