@@ -1,1 +1,1 @@
-"""The command `moppa`: every script under one roof, each in a module of this package."""
+"""The command `moppa`. Each of its commands is a module of this package with a function `main`."""

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from moppa.utils.errors import SettingError, UserError
-from moppa.utils.paths import CONFIGS
+from moppa.utils.paths import CONFIGS, IS_CHECKOUT
 from moppa.utils.signals import Stopped
 
 
@@ -41,7 +41,10 @@ def instantiate(config: DictConfig, path: str, **settings: Any) -> Any:
         UserError: if the target, one of its settings or a value is wrong.
     """
     try:
-        made = hydra.utils.instantiate(OmegaConf.select(config, path), _convert_="all", **settings)
+        node = OmegaConf.select(config, path)
+        if not IS_CHECKOUT and OmegaConf.is_config(node):
+            node = use_packaged_baselines(OmegaConf.to_container(node, resolve=True))
+        made = hydra.utils.instantiate(node, _convert_="all", **settings)
         if isinstance(made, partial):
             inspect.signature(made.func).bind_partial(**made.keywords)  # report an unknown setting now, not when called
             return partial(with_setting_path(made.func, path), *made.args, **made.keywords)
@@ -57,6 +60,18 @@ def instantiate(config: DictConfig, path: str, **settings: Any) -> Any:
         raise UserError(f"{path}: {error}; choose from the settings in its YAML") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+
+
+def use_packaged_baselines(node: Any) -> Any:
+    """Returns a plain config with `_target_: baselines.X` as `moppa.baselines.X`, which is its name in a wheel."""
+    if isinstance(node, list):
+        return [use_packaged_baselines(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {name: use_packaged_baselines(value) for name, value in node.items()}
+    if str(node.get("_target_", "")).startswith("baselines."):
+        node["_target_"] = f"moppa.{node['_target_']}"
+    return node
 
 
 def with_setting_path(function: Callable[..., Any], path: str) -> Callable[..., Any]:

@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from moppa.utils.paths import IS_CHECKOUT
+
 PACKAGES = ("moppa", "torch", "timm", "numpy", "pillow", "tensorflow-datasets")
 
 
@@ -19,7 +21,7 @@ def code_state() -> dict[str, Any]:
 def git_state() -> dict[str, Any]:
     """The commit of this checkout and whether tracked files differ from it; nulls outside a checkout."""
     root = Path(__file__).parent.parent.parent
-    commit = git(root, "rev-parse", "HEAD")
+    commit = git(root, "rev-parse", "HEAD") if IS_CHECKOUT else ""  # a wheel may lie inside another repository
     dirty = git(root, "status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.yaml", "*.toml", "*.txt")
     return {"commit": commit or None, "dirty": None if not commit else bool(dirty)}
 

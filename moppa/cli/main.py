@@ -1,0 +1,102 @@
+"""The command `moppa`: finds the module of a command and calls its `main`.
+
+A module is imported only when its command runs, so that `moppa --help` is fast and needs neither torch nor the extras.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import requires, version
+
+from moppa.utils.paths import IS_CHECKOUT, ROOT
+
+RUN = "run.py"
+COMMANDS = {
+    "run": (RUN, "train and evaluate a method on a task; -m runs many cells"),
+    "sweep": ("moppa.cli.sweep", "plan a sweep, show its status, or retry its failed cells"),
+    "table": ("moppa.cli.table", "write results/tables/ from results/records/"),
+    "compare": ("moppa.cli.compare", "test which differences between rows are significant"),
+    "figures": ("moppa.cli.figures", "draw results/figures/"),
+    "report": ("moppa.cli.report", "write the HTML page results/report/index.html"),
+    "export": ("moppa.cli.export", "write a finished cell as plain timm weights"),
+    "demo": ("moppa.cli.demo", "run six methods on the mini suite, without downloads"),
+    "data check": ("moppa.cli.data_check", "check which of the 19 tasks are available and official"),
+    "data prepare": ("moppa.cli.data_prepare", "download, resize and cache tasks"),
+    "data noah-jpeg": ("moppa.cli.data_noah_jpeg", "re-encode a task as NOAH's JPEG files"),
+    "bench": ("moppa.cli.bench", "measure steps, optimizations and whole cells"),
+    "bench-adapter": ("moppa.cli.bench_adapter", "measure MoPPA's operators"),
+    "probe": ("moppa.cli.probe", "fit a linear probe on a backbone's features"),
+    "pretrain": ("moppa.cli.pretrain", "pretrain vit_micro"),
+    "routes": ("moppa.cli.routes", "plot the routing weights of a MoPPA cell"),
+    "docs": ("moppa.cli.docs", "rewrite the generated parts of the docs (in a checkout)"),
+}
+# Modules whose names differ from those of the distributions that install them.
+MODULES = {
+    "hydra-core": "hydra",
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+    "tensorflow-cpu": "tensorflow",
+    "vl-convert-python": "vl_convert",
+}
+
+
+def main() -> int:
+    """Runs the command that `sys.argv` names and returns its exit status."""
+    words = sys.argv[1:]
+    if words[:1] == ["--version"]:
+        print(f"moppa {version('moppa')}")
+        return 0
+    name = next((" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in COMMANDS), None)
+    if name is None:
+        return show_usage(words)
+    sys.argv = [f"moppa {name}", *words[len(name.split()) :]]
+    try:
+        return import_command(name)() or 0
+    except ModuleNotFoundError as error:
+        extra = missing_extra(error.name or "")
+        if extra is None:
+            raise
+        print(f"error: moppa {name} needs {error.name}: pip install 'moppa[{extra}]'", file=sys.stderr)
+        return 1
+
+
+def show_usage(words: Sequence[str]) -> int:
+    """Prints one line for each command; returns 2 if `words` ask for a command that does not exist."""
+    first = words[0] if words else "--help"
+    shown = {name: text for name, (_, text) in COMMANDS.items() if name.split()[0] == first} or {
+        name: text for name, (_, text) in COMMANDS.items()
+    }
+    is_question = first in ("-h", "--help") or (len(shown) < len(COMMANDS) and words[1:] in ([], ["-h"], ["--help"]))
+    if not is_question:
+        print(f"error: there is no command {' '.join(words[:2])!r}", file=sys.stderr)
+    lines = [f"  {name:<16}{text}" for name, text in shown.items()]
+    text = "\n".join(["usage: moppa COMMAND ...", "", *lines, "", "`moppa COMMAND --help` explains a command."])
+    print(text, file=sys.stdout if is_question else sys.stderr)
+    return 0 if is_question else 2
+
+
+def import_command(name: str) -> Callable[[], int | None]:
+    """Returns the `main` of a command."""
+    module, _ = COMMANDS[name]
+    if module == RUN:
+        if IS_CHECKOUT:
+            sys.path.insert(0, str(ROOT))  # workers of a launcher import `run` and `baselines` too
+        module = "run" if IS_CHECKOUT else "moppa.run"
+    return import_module(module).main
+
+
+def missing_extra(module: str) -> str | None:
+    """Returns the extra of moppa that installs a module, or None if none does."""
+    top = module.partition(".")[0]
+    for requirement in requires("moppa") or ():
+        distribution = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
+        if extra and MODULES.get(distribution, distribution.replace("-", "_")) == top:
+            return extra[1]
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
