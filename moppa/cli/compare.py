@@ -1,7 +1,9 @@
-"""Says what the differences in the tables are worth: python scripts/compare.py [RESULTS] [--baseline ROW].
+"""Writes how significant the differences in the tables are.
 
 Writes results/tables/SUITE-BACKBONE-PROTOCOL-compare.md (intervals, paired tests, ranks over tasks) and
-results/tables/published.md (published rows with their means recomputed).
+results/tables/published.md (published rows with recomputed means).
+
+Exit status: 0; 1 if nothing was written; 3 if records had to be excluded, each of which is listed with the reason.
 """
 
 import argparse
@@ -10,37 +12,46 @@ from pathlib import Path
 
 from moppa.report import published
 from moppa.report.build import list_excluded, read_tables
-from moppa.report.columns import suite_columns, task_groups
+from moppa.report.columns import suite_columns
 from moppa.report.render.comparison import comparison, published_page
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, ROOT
 
+EXCLUDED = 3  # exit status
+
 
 def main() -> int:
-    """Prints the path of every file written; 1 where a record or a row is wrong."""
+    """Prints the path of every file written and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results")
+    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="default: %(default)s")
     parser.add_argument(
-        "--baseline", help="the row, by name or method, that others are compared with; the smallest if not said"
+        "--baseline", help="name or method of the row that the others are compared with; default: the smallest row"
     )
-    asked = parser.parse_args()
+    args = parser.parse_args()
     try:
-        tables, left_out = read_tables(asked.results, CONFIGS)
-        texts = {f"{table.name}-compare": comparison(table, baseline=asked.baseline) for table in tables if table.rows}
-        groups = task_groups(suite_columns("vtab1k", CONFIGS))
-        if rows := published.load(asked.results / "published.csv", groups):
-            texts["published"] = published_page(rows, [task for members in groups.values() for task in members])
+        tables, excluded = read_tables(args.results, CONFIGS)
+        texts = {f"{table.name}-compare": comparison(table, baseline=args.baseline) for table in tables if table.rows}
+        if pages := published_pages(args.results / "published.csv"):
+            texts["published"] = "\n".join(pages)
         for name, text in texts.items():
-            path = asked.results / "tables" / f"{name}.md"
+            path = args.results / "tables" / f"{name}.md"
             with atomic_write(path) as temporary:
-                temporary.write_text(text)
+                temporary.write_text(text, encoding="utf-8")
             print(path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(list_excluded(left_out, asked.results), end="", file=sys.stderr)
-    return 3 if left_out else 0
+    print(list_excluded(excluded, args.results), end="", file=sys.stderr)
+    return EXCLUDED if excluded else 0
+
+
+def published_pages(file: Path) -> list[str]:
+    """Returns one page for each suite that has published rows."""
+    return [
+        published_page(suite, rows, [column.task for column in suite_columns(suite, CONFIGS)])
+        for suite, rows in published.load(file, CONFIGS).items()
+    ]
 
 
 if __name__ == "__main__":

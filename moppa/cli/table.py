@@ -1,9 +1,9 @@
-"""Regenerates results/tables/ from results/records/ and prints them: python scripts/tables.py [RESULTS] [--strict].
+"""Recomputes results/tables/ from results/records/ and prints the tables.
 
-The tables of results/ that README.md and docs/ quote are renewed there, too.
+Tables of results/ that README.md and docs/ quote are updated there, too.
 
-Exit status: 0; 1 where nothing was written (under --strict also where a record had to be left out); 3 where tables were
-written without records that had to be left out, each of which is named.
+Exit status: 0; 1 if nothing was written (with --strict also if a record had to be excluded); 3 if tables were written
+but records had to be excluded, each of which is listed with the reason.
 """
 
 import argparse
@@ -15,38 +15,44 @@ from rich.console import Console
 from moppa.report.build import list_excluded, write_tables
 from moppa.report.render.readme import update_readme
 from moppa.report.render.terminal import show
+from moppa.report.table import Table
 from moppa.utils.errors import UserError
-from moppa.utils.paths import CONFIGS, ROOT
+from moppa.utils.paths import CONFIGS, IS_CHECKOUT, ROOT
 
-LEFT_OUT = 3
+EXCLUDED = 3  # exit status
 
 
 def main() -> int:
-    """Prints every table and the paths of its files."""
+    """Prints every table and the paths of the files written, and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results")
-    parser.add_argument("--strict", action="store_true", help="write nothing where a record has to be left out")
-    parser.add_argument("--quiet", action="store_true", help="print the paths alone")
-    asked = parser.parse_args()
+    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="default: %(default)s")
+    parser.add_argument("--strict", action="store_true", help="write nothing if a record has to be excluded")
+    parser.add_argument("--quiet", action="store_true", help="print paths only")
+    args = parser.parse_args()
     try:
-        made = write_tables(asked.results, CONFIGS, strict=asked.strict)
+        output = write_tables(args.results, CONFIGS, strict=args.strict)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    is_ours = asked.results.resolve() == ROOT.resolve() / "results"
-    quoting = sorted([*ROOT.glob("README.md"), *(ROOT / "docs").glob("*.md")]) if is_ours else []
-    renewed = [path for path in quoting if update_readme(path, made.tables)]
+    is_own_results = IS_CHECKOUT and args.results.resolve() == ROOT.resolve() / "results"
+    updated = update_quoted_tables(output.tables) if is_own_results else []
     console = Console(soft_wrap=False)
-    for table in made.tables if not asked.quiet else []:
+    for table in output.tables if not args.quiet else []:
         show(table, console)
-    print(
-        "\n".join(map(str, made.written + renewed))
-        or f"no records in {asked.results / 'records'}: run a cell first (python run.py ...)"
-    )
-    print(list_excluded(made.left_out, asked.results), end="", file=sys.stderr)
-    if made.left_out and not made.written:
+    if paths := output.written + updated:
+        print(*paths, sep="\n")
+    else:
+        print(f"no records in {args.results / 'records'}: run a cell first (python run.py ...)")
+    print(list_excluded(output.excluded, args.results), end="", file=sys.stderr)
+    if output.excluded and not output.written:
         return 1
-    return LEFT_OUT if made.left_out else 0
+    return EXCLUDED if output.excluded else 0
+
+
+def update_quoted_tables(tables: list[Table]) -> list[Path]:
+    """Updates the tables that README.md and docs/ quote, and returns the files that changed."""
+    files = sorted([*ROOT.glob("README.md"), *(ROOT / "docs").glob("*.md")])
+    return [path for path in files if update_readme(path, tables)]
 
 
 if __name__ == "__main__":

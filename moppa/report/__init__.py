@@ -1,1 +1,1 @@
-"""From records to what people read: tables are computed from records and never edited."""
+"""Tables, figures and pages, computed from records and never edited by hand."""

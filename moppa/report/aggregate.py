@@ -1,4 +1,4 @@
-"""A row's numbers: means and standard deviations over seeds, means of groups, and where each stands in its column."""
+"""The numbers of a table: means and standard deviations over seeds, means over tasks, best and second-best rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,60 +11,59 @@ from moppa.report.significance import PairedBootstrap
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """One number of a row, in percent; `standing` is `best`, `second` or nothing."""
+    """One number of a row, in percent; `mark` is `best`, `second` or empty."""
 
     mean: float | None
     sd: float | None = None
     num_seeds: int = 0
-    standing: str = ""
+    mark: str = ""
 
 
 def aggregate_values(
-    settings: Sequence[RowRecords], groups: Mapping[str, Sequence[str]], judge: PairedBootstrap
+    rows: Sequence[RowRecords], groups: Mapping[str, Sequence[str]], comparer: PairedBootstrap
 ) -> dict[str, dict[str, Value]]:
-    """Every row's values: mean and standard deviation over seeds, means of groups, and where each stands."""
-    seen = [
-        (setting.name, task, one["seed"], one.accuracy)
-        for setting in settings for task, cell in setting.cells.items() for one in cell
+    """Returns the values of every row, by row and by column: a task, or a mean of `append_means`."""
+    accuracies = [
+        (row.name, task, record["seed"], record.accuracy)
+        for row in rows for task, records in row.by_task.items() for record in records
     ]  # fmt: skip
-    frame = pd.DataFrame(seen, columns=["row", "task", "seed", "accuracy"])
+    frame = pd.DataFrame(accuracies, columns=["row", "task", "seed", "accuracy"])
     tasks = [task for members in groups.values() for task in members]
-    by_seed = with_means(frame.pivot(index=["row", "seed"], columns="task", values="accuracy"), groups)
-    cell = frame.groupby(["row", "task"])["accuracy"]
-    means = with_means(cell.mean().unstack(), groups)
-    seeds = by_seed.groupby("row").count().to_dict()
-    whole = by_seed.groupby("row").size().to_dict()
+    by_seed = append_means(frame.pivot(index=["row", "seed"], columns="task", values="accuracy"), groups)
+    means = append_means(frame.groupby(["row", "task"])["accuracy"].mean().unstack(), groups)
+    num_seeds = by_seed.groupby("row").count().to_dict()
+    num_row_seeds = by_seed.groupby("row").size().to_dict()
     deviations = by_seed.groupby("row").std().to_dict()
-    weights = weights_of(groups)
-    values: dict[str, dict[str, Value]] = {setting.name: {} for setting in settings}
+    weights = column_weights(groups)
+    values: dict[str, dict[str, Value]] = {row.name: {} for row in rows}
     for column in means.columns:
         known = means[column].dropna().to_dict()
-        standing = judge.standing(known, weights[column])
-        for name, row in values.items():
-            num_seeds = seeds[column][name]
-            has_sd = num_seeds > 1 and (column in tasks or num_seeds == whole[name])
-            row[column] = Value(
+        marks = comparer.best_and_second(known, weights[column])
+        for name, row_values in values.items():
+            count = num_seeds[column][name]
+            has_sd = count > 1 and (column in tasks or count == num_row_seeds[name])
+            row_values[column] = Value(
                 mean=known.get(name),
                 sd=deviations[column][name] if has_sd else None,
-                num_seeds=num_seeds,
-                standing=standing.get(name, ""),
+                num_seeds=count,
+                mark=marks.get(name, ""),
             )
     return values
 
 
-def with_means(accuracies: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Columns of tasks, then the mean of each group, of the groups and of the tasks; NaN wherever a part is missing."""
+def append_means(accuracies: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Returns task columns, then the mean of each group, of the groups and of the tasks; NaN if any task is missing."""
     tasks = [task for members in groups.values() for task in members]
-    whole = accuracies.reindex(columns=tasks)
+    table = accuracies.reindex(columns=tasks)
     for group, members in groups.items():
-        whole[f"mean_{group}"] = whole[list(members)].mean(axis=1, skipna=False)
-    whole["mean_groups"] = whole[[f"mean_{group}" for group in groups]].mean(axis=1, skipna=False)
-    whole["mean_tasks"] = whole[tasks].mean(axis=1, skipna=False)
-    return whole
+        table[f"mean_{group}"] = table[list(members)].mean(axis=1, skipna=False)
+    table["mean_groups"] = table[[f"mean_{group}" for group in groups]].mean(axis=1, skipna=False)
+    table["mean_tasks"] = table[tasks].mean(axis=1, skipna=False)
+    return table
 
 
-def weights_of(groups: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
-    """What part of every column's mean each task is."""
+def column_weights(groups: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    """Returns the weight of every task in the mean of each column."""
     tasks = [task for members in groups.values() for task in members]
     return {
         **{task: {task: 1.0} for task in tasks},

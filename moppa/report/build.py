@@ -1,71 +1,81 @@
-"""Every table in every format, from records to files."""
+"""Reads records and writes every table in every format."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from moppa.report.load import Excluded, ValidRecord, correctness, exclude_record, load_records
-from moppa.report.render import latex_html, markdown
-from moppa.report.table import Table, tables_of
+from moppa.report.render import csv_file, latex_html, markdown
+from moppa.report.table import Table, build_tables
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
 
-FORMATS = {"md": markdown.markdown, "tex": latex_html.latex, "csv": markdown.as_csv, "html": latex_html.html}
+FORMATS = {
+    "md": markdown.render_markdown,
+    "tex": latex_html.render_latex,
+    "csv": csv_file.render_csv,
+    "html": latex_html.render_html,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """What was made of the records: the tables, the files written, and the records left out."""
+class WrittenTables:
+    """The tables, the files written, and the records that no table counts."""
 
     tables: list[Table]
     written: list[Path]
-    left_out: list[Excluded]
+    excluded: list[Excluded]
 
 
 def read_tables(results: Path, configs: Path, *, check_predictions: bool = False) -> tuple[list[Table], list[Excluded]]:
-    """The tables, and every record that none of them rests on."""
-    records, left_out = load_records(results)
+    """Returns the tables and the records that no table counts, sorted by path.
+
+    With `check_predictions`, a record that its predictions contradict is excluded too.
+    """
+    records, excluded = load_records(results)
     if check_predictions:
-        records, false = agreeing(records)
-        left_out += false
-    tables = tables_of(results, configs, records, left_out)
-    found = {one.place: one for table in tables for one in table.left_out} | {one.place: one for one in left_out}
-    return tables, [found[place] for place in sorted(found)]
+        records, contradicted = drop_contradicted(records)
+        excluded += contradicted
+    tables = build_tables(results, configs, records, excluded)
+    by_path = {file.relative_path: file for table in tables for file in table.excluded}
+    by_path |= {file.relative_path: file for file in excluded}
+    return tables, [by_path[path] for path in sorted(by_path)]
 
 
-def list_excluded(left_out: list[Excluded], results: Path) -> str:
-    """Each file that no number rests on and why, one a line."""
-    return "".join(f"left out: {results / 'records' / one.place}: {one.reason}\n" for one in left_out)
+def list_excluded(excluded: list[Excluded], results: Path) -> str:
+    """Returns one line for each excluded file, with the reason."""
+    return "".join(f"excluded: {results / 'records' / file.relative_path}: {file.reason}\n" for file in excluded)
 
 
-def agreeing(records: list[ValidRecord]) -> tuple[list[ValidRecord], list[Excluded]]:
-    """The records whose predictions are missing or agree with them, and those whose do not."""
-    kept, left_out = [], []
-    for one in records:
+def drop_contradicted(records: list[ValidRecord]) -> tuple[list[ValidRecord], list[Excluded]]:
+    """Returns the records that their predictions do not contradict, and those that they do."""
+    consistent, contradicted = [], []
+    for record in records:
         try:
-            correctness(one)
-            kept.append(one)
+            correctness(record)
+            consistent.append(record)
         except UserError as error:
-            left_out.append(exclude_record(one, str(error)))
-    return kept, left_out
+            contradicted.append(exclude_record(record, str(error)))
+    return consistent, contradicted
 
 
-def write_tables(results: Path, configs: Path, *, strict: bool = False) -> Made:
-    """Writes `results/tables/SUITE-BACKBONE-PROTOCOL.{md,tex,csv,html}` for all that there are records of.
+def write_tables(results: Path, configs: Path, *, strict: bool = False) -> WrittenTables:
+    """Writes `results/tables/SUITE-BACKBONE-PROTOCOL.{md,tex,csv,html}` for all records.
 
     Raises:
-        UserError: under `strict`, where a record had to be left out or its predictions contradict it; nothing is
-            written then.
+        UserError: if `strict` and a record is excluded, also because its predictions contradict it. Nothing is written
+            then.
     """
-    tables, left_out = read_tables(results, configs, check_predictions=strict)
-    if strict and left_out:
+    tables, excluded = read_tables(results, configs, check_predictions=strict)
+    if strict and excluded:
         raise UserError(
-            f"{len(left_out)} records cannot be counted, and nothing was written:\n{list_excluded(left_out, results).rstrip()}"
+            f"nothing was written, because {len(excluded)} record(s) had to be excluded:\n"
+            f"{list_excluded(excluded, results).rstrip()}"
         )
     written = []
     for table in tables:
         for suffix, render in FORMATS.items():
             path = results / "tables" / f"{table.name}.{suffix}"
             with atomic_write(path) as temporary:
-                temporary.write_text(render(table))
+                temporary.write_text(render(table), encoding="utf-8")
             written.append(path)
-    return Made(tables=tables, written=written, left_out=left_out)
+    return WrittenTables(tables=tables, written=written, excluded=excluded)

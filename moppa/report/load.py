@@ -1,4 +1,4 @@
-"""The records that tables may rest on: what is corrupt, partial, there twice or at odds is left out by name."""
+"""Reads the records that tables are computed from, and lists the files that are broken, inconsistent or duplicate."""
 
 import hashlib
 from collections import defaultdict
@@ -18,10 +18,10 @@ NUM_VAL = 200
 
 @dataclass(frozen=True, kw_only=True)
 class ValidRecord:
-    """A record that agrees with itself and with its place."""
+    """A record whose fields agree with each other; `relative_path` is its path below `results/records`."""
 
     path: Path
-    place: str
+    relative_path: str
     content: Mapping[str, Any] = field(repr=False)
     sha256: str
 
@@ -30,15 +30,15 @@ class ValidRecord:
 
     @property
     def accuracy(self) -> float:
-        """In percent."""
+        """The accuracy in percent."""
         return 100 * self.content["correct"] / self.content["total"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Excluded:
-    """A file that no number rests on, and why; `key` and `method` tell which row it would have stood in."""
+    """A file that no table counts, and the reason; the other fields say which row it would belong to."""
 
-    place: str
+    relative_path: str
     reason: str
     suite: str
     backbone: str
@@ -48,39 +48,42 @@ class Excluded:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """The predictions kept beside a record: which test images were right, and a digest of the labels they answer."""
+    """The predictions stored beside a record: bool (images,), and a digest of the labels."""
 
-    right: np.ndarray
+    correct: np.ndarray
     labels: str
 
 
 def load_records(results: Path) -> tuple[list[ValidRecord], list[Excluded]]:
-    """Every `seed*.json` under `results/records`, in the order of their places."""
+    """Returns the records below `results/records` and the files that had to be excluded, sorted by path."""
     root = results / "records"
-    sound, left_out = [], []
+    valid, excluded = [], []
     for path in sorted(root.rglob("seed*.json")):
         try:
-            sound.append(load_record(path, root))
+            valid.append(load_record(path, root))
         except UserError as error:
-            left_out.append(exclude_file(path, root, str(error)))
-    kept, twice = drop_duplicates(sound)
-    return kept, sorted(left_out + twice, key=lambda one: one.place)
+            excluded.append(exclude_file(path, root, str(error)))
+    records, duplicates = drop_duplicates(valid)
+    return records, sorted(excluded + duplicates, key=lambda file: file.relative_path)
 
 
 def load_record(path: Path, root: Path) -> ValidRecord:
-    """A record, or an error that says what in it contradicts what."""
+    """Returns a record.
+
+    Raises:
+        UserError: if the file is not a record, or if its fields contradict each other.
+    """
     content, sha256 = read_record_with_sha256(path)
-    if wrong := inconsistency(content):
-        raise UserError(f"{wrong}; delete it and run its cell again")
-    return ValidRecord(path=path, place=path.relative_to(root).as_posix(), content=content, sha256=sha256)
+    if problem := find_inconsistency(content):
+        raise UserError(f"{problem}; delete it and run its cell again")
+    return ValidRecord(path=path, relative_path=path.relative_to(root).as_posix(), content=content, sha256=sha256)
 
 
-def inconsistency(content: Mapping[str, Any]) -> str:
-    """What of a record is at odds with the config that it carries, or nothing."""
+def find_inconsistency(content: Mapping[str, Any]) -> str:
+    """Returns what contradicts the config that a record contains, or an empty string."""
     try:
         config, correct, total = content["config"], content["correct"], content["total"]
-        said = {name: content[name] for name in ("suite", "task", "backbone", "method", "protocol", "seed")}
-        meant = {
+        expected = {
             "suite": config["task"]["suite"],
             "task": config["task"]["name"],
             "backbone": config["backbone"]["name"],
@@ -88,32 +91,34 @@ def inconsistency(content: Mapping[str, Any]) -> str:
             "protocol": config["protocol"]["name"],
             "seed": config["seed"],
         }
-        for name, value in said.items():
-            if meant[name] != value:
-                return f"it says {name} {value}, its config says {meant[name]}"
+        for name, value in expected.items():
+            if content[name] != value:
+                return f"its {name} is {content[name]}, its config says {value}"
         if not isinstance(correct, int) or not isinstance(total, int) or not 0 <= correct <= total or not total:
-            return f"it counts {correct} right of {total}"
-        asked = config["task"]["num_test"] if config["protocol"]["evaluate"] == "test" else NUM_VAL
-        if total != asked:
-            return f"it answers {total} images, and {config['protocol']['evaluate']} of {said['task']} has {asked}"
+            return f"it counts {correct} of {total} images as correct"
+        split = config["protocol"]["evaluate"]
+        num_images = config["task"]["num_test"] if split == "test" else NUM_VAL
+        if total != num_images:
+            return f"it has predictions of {total} images, but {split} of {content['task']} has {num_images}"
         if missing := [name for name in ("lineage", "verdict") if name not in content["split"]]:
             return f"its split has no {missing[0]}"
         check_fields(content)
-        if (key := key_of(config, content["weights"]["sha256"])) != content["key"]:
-            return f"its key is {content['key']}, its config and weights give {key}"
+        key = key_of(config, content["weights"]["sha256"], content["dtype"])
+        if key != content["key"]:
+            return f"its key is {content['key']}, its config, weights and dtype give {key}"
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return f"its fields are not a record's ({type(error).__name__}: {error})"
+        return f"its fields are not those of a record ({type(error).__name__}: {error})"
     return ""
 
 
 def check_fields(content: Mapping[str, Any]) -> None:
-    """Fails with KeyError, TypeError or ValueError where a field that tables and pictures read is not what it is."""
+    """Raises KeyError, TypeError or ValueError if a field that tables and figures read has another form."""
     for name in ("trainable_params", "head_params", "peak_memory_bytes"):
         int(content[name])
     float(content["seconds"]["train"])
-    for place, names in (("git", ("commit", "dirty")), ("weights", ("name", "sha256")), ("device", ("name",))):
+    for group, names in (("git", ("commit", "dirty")), ("weights", ("name", "sha256")), ("device", ("name",))):
         for name in names:
-            content[place][name]
+            content[group][name]
     for name in ("mean", "std"):
         tuple(float(value) for value in content["preprocess"][name])
     for epoch in content["curve"]:
@@ -121,68 +126,75 @@ def check_fields(content: Mapping[str, Any]) -> None:
 
 
 def exclude_file(path: Path, root: Path, reason: str) -> Excluded:
-    """A file that is left out; its place, `SUITE/BACKBONE/TASK/METHOD/KEY/seedK.json`, tells whose it is."""
-    place = path.relative_to(root).as_posix()
-    suite, backbone, _, method, key = ("", "", "", "", "", *place.split("/")[:-1])[-5:]
-    reason = reason.removeprefix(f"{path} is not a record: ")
-    return Excluded(place=place, reason=reason, suite=suite, backbone=backbone, method=method, key=key)
+    """Excludes a file that cannot be read; its path, `SUITE/BACKBONE/TASK/METHOD/KEY/seedK.json`, names its row."""
+    relative_path = path.relative_to(root).as_posix()
+    suite, backbone, _, method, key = ("", "", "", "", "", *relative_path.split("/")[:-1])[-5:]
+    row = {"suite": suite, "backbone": backbone, "method": method, "key": key}
+    return Excluded(relative_path=relative_path, reason=reason.removeprefix(f"{path} is not a record: "), **row)
+
+
+def exclude_record(record: ValidRecord, reason: str) -> Excluded:
+    """Excludes a record that can be read but contradicts something else."""
+    names = {name: record[name] for name in ("suite", "backbone", "method", "key")}
+    return Excluded(relative_path=record.relative_path, reason=reason, **names)
 
 
 def drop_duplicates(records: Iterable[ValidRecord]) -> tuple[list[ValidRecord], list[Excluded]]:
-    """Of two files of one cell and seed the one in its own place counts; where neither lies there, none does."""
-    same: dict[tuple[str, ...], list[ValidRecord]] = defaultdict(list)
-    for one in records:
-        same[tuple(str(one[name]) for name in ("suite", "backbone", "task", "method", "key", "seed"))].append(one)
-    kept, twice = [], []
-    for names, twins in same.items():
-        home = "/".join((*names[:-1], f"seed{names[-1]}.json"))
-        at_home = [one for one in twins if one.place == home] if len(twins) > 1 else twins
-        kept += at_home
-        for one in twins:
-            if one not in at_home:
-                other = next(two.place for two in twins if two is not one)
-                twice.append(exclude_record(one, f"the cell and seed of {other} a second time; delete one of the two"))
-    return kept, twice
-
-
-def exclude_record(one: ValidRecord, reason: str) -> Excluded:
-    """A record that can be read and is left out for what else is there."""
-    names = {name: one[name] for name in ("suite", "backbone", "method", "key")}
-    return Excluded(place=one.place, reason=reason, **names)
+    """Returns one record of each cell: of several, the one at the path that its key names, or none if none is there."""
+    by_cell: dict[tuple[str, ...], list[ValidRecord]] = defaultdict(list)
+    for record in records:
+        cell = tuple(str(record[name]) for name in ("suite", "backbone", "task", "method", "key", "seed"))
+        by_cell[cell].append(record)
+    unique, duplicates = [], []
+    for cell, copies in by_cell.items():
+        expected = "/".join((*cell[:-1], f"seed{cell[-1]}.json"))
+        kept = [record for record in copies if record.relative_path == expected] if len(copies) > 1 else copies
+        unique += kept
+        for record in copies:
+            if record not in kept:
+                other = next(copy.relative_path for copy in copies if copy is not record)
+                duplicates.append(exclude_record(record, f"the same cell is also in {other}; delete one of the two"))
+    return unique, duplicates
 
 
 def digest_records(records: Iterable[ValidRecord]) -> str:
-    """Sixteen hex digits over the places and bytes of records, whatever their order."""
-    lines = sorted(f"{one.sha256}  {one.place}" for one in records)
+    """Returns 16 hex digits over the paths and contents of records, in any order."""
+    lines = sorted(f"{record.sha256}  {record.relative_path}" for record in records)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def correctness(one: ValidRecord) -> Predictions | None:
-    """What a record's cell answered, or None where the predictions are not there.
+def correctness(record: ValidRecord) -> Predictions | None:
+    """Returns which images a record's cell predicts correctly, or None if there is no prediction file.
 
     Raises:
-        UserError: where they are there and do not agree with the record.
+        UserError: if the predictions contradict the record.
     """
-    if (kept := read_predictions(one)) is None:
+    if (arrays := read_predictions(record)) is None:
         return None
-    predicted, label = kept
-    return Predictions(right=predicted == label, labels=hashlib.sha256(label.tobytes()).hexdigest())
+    predicted, label = arrays
+    return Predictions(correct=predicted == label, labels=hashlib.sha256(label.tobytes()).hexdigest())
 
 
-def read_predictions(one: ValidRecord) -> tuple[np.ndarray, np.ndarray] | None:
-    """The classes predicted and the labels, (images,) each, or None; fails like `answers_of`."""
-    path = one.path.with_suffix(".npz")
+def read_predictions(record: ValidRecord) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the predicted classes and the labels, (images,) each, or None if there is no prediction file.
+
+    Raises:
+        UserError: if the file cannot be read or contradicts the record.
+    """
+    path = record.path.with_suffix(".npz")
     if not path.exists():
         return None
     try:
-        with path.open("rb") as file, np.load(file) as kept:
-            predicted, label = kept["predicted"], kept["label"]
+        with path.open("rb") as file, np.load(file) as arrays:
+            predicted, label = arrays["predicted"], arrays["label"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise UserError(f"{path} holds no predictions ({error}); delete it and its record, and run the cell") from error
-    num_right = int((predicted == label).sum())
-    if len(label) != one["total"] or num_right != one["correct"]:
         raise UserError(
-            f"{path} has {num_right} of {len(label)} right, its record {one['correct']} of {one['total']}; "
-            f"delete both and run the cell again"
+            f"{path} has no readable predictions ({error}); delete it and its record, and run the cell again"
+        ) from error
+    num_correct = int((predicted == label).sum())
+    if len(label) != record["total"] or num_correct != record["correct"]:
+        raise UserError(
+            f"{path} has {num_correct} of {len(label)} images correct, its record {record['correct']} of "
+            f"{record['total']}; delete both and run the cell again"
         )
     return predicted, label

@@ -1,9 +1,9 @@
-"""Published rows, to be set beside ours: facts with their source, means recomputed from the cells, known traps flagged.
+"""Published rows: accuracies with their sources, means recomputed from them, and flags for known incompatibilities.
 
-`results/published.csv` has one line a published row: the method's name there and ours (`method`), the family of the
-pretraining and the checkpoint where it is known (timm's name), how the epoch was selected (`last_epoch`,
-`best_on_test`), the data lineage, the normalization, parameters in millions, 19 cells, means as printed, a note, the
-source. What is not known is empty. Accuracies are in percent.
+`results/published.csv` has one line for each published row: its suite, its name in the source, our name of the method,
+the study that ran it again (empty for a method's own paper), the family of the pretraining, timm's name of the
+checkpoint, how the epoch was selected (`last_epoch`, `best_on_test`), data lineage, normalization, parameters in
+millions, the accuracy on each task in percent, means as printed, a note and the source. Unknown values are empty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,35 +13,37 @@ from pathlib import Path
 
 import pandas as pd
 
+from moppa.data.task import GROUPS
+from moppa.report.columns import suite_columns, task_groups
 from moppa.utils.errors import UserError
 
 FLAGS = {
-    "B": "best epoch chosen on the test set",
+    "B": "the best epoch was chosen on the test set",
     "J": "JPEG lineage",
     "C": "another checkpoint",
-    "N": "inputs not normalized as the checkpoint asks",
-    "M": "a mean is printed that its cells do not give",
+    "N": "inputs are not normalized as the checkpoint requires",
+    "M": "a printed mean is not the mean of its cells",
 }
 # The normalization that the checkpoints of a family were trained with.
-OWN_NORMALIZATION = {"in21k": "half", "mae": "imagenet"}
-MEANS = ("natural", "specialized", "structured", "groups", "19")
-GROUPS = MEANS[:3]
+FAMILY_NORMALIZATION = {"in21k": "half", "mae": "imagenet"}
+MEANS = (*GROUPS, "groups", "tasks")
 ROUNDING = 0.1 + 1e-9  # a mean printed to one decimal, of numbers printed to one decimal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One published row; `means` are recomputed from cells where all are there, `printed` are the source's own."""
+    """One published row: accuracies by task, means as `printed`, and `means` recomputed from complete accuracies."""
 
     name: str
     method: str
+    study: str
     pretraining: str
     checkpoint: str
     selection: str
     lineage: str
     normalization: str
     params_m: float | None
-    cells: Mapping[str, float] = field(repr=False)
+    accuracies: Mapping[str, float] = field(repr=False)
     printed: Mapping[str, float] = field(repr=False)
     means: Mapping[str, float] = field(repr=False)
     note: str
@@ -49,7 +51,7 @@ class Published:
 
     @cached_property
     def misprints(self) -> dict[str, tuple[float, float]]:
-        """The means whose printed value its cells do not give: printed, recomputed."""
+        """The printed means that differ from the recomputed ones: (printed, recomputed)."""
         return {
             name: (value, self.means[name])
             for name, value in self.printed.items()
@@ -58,100 +60,108 @@ class Published:
 
     @property
     def mean_of_groups(self) -> float | None:
-        """Recomputed from the cells; where they are not all printed, as printed, unless that is a known misprint."""
-        from_cells = all(group in self.means for group in GROUPS)
-        if from_cells or "misprint" in self.note or "groups" not in self.printed:
+        """The mean of the group means: recomputed if possible, else as printed, unless that is a known misprint."""
+        is_recomputed = all(group in self.means for group in GROUPS)
+        if is_recomputed or "misprint" in self.note or "groups" not in self.printed:
             return self.means.get("groups")
         return self.printed["groups"]
 
     def flags(self, checkpoint: str) -> str:
-        """What makes it incomparable with an honest row on a checkpoint (timm's name), as letters of `FLAGS`."""
-        own = OWN_NORMALIZATION[self.pretraining]
+        """Returns the letters of `FLAGS` that make it incomparable with our rows on a checkpoint (timm's name)."""
         raised = {
             "B": self.selection == "best_on_test",
             "J": self.lineage == "noah_jpeg",
             "C": bool(self.checkpoint) and self.checkpoint != checkpoint,
-            "N": bool(self.normalization) and self.normalization != own,
+            "N": bool(self.normalization) and self.normalization != FAMILY_NORMALIZATION[self.pretraining],
             "M": bool(self.misprints) or "misprint" in self.note,
         }
         return "".join(letter for letter, is_raised in raised.items() if is_raised)
 
 
-def load(path: Path, groups: Mapping[str, Sequence[str]]) -> list[Published]:
-    """The rows of a file like `results/published.csv`; none where there is no such file.
+def load(path: Path, configs: Path) -> dict[str, list[Published]]:
+    """Returns the rows of a file like `results/published.csv` by suite; none if there is no file.
 
-    Args:
-        path: the file.
-        groups: the tasks of each group, which its cells are columns of.
+    Raises:
+        UserError: if a column is missing or a number cannot be read.
     """
     if not path.exists():
-        return []
+        return {}
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        tasks = [task for members in groups.values() for task in members]
-        columns = [*tasks, *(f"printed_{name}" for name in MEANS), "params_m"]
-        numbers = frame[columns].map(lambda text: float(text or "nan")).astype(float)
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        return {
+            str(suite): load_suite(rows, task_groups(suite_columns(str(suite), configs)))
+            for suite, rows in frame.groupby("suite", sort=False)
+        }
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{path} is not a table of published rows: {error}; see its first line for its columns"
         ) from error
-    return [published(frame.iloc[index], numbers.iloc[index], groups) for index in range(len(frame))]
 
 
-def published(text: pd.Series, numbers: pd.Series, groups: Mapping[str, Sequence[str]]) -> Published:
-    """One line of the file."""
+def load_suite(frame: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> list[Published]:
+    """Returns the rows of one suite, whose tasks are columns of the file."""
+    tasks = [task for members in groups.values() for task in members]
+    columns = [*tasks, *(f"printed_{name}" for name in MEANS), "params_m"]
+    numbers = frame[columns].map(lambda text: float(text or "nan")).astype(float)
+    return [load_row(frame.iloc[index], numbers.iloc[index], groups) for index in range(len(frame))]
+
+
+def load_row(text: pd.Series, numbers: pd.Series, groups: Mapping[str, Sequence[str]]) -> Published:
+    """Returns one line of the file."""
     known = numbers.dropna()
-    cells = {task: float(known[task]) for members in groups.values() for task in members if task in known}
+    accuracies = {task: float(known[task]) for members in groups.values() for task in members if task in known}
     printed = {name: float(known[f"printed_{name}"]) for name in MEANS if f"printed_{name}" in known}
     return Published(
         name=text["row"],
-        **{name: text[name] for name in ("method", "pretraining", "checkpoint", "selection", "lineage")},
+        method=text["method"],
+        study=text["study"],
+        pretraining=text["pretraining"],
+        checkpoint=text["checkpoint"],
+        selection=text["selection"],
+        lineage=text["lineage"],
         normalization=text["normalization"],
         params_m=float(known["params_m"]) if "params_m" in known else None,
-        cells=cells,
+        accuracies=accuracies,
         printed=printed,
-        means=recomputed(cells, printed, groups),
+        means=recompute_means(accuracies, printed, groups),
         note=text["note"],
         source=text["source"],
     )
 
 
-def recomputed(
-    cells: Mapping[str, float], printed: Mapping[str, float], groups: Mapping[str, Sequence[str]]
+def recompute_means(
+    accuracies: Mapping[str, float], printed: Mapping[str, float], groups: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
-    """The means that cells give; the mean of groups from the printed group means where there are no cells."""
+    """Returns the means of complete accuracies; the mean of groups from printed group means if tasks are missing."""
     means = {
-        group: sum(cells[task] for task in tasks) / len(tasks)
+        group: sum(accuracies[task] for task in tasks) / len(tasks)
         for group, tasks in groups.items()
-        if all(task in cells for task in tasks)
+        if all(task in accuracies for task in tasks)
     }
-    parts = means if all(group in means for group in GROUPS) else printed
-    if all(group in parts for group in GROUPS):
-        means["groups"] = sum(parts[group] for group in GROUPS) / len(GROUPS)
-    if len(cells) == sum(map(len, groups.values())):
-        means["19"] = sum(cells.values()) / len(cells)
+    group_means = means if all(group in means for group in groups) else printed
+    if all(group in group_means for group in groups):
+        means["groups"] = sum(group_means[group] for group in groups) / len(groups)
+    if len(accuracies) == sum(map(len, groups.values())):
+        means["tasks"] = sum(accuracies.values()) / len(accuracies)
     return means
 
 
-def for_checkpoint(rows: Sequence[Published], checkpoint: str) -> list[Published]:
-    """The rows of the same pretraining as a checkpoint (timm's name)."""
+def same_pretraining(rows: Sequence[Published], checkpoint: str) -> list[Published]:
+    """Returns the rows with the same pretraining as a checkpoint (timm's name)."""
     families = {row.pretraining for row in rows if row.checkpoint == checkpoint}
     return [row for row in rows if row.pretraining in families]
 
 
 def paper_row(rows: Sequence[Published], method: str) -> Published | None:
-    """What a method's papers print: the first row that is no re-run and has a mean of groups."""
-    return next((row for row in of_method(rows, method) if not row.name.endswith(RERUN)), None)
+    """Returns the first row of a method that no other study ran again and that has a mean of groups."""
+    return next((row for row in with_mean(rows, method) if not row.study), None)
 
 
-def honest_row(rows: Sequence[Published], method: str) -> Published | None:
-    """The method's row that was tuned on val200 and read after the last epoch."""
-    return next((row for row in of_method(rows, method) if row.selection == "last_epoch"), None)
+def val_tuned_row(rows: Sequence[Published], method: str) -> Published | None:
+    """Returns the row of a method that was tuned on val200 and evaluated after the last epoch."""
+    return next((row for row in with_mean(rows, method) if row.selection == "last_epoch"), None)
 
 
-def of_method(rows: Sequence[Published], method: str) -> list[Published]:
-    """A method's rows that have a mean of groups, in the file's order."""
+def with_mean(rows: Sequence[Published], method: str) -> list[Published]:
+    """Returns the rows of a method that have a mean of groups, in the file's order."""
     return [row for row in rows if row.method == method and row.mean_of_groups is not None]
-
-
-RERUN = ("(OSU)", "(OSU, best on test)")

@@ -1,4 +1,4 @@
-"""Methods over many tasks: average ranks, Friedman's test with Nemenyi's differences, wins, ties and losses.
+"""Comparisons of methods over many tasks: average ranks, Friedman's test, Nemenyi's test, wins, ties and losses.
 
 Source: Demsar, Statistical Comparisons of Classifiers over Multiple Data Sets, JMLR 7 (2006).
 """
@@ -13,7 +13,11 @@ from moppa.utils.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Friedman:
-    """Whether methods differ over the tasks, their average ranks (1 is best), and by how much ranks must differ."""
+    """The result of Friedman's test over tasks.
+
+    Rank 1 is best. Average ranks that differ by less than the critical difference are not significantly different.
+    `nemenyi` holds the p-value of every pair of methods.
+    """
 
     statistic: float
     p_value: float
@@ -24,19 +28,23 @@ class Friedman:
 
 
 def average_ranks(accuracies: pd.DataFrame) -> pd.Series:
-    """The mean rank over tasks of each method (rows: methods, columns: tasks); equal accuracies share their ranks."""
+    """Returns the mean rank over tasks (columns) of each method (rows); equal accuracies share their ranks."""
     return accuracies.rank(axis=0, ascending=False, method="average").mean(axis=1).sort_values(kind="stable")
 
 
 def friedman(accuracies: pd.DataFrame, *, alpha: float = 0.05) -> Friedman:
-    """Friedman's test and Nemenyi's post-hoc over methods (rows) and tasks (columns), without missing cells."""
+    """Returns Friedman's test with Nemenyi's post-hoc test over methods (rows) and tasks (columns).
+
+    Raises:
+        UserError: with fewer than 3 methods or 2 tasks, or if a cell is missing.
+    """
     from scikit_posthocs import posthoc_nemenyi_friedman
     from scipy import stats
 
     num_methods, num_tasks = accuracies.shape
     if num_methods < 3 or num_tasks < 2:
         raise UserError(
-            f"Friedman's test needs 3 methods and 2 tasks at least, and there are {num_methods} and {num_tasks}"
+            f"Friedman's test needs at least 3 methods and 2 tasks, but there are {num_methods} and {num_tasks}"
         )
     if accuracies.isna().any(axis=None):
         raise UserError("Friedman's test needs every method on every task: leave out the incomplete rows")
@@ -55,14 +63,14 @@ def friedman(accuracies: pd.DataFrame, *, alpha: float = 0.05) -> Friedman:
 
 
 def win_tie_loss(accuracies: pd.DataFrame, *, margin: float = 0.0) -> pd.DataFrame:
-    """For every two methods, on how many tasks the row's wins, ties with and loses to the column's, as `W/T/L`.
+    """Returns on how many tasks the row's method wins, ties with and loses to the column's, as `W/T/L`.
 
     A tie is a difference of at most `margin` points.
     """
     values = accuracies.to_numpy()
-    ahead = values[:, None, :] - values[None, :, :]
-    wins, losses = (ahead > margin).sum(axis=2), (ahead < -margin).sum(axis=2)
-    ties = np.isfinite(ahead).sum(axis=2) - wins - losses
+    differences = values[:, None, :] - values[None, :, :]
+    wins, losses = (differences > margin).sum(axis=2), (differences < -margin).sum(axis=2)
+    ties = np.isfinite(differences).sum(axis=2) - wins - losses
     text = [
         ["" if i == j else f"{wins[i, j]}/{ties[i, j]}/{losses[i, j]}" for j in range(len(values))]
         for i in range(len(values))

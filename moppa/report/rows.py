@@ -1,6 +1,7 @@
-"""The rows of a table: one setting of one method each, called by the method's name and by what differs from its YAML.
+"""Groups records into rows: one row for each method and setting, over all tasks and seeds.
 
-What else differs from the YAMLs stands in the caption where all rows share it, and in the row's name where they do not.
+A row is named by its method and by the settings that differ from the method's YAML. Other settings that differ from the
+YAML files are in the table's caption if all rows share them, and in the row's name otherwise.
 """
 
 from collections import defaultdict
@@ -14,146 +15,162 @@ from omegaconf import OmegaConf
 
 from moppa.report.load import Excluded, ValidRecord, exclude_record
 
-# Normalizations that have a name, by their (mean, std).
+# Names of normalizations by their (mean, std).
 NORMALIZATIONS = {
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)): "ImageNet",
     ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)): "0.5",
     ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)): "none",
 }
+HYDRA_KEYS = ("_target_", "_partial_")  # where code lives is not a setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowRecords:
-    """A row's records, by task and then in the order of their seeds."""
+    """The records of a row by task, in the order of their seeds; `overrides` are the settings in its name."""
 
     name: str
     method: str
-    own: Mapping[str, str]
-    cells: Mapping[str, Sequence[ValidRecord]] = field(repr=False)
+    overrides: Mapping[str, str]
+    by_task: Mapping[str, Sequence[ValidRecord]] = field(repr=False)
 
     @property
     def records(self) -> list[ValidRecord]:
-        return [one for cell in self.cells.values() for one in cell]
-
-    def without(self, places: set[str]) -> "RowRecords":
-        """The same row less the records of some places."""
-        left = {task: [one for one in cell if one.place not in places] for task, cell in self.cells.items()}
-        return replace(self, cells={task: cell for task, cell in left.items() if cell})
+        return [record for records in self.by_task.values() for record in records]
 
     @property
     def params(self) -> float:
-        """Trainable parameters without the head, the mean over tasks where their sizes differ."""
-        sizes = [cell[0]["trainable_params"] for cell in self.cells.values()]
+        """The trainable parameters without the head: the mean over the tasks."""
+        sizes = [records[0]["trainable_params"] for records in self.by_task.values()]
         return sum(sizes) / len(sizes) if sizes else 0
+
+    def without(self, relative_paths: set[str]) -> "RowRecords":
+        """Returns the same row without the records at some paths."""
+        rest = {
+            task: [record for record in records if record.relative_path not in relative_paths]
+            for task, records in self.by_task.items()
+        }
+        return replace(self, by_task={task: records for task, records in rest.items() if records})
 
 
 def group_rows(
     records: Sequence[ValidRecord], configs: Path
 ) -> tuple[dict[str, str], list[RowRecords], list[Excluded]]:
-    """What all rows share beyond the YAMLs, the rows in order of size, and what had to be left out of them."""
-    around = [surroundings(one, configs) for one in records]
-    first = around[0] if around else {}
-    shared = {name: value for name, value in first.items() if all(other.get(name) == value for other in around)}
-    rows: dict[str, list[ValidRecord]] = defaultdict(list)
-    owns: dict[str, dict[str, str]] = {}
-    for one, setting in zip(records, around, strict=True):
-        own = (
-            {} if is_tuned(one) else differences(one["config"]["method"], configs / "method" / f"{one['method']}.yaml")
-        )
-        own |= {name: value for name, value in setting.items() if name not in shared}
-        name = one["method"] + (f" ({', '.join(f'{key} {value}' for key, value in own.items())})" if own else "")
-        rows[name].append(one)
-        owns[name] = own
-    settings, left_out = [], []
-    for name, members in rows.items():
-        cells, mixed = cells_of(name, members)
-        left_out += mixed
-        settings.append(RowRecords(name=name, method=members[0]["method"], own=owns[name], cells=cells))
-    return shared, sorted(settings, key=order), left_out
+    """Returns the settings that all rows share, the rows from smallest to largest, and the excluded records."""
+    settings = [run_settings(record, configs) for record in records]
+    first = settings[0] if settings else {}
+    shared = {name: value for name, value in first.items() if all(other.get(name) == value for other in settings)}
+    members: dict[str, list[ValidRecord]] = defaultdict(list)
+    overrides_by_name: dict[str, dict[str, str]] = {}
+    for record, setting in zip(records, settings, strict=True):
+        overrides = method_overrides(record, configs)
+        overrides |= {name: value for name, value in setting.items() if name not in shared}
+        suffix = f" ({', '.join(f'{key} {value}' for key, value in overrides.items())})" if overrides else ""
+        name = record["method"] + suffix
+        members[name].append(record)
+        overrides_by_name[name] = overrides
+    rows, excluded = [], []
+    for name, of_row in members.items():
+        by_task, mixed = group_by_task(name, of_row)
+        excluded += mixed
+        method, overrides = of_row[0]["method"], overrides_by_name[name]
+        rows.append(RowRecords(name=name, method=method, overrides=overrides, by_task=by_task))
+    return shared, sorted(rows, key=lambda row: (row.params, row.method, row.name)), excluded
 
 
-def order(setting: RowRecords) -> tuple[float, str, str]:
-    """Rows stand in order of their trainable parameters without the head, then of their names."""
-    return setting.params, setting.method, setting.name
-
-
-def cells_of(name: str, members: Iterable[ValidRecord]) -> tuple[dict[str, list[ValidRecord]], list[Excluded]]:
-    """The records of each task in order of seed. A task whose records were run in several ways is left out whole."""
+def group_by_task(name: str, records: Iterable[ValidRecord]) -> tuple[dict[str, list[ValidRecord]], list[Excluded]]:
+    """Returns a row's records of each task by seed. A task whose records have different settings is excluded."""
     by_task: dict[str, list[ValidRecord]] = defaultdict(list)
-    for one in sorted(members, key=lambda one: one["seed"]):
-        by_task[one["task"]].append(one)
-    cells, left_out = {}, []
-    for task, cell in by_task.items():
-        if len({one["key"] for one in cell}) == 1:
-            cells[task] = cell
+    for record in sorted(records, key=lambda record: record["seed"]):
+        by_task[record["task"]].append(record)
+    consistent, excluded = {}, []
+    for task, of_task in by_task.items():
+        if len({record["key"] for record in of_task}) == 1:
+            consistent[task] = of_task
         else:
-            reason = f"the records of {name} on {task} are mixed: they differ in {', '.join(apart(cell))}"
-            left_out += [exclude_record(one, f"{reason}; keep those of one key") for one in cell]
-    return cells, left_out
+            differing = ", ".join(differing_settings(of_task))
+            reason = f"the records of {name} on {task} differ in {differing}; keep those of one key"
+            excluded += [exclude_record(record, reason) for record in of_task]
+    return consistent, excluded
 
 
-def apart(cell: Sequence[ValidRecord]) -> list[str]:
-    """The settings in which records differ, by their dotted names."""
-    flats = [flat(one["config"]) | {"weights": one["weights"]["sha256"]} for one in cell]
-    names = dict.fromkeys(name for one in flats for name in one)
-    return [name for name in names if name != "seed" and len({str(one.get(name)) for one in flats}) > 1]
+def differing_settings(records: Sequence[ValidRecord]) -> list[str]:
+    """Returns the dotted names of the settings in which records differ, without the seed."""
+    settings = [
+        flatten(record["config"]) | {"weights": record["weights"]["sha256"], "dtype": record["dtype"]}
+        for record in records
+    ]
+    names = dict.fromkeys(name for setting in settings for name in setting)
+    return [name for name in names if name != "seed" and len({str(setting.get(name)) for setting in settings}) > 1]
 
 
-def surroundings(one: ValidRecord, configs: Path) -> dict[str, str]:
-    """What a record's outcome rests on besides method, task and seed: what differs from the YAMLs, data and weights."""
-    config = one["config"]
-    backbone = {name: value for name, value in config["backbone"].items() if name != "weights"}
+def run_settings(record: ValidRecord, configs: Path) -> dict[str, str]:
+    """Returns what a record's result depends on besides method, task and seed: data, weights, changed settings."""
+    backbone = {name: value for name, value in record["config"]["backbone"].items() if name != "weights"}
     return {
-        "data lineage": one["split"]["lineage"],
-        "normalization": normalization_of(one),
-        "weights": f"{one['weights']['name']} (sha256 {one['weights']['sha256'][:12]})",
-        **differences(backbone, configs / "backbone" / f"{one['backbone']}.yaml"),
-        **recipe_of(one, configs),
+        "data lineage": record["split"]["lineage"],
+        "normalization": normalization_name(record),
+        "weights": f"{record['weights']['name']} (sha256 {record['weights']['sha256'][:12]})",
+        "dtype": str(record["dtype"]),
+        **changed_settings(backbone, configs / "backbone" / f"{record['backbone']}.yaml"),
+        **recipe_overrides(record, configs),
     }
 
 
-def recipe_of(one: ValidRecord, configs: Path) -> dict[str, str]:
-    """What differs from the YAML's recipe. What was chosen on val200, task by task, is no name of a row."""
-    found = differences(one["config"]["train"], configs / "train" / "common.yaml")
-    if not is_tuned(one):
-        return found
-    return {"settings": "tuned on val200", **{name: value for name, value in found.items() if name == "epochs"}}
+def method_overrides(record: ValidRecord, configs: Path) -> dict[str, str]:
+    """Returns the method's settings that differ from its YAML; those that were tuned on val200 are not listed."""
+    if is_tuned(record):
+        return {}
+    return changed_settings(record["config"]["method"], configs / "method" / f"{record['method']}.yaml")
 
 
-def is_tuned(one: ValidRecord) -> bool:
-    """Whether a record says that its settings, the length of the training apart, were chosen by records of val200."""
-    return bool(one.content.get("tuned"))
+def recipe_overrides(record: ValidRecord, configs: Path) -> dict[str, str]:
+    """Returns the training settings that differ from the YAML; those that were tuned on val200 are not listed."""
+    overrides = changed_settings(record["config"]["train"], configs / "train" / "common.yaml")
+    if not is_tuned(record):
+        return overrides
+    epochs = {name: value for name, value in overrides.items() if name == "epochs"}
+    return {"settings": "tuned on val200", **epochs}
 
 
-def normalization_of(one: ValidRecord) -> str:
-    """The name of a record's normalization, or its numbers."""
-    mean, std = (tuple(one["preprocess"][name]) for name in ("mean", "std"))
-    return NORMALIZATIONS.get((mean, std), f"mean {text_of(list(mean))} std {text_of(list(std))}")
+def is_tuned(record: ValidRecord) -> bool:
+    """Returns whether a record's settings, except the number of epochs, were chosen from records of val200."""
+    return bool(record.content.get("tuned"))
 
 
-def differences(config: Mapping[str, Any], defaults: Path) -> dict[str, str]:
-    """The settings whose values are not the YAML's, by their last names; all of them where the YAML is gone."""
-    standard = standard_of(defaults)
-    found = {name: value for name, value in flat(config).items() if name not in standard or standard[name] != value}
-    return {name.rpartition(".")[2]: text_of(value) for name, value in found.items()}
+def normalization_name(record: ValidRecord) -> str:
+    """Returns the name of a record's normalization, or its mean and std."""
+    mean, std = (tuple(record["preprocess"][name]) for name in ("mean", "std"))
+    return NORMALIZATIONS.get((mean, std), f"mean {format_value(list(mean))} std {format_value(list(std))}")
+
+
+def changed_settings(config: Mapping[str, Any], defaults: Path) -> dict[str, str]:
+    """Returns the settings that differ from a YAML file, by their last names; all of them if there is no file."""
+    standard = read_defaults(defaults)
+    changed = {
+        name: value for name, value in flatten(config).items() if name not in standard or standard[name] != value
+    }
+    return {name.rpartition(".")[2]: format_value(value) for name, value in changed.items()}
 
 
 @lru_cache
-def standard_of(defaults: Path) -> Mapping[str, Any]:
-    """What a YAML says, with dotted names; nothing where it is gone."""
-    return flat(OmegaConf.to_container(OmegaConf.load(defaults))) if defaults.exists() else {}
+def read_defaults(path: Path) -> Mapping[str, Any]:
+    """Returns the settings in a YAML file with dotted names; none if there is no file."""
+    return flatten(OmegaConf.to_container(OmegaConf.load(path))) if path.exists() else {}
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested config with dotted names."""
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the settings of a nested config with dotted names, without `HYDRA_KEYS`."""
     leaves: dict[str, Any] = {}
     for name, value in config.items():
-        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{name}.")
+        elif name not in HYDRA_KEYS:
+            leaves[f"{prefix}{name}"] = value
     return leaves
 
 
-def text_of(value: Any) -> str:
-    """A setting's value as a row's name shows it."""
+def format_value(value: Any) -> str:
+    """Returns a setting's value as it is written in a row's name."""
     if isinstance(value, list):
-        return "+".join(map(text_of, value))
+        return "+".join(map(format_value, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,8 @@
-"""Which row of a column is best, and which second, beyond the noise of test images and seeds."""
+"""Which row of a column is best, and which second, according to a paired bootstrap over test images and seeds."""
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -12,78 +13,98 @@ from moppa.utils.errors import UserError
 
 SEED = 0
 TEST = (
-    f"a paired bootstrap over test images and seeds ({bootstrap.DRAWS:,} draws from seed {SEED}; over images alone where a "
-    f"cell has one seed) whose {bootstrap.LEVEL:.0%} interval of the difference excludes 0"
+    f"the {bootstrap.LEVEL:.0%} interval of their difference excludes 0, by a paired bootstrap over test images and "
+    f"seeds ({bootstrap.NUM_DRAWS:,} draws from seed {SEED}; over images alone if a cell has one seed)"
 )
 
 
-class PairedBootstrap:
-    """Compares rows on the tasks that they share, by the predictions kept beside their records.
+def seed_for(task: str, seed: int) -> int:
+    """Returns the bootstrap's seed for a task: the same images are drawn for all its rows, others for other tasks."""
+    return zlib.crc32(f"{seed} {task}".encode())
 
-    `cells` holds the records of every row by task, in the order of seeds.
+
+@dataclass(frozen=True, kw_only=True)
+class SeedPredictions:
+    """The correctness of one row on one task: bool (seeds, images).
+
+    Two rows can be compared if their `images`, which are a lineage and a digest of the labels, are equal.
     """
 
-    def __init__(self, cells: Mapping[str, Mapping[str, Sequence[ValidRecord]]], *, seed: int = SEED) -> None:
-        self.cells = cells
+    correct: np.ndarray
+    images: str
+
+
+class PairedBootstrap:
+    """Compares rows on the tasks that they share, by the predictions stored beside their records.
+
+    Args:
+        records: the records of every row by task, in the order of their seeds.
+        seed: of all draws.
+
+    Attributes:
+        excluded: the records whose predictions contradict them, in the order in which they were read.
+    """
+
+    def __init__(self, records: Mapping[str, Mapping[str, Sequence[ValidRecord]]], *, seed: int = SEED) -> None:
+        self.records = records
         self.seed = seed
-        self.faults: list[Excluded] = []
-        self.answers: dict[tuple[str, str], tuple[np.ndarray, str] | None] = {}
-        self.draws: dict[tuple[str, str, str], np.ndarray | None] = {}
+        self.excluded: list[Excluded] = []
+        self.cached_predictions: dict[tuple[str, str], SeedPredictions | None] = {}
+        self.cached_draws: dict[tuple[str, str, str], np.ndarray | None] = {}
 
-    def right(self, row: str, task: str) -> tuple[np.ndarray, str] | None:
-        """Which images were right, bool (seeds, images), and what they were; None where predictions are missing."""
-        if (row, task) not in self.answers:
-            self.answers[row, task] = self.loaded(self.cells[row].get(task, ()))
-        return self.answers[row, task]
+    def predictions(self, row: str, task: str) -> SeedPredictions | None:
+        """Returns a row's predictions on a task, or None if some are missing, are false or are of other images."""
+        if (row, task) not in self.cached_predictions:
+            self.cached_predictions[row, task] = self.read_predictions(self.records[row].get(task, ()))
+        return self.cached_predictions[row, task]
 
-    def loaded(self, cell: Sequence[ValidRecord]) -> tuple[np.ndarray, str] | None:
-        """The answers of a cell's seeds, where all are there and answer the same images."""
-        kept: list[Predictions] = []
-        for one in cell:
+    def read_predictions(self, records: Sequence[ValidRecord]) -> SeedPredictions | None:
+        """Reads the predictions of a row's seeds on one task."""
+        by_seed: list[Predictions] = []
+        for record in records:
             try:
-                answers = correctness(one)
+                predictions = correctness(record)
             except UserError as error:
-                self.faults.append(exclude_record(one, str(error)))
-                answers = None
-            if answers is None:
+                self.excluded.append(exclude_record(record, str(error)))
+                predictions = None
+            if predictions is None:
                 return None
-            kept.append(answers)
-        if not kept or len({answers.labels for answers in kept}) > 1:
+            by_seed.append(predictions)
+        if not by_seed or len({predictions.labels for predictions in by_seed}) > 1:
             return None
-        return np.stack([answers.right for answers in kept]), f"{cell[0]['split']['lineage']} {kept[0].labels}"
+        images = f"{records[0]['split']['lineage']} {by_seed[0].labels}"
+        return SeedPredictions(correct=np.stack([predictions.correct for predictions in by_seed]), images=images)
 
     def difference(self, first: str, second: str, task: str) -> np.ndarray | None:
-        """Draws of the difference on a task; None where the two did not answer the same images of one lineage."""
-        if (first, second, task) not in self.draws:
-            one, other = self.right(first, task), self.right(second, task)
-            seed = zlib.crc32(f"{self.seed} {task}".encode())
-            self.draws[first, second, task] = (
-                bootstrap.difference_draws(one[0], other[0], seed=seed)
-                if one is not None and other is not None and one[1] == other[1]
-                else None
-            )
-        return self.draws[first, second, task]
+        """Returns draws of the first row's accuracy minus the second's on a task; None if they cannot be compared."""
+        if (first, second, task) not in self.cached_draws:
+            draws, pair = None, (self.predictions(first, task), self.predictions(second, task))
+            if pair[0] is not None and pair[1] is not None and pair[0].images == pair[1].images:
+                seed = seed_for(task, self.seed)
+                draws = bootstrap.difference_draws(pair[0].correct, pair[1].correct, seed=seed)
+            self.cached_draws[first, second, task] = draws
+        return self.cached_draws[first, second, task]
 
     def exceeds(self, first: str, second: str, weights: Mapping[str, float]) -> bool:
-        """Whether the first row's weighted mean over tasks exceeds the second's beyond the noise."""
-        total = np.zeros(bootstrap.DRAWS)
+        """Returns whether the first row's weighted mean over tasks is significantly above the second's."""
+        total = np.zeros(bootstrap.NUM_DRAWS)
         for task, weight in weights.items():
-            if (drawn := self.difference(first, second, task)) is None:
+            if (draws := self.difference(first, second, task)) is None:
                 return False
-            total += weight * drawn
+            total += weight * draws
         return bool(np.quantile(total, (1 - bootstrap.LEVEL) / 2) > 0)
 
-    def standing(self, means: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, str]:
-        """`best` for the row above all others beyond the noise, `second` for one that is so above the rest.
+    def best_and_second(self, means: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, str]:
+        """Returns `best` for a row that is significantly above the next one, and `second` for that one in turn.
 
         Args:
-            means: a column's value of every row that has one.
-            weights: what part of the column's mean each task is.
+            means: the value in this column of every row that has one.
+            weights: the weight of every task in the column's mean.
         """
         ranked = sorted(means, key=lambda row: -means[row])[:3]
-        standing: dict[str, str] = {}
-        for name, (above, below) in zip(("best", "second"), pairwise(ranked), strict=False):
+        marks: dict[str, str] = {}
+        for mark, (above, below) in zip(("best", "second"), pairwise(ranked), strict=False):
             if not self.exceeds(above, below, weights):
                 break
-            standing[above] = name
-        return standing
+            marks[above] = mark
+        return marks

@@ -1,6 +1,6 @@
-"""The papers' table from the records: tasks in their groups, means, parameters; one a suite, backbone and protocol.
+"""The table of one suite, backbone and protocol, computed from records: task accuracies, means, parameters.
 
-A missing cell is shown as missing, its row is marked and its means are withheld.
+Missing cells are shown as missing; their rows are marked, and the means over them are withheld.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,44 +10,49 @@ from pathlib import Path
 import pandas as pd
 
 from moppa.report.aggregate import Value, aggregate_values
-from moppa.report.beside import Reference, compare_with, counterparts, published_rows
 from moppa.report.columns import Column, suite_columns, task_groups
+from moppa.report.facts import table_facts
 from moppa.report.load import Excluded, ValidRecord, digest_records, exclude_record
 from moppa.report.published import Published
+from moppa.report.references import Reference, find_references, published_rows
 from moppa.report.rows import RowRecords, group_rows
-from moppa.report.significance import TEST, PairedBootstrap
+from moppa.report.significance import PairedBootstrap
 
-PROTOCOLS = {
-    "final": "trained on the 1000 images, test set read once after the last epoch",
-    "best_on_test": "a diagnostic and no result: the test set was read many times",
-    "tune": "trained on train800, read on val200 after the last epoch; never the test set",
-}
-INCOMPLETE, OMITTED, UNEVEN = "†", "‡", "§"
+INCOMPLETE, HAS_EXCLUDED, UNEVEN_SEEDS = "†", "‡", "§"
 MARKS = {
-    INCOMPLETE: "not all tasks were run, and no mean is taken over what is missing",
-    OMITTED: "records of this row were left out",
-    UNEVEN: "its cells have different seeds",
+    INCOMPLETE: "some tasks are missing; the means over them are withheld",
+    HAS_EXCLUDED: "some records of this row were excluded",
+    UNEVEN_SEEDS: "its cells have different seeds",
 }
-NO_TASK = "its task {} is none of the suite {}: no YAML in configs/task says so; restore that or delete the record"
+NO_TASK = "no YAML in configs/task defines its task {} of the suite {}; restore that YAML or delete the record"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One setting of a method; `values` has a task's or a mean's (`mean_GROUP`, `mean_groups`, `mean_tasks`)."""
+    """One setting of a method.
+
+    `values` are by column: a task or a mean (`mean_GROUP`, `mean_groups`, `mean_tasks`). `overrides` are the settings
+    in the name.
+    """
 
     name: str
     method: str
+    overrides: Mapping[str, str]
     marks: str
     values: Mapping[str, Value] = field(repr=False)
     params: float
     params_with_head: float | None
-    beside: Mapping[str, Reference] = field(default_factory=dict)
-    setting: RowRecords
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    records_by_task: Mapping[str, Sequence[ValidRecord]] = field(repr=False)
+
+    @property
+    def records(self) -> list[ValidRecord]:
+        return [record for records in self.records_by_task.values() for record in records]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """All that any format shows."""
+    """Everything that a format renders."""
 
     suite: str
     backbone: str
@@ -58,7 +63,7 @@ class Table:
     notes: Mapping[str, str]
     rows: Sequence[Row]
     published: Sequence[Published]
-    left_out: Sequence[Excluded]
+    excluded: Sequence[Excluded]
     digest: str
 
     @property
@@ -71,126 +76,109 @@ class Table:
 
     @property
     def groups(self) -> dict[str, list[str]]:
-        return task_groups(list(self.columns))
+        return task_groups(self.columns)
 
     @property
     def accuracies(self) -> pd.DataFrame:
-        """Mean accuracy in percent, rows by tasks; NaN where a cell is missing."""
+        """The mean accuracies in percent, rows by tasks; NaN if a cell is missing."""
         tasks = [column.task for column in self.columns]
         means = [[row.values[task].mean for task in tasks] for row in self.rows]
         return pd.DataFrame(means, index=[row.name for row in self.rows], columns=tasks, dtype=float)
 
 
-def tables_of(
-    results: Path, configs: Path, records: Sequence[ValidRecord], left_out: Sequence[Excluded]
+def build_tables(
+    results: Path, configs: Path, records: Sequence[ValidRecord], excluded: Sequence[Excluded]
 ) -> list[Table]:
-    """One table for every suite, backbone and protocol that there are records of, in that order."""
+    """Returns one table for each suite, backbone and protocol that has records, in alphabetical order."""
     groups: dict[tuple[str, str, str], list[ValidRecord]] = {}
-    for one in records:
-        groups.setdefault((one["suite"], one["backbone"], one["protocol"]), []).append(one)
-    return [table_of(group, left_out, results / "published.csv", configs) for _, group in sorted(groups.items())]
+    for record in records:
+        groups.setdefault((record["suite"], record["backbone"], record["protocol"]), []).append(record)
+    return [build_table(group, excluded, results / "published.csv", configs) for _, group in sorted(groups.items())]
 
 
-def table_of(
-    records: Sequence[ValidRecord], left_out: Sequence[Excluded], published_file: Path, configs: Path
+def build_table(
+    records: Sequence[ValidRecord], excluded: Sequence[Excluded], published_file: Path, configs: Path
 ) -> Table:
-    """One table; all records are of one suite, backbone and protocol."""
+    """Returns the table of records that share one suite, backbone and protocol."""
     suite, backbone, protocol = (records[0][name] for name in ("suite", "backbone", "protocol"))
     columns = suite_columns(suite, configs)
     tasks = {column.task for column in columns}
-    strange = [exclude_record(one, NO_TASK.format(one["task"], suite)) for one in records if one["task"] not in tasks]
-    shared, settings, mixed = group_rows([one for one in records if one["task"] in tasks], configs)
-    settings, values, false = judged(settings, task_groups(columns))
-    omitted = [one for one in left_out if (one.suite, one.backbone) == (suite, backbone)] + strange + mixed + false
-    used = [one for setting in settings for one in setting.records]
-    lost = {one.key for one in omitted}
-    orphans = {one.method for one in omitted if one.key not in {used_one["key"] for used_one in used}}
-    others = published_rows(records[0], columns, published_file)
-    rows = [row_of(setting, values[setting.name], columns, lost, orphans, others) for setting in settings]
+    unknown = [exclude_record(rec, NO_TASK.format(rec["task"], suite)) for rec in records if rec["task"] not in tasks]
+    shared, rows, mixed = group_rows([record for record in records if record["task"] in tasks], configs)
+    rows, values, contradicted = compute_values(rows, task_groups(columns))
+    omitted = [file for file in excluded if (file.suite, file.backbone) == (suite, backbone)]
+    omitted += unknown + mixed + contradicted
+    used = [record for row in rows for record in row.records]
+    used_keys = {record["key"] for record in used}
+    omitted_keys = {file.key for file in omitted}
+    rowless_methods = {file.method for file in omitted if file.key not in used_keys}
+    published = published_rows(records[0], published_file, configs)
+    built = []
+    for row in rows:
+        marks = row_marks(row, len(columns), omitted_keys, rowless_methods)
+        built.append(build_row(row, values[row.name], marks, len(columns), published))
     return Table(
         suite=suite,
         backbone=backbone,
         checkpoint=records[0]["config"]["backbone"]["timm"],
         protocol=protocol,
         columns=columns,
-        facts=facts_of(used, shared, protocol),
-        notes={mark: text for mark, text in MARKS.items() if any(mark in row.marks for row in rows)},
-        rows=rows,
-        published=others,
-        left_out=omitted,
+        facts=table_facts(used, shared, protocol),
+        notes={mark: text for mark, text in MARKS.items() if any(mark in row.marks for row in built)},
+        rows=built,
+        published=published,
+        excluded=omitted,
         digest=digest_records(used),
     )
 
 
-def judged(
-    settings: Sequence[RowRecords], groups: Mapping[str, Sequence[str]]
+def compute_values(
+    rows: Sequence[RowRecords], groups: Mapping[str, Sequence[str]]
 ) -> tuple[list[RowRecords], dict[str, dict[str, Value]], list[Excluded]]:
-    """The rows with their values, and the records that were found false where their predictions were asked for."""
-    false: list[Excluded] = []
+    """Returns the rows, their values, and the records that their predictions contradict and that are not counted."""
+    contradicted: list[Excluded] = []
     while True:
-        settings = [setting for setting in settings if setting.cells]
-        judge = PairedBootstrap({setting.name: setting.cells for setting in settings})
-        values = aggregate_values(settings, groups, judge) if settings else {}
-        if not judge.faults:
-            return settings, values, false
-        false += judge.faults
-        settings = [setting.without({one.place for one in false}) for setting in settings]
+        rows = [row for row in rows if row.by_task]
+        comparer = PairedBootstrap({row.name: row.by_task for row in rows})
+        values = aggregate_values(rows, groups, comparer) if rows else {}
+        if not comparer.excluded:
+            return rows, values, contradicted
+        contradicted += comparer.excluded
+        rows = [row.without({file.relative_path for file in contradicted}) for row in rows]
 
 
-def row_of(
-    setting: RowRecords,
-    values: Mapping[str, Value],
-    columns: Sequence[Column],
-    lost_keys: set[str],
-    orphans: set[str],
-    others: Sequence[Published],
+def build_row(
+    row: RowRecords, values: Mapping[str, Value], marks: str, num_tasks: int, published: Sequence[Published]
 ) -> Row:
-    """One row with its marks, its size and what was published of its method.
+    """Returns one row with its size and the published means of its method.
 
-    `lost_keys` are the keys of records that were left out, `orphans` the methods of those that belong to no row.
+    The size with the head is None if tasks are missing and the heads of the others differ.
     """
-    is_whole = all(column.task in setting.cells for column in columns)
-    heads = {task: cell[0]["head_params"] for task, cell in setting.cells.items()}
-    known = is_whole or len(set(heads.values())) == 1
-    ours = values["mean_groups"].mean
+    heads = [records[0]["head_params"] for records in row.by_task.values()]
+    has_size = len(row.by_task) == num_tasks or len(set(heads)) == 1
     return Row(
-        name=setting.name,
-        method=setting.method,
-        marks=marks_of(setting, is_whole, lost_keys, orphans),
+        name=row.name,
+        method=row.method,
+        overrides=row.overrides,
+        marks=marks,
         values=values,
-        params=setting.params,
-        params_with_head=setting.params + sum(heads.values()) / len(heads) if known else None,
-        beside={name: compare_with(other, ours, setting) for name, other in counterparts(setting, others).items()},
-        setting=setting,
+        params=row.params,
+        params_with_head=row.params + sum(heads) / len(heads) if has_size else None,
+        references=find_references(row, values["mean_groups"].mean, published),
+        records_by_task=row.by_task,
     )
 
 
-def marks_of(setting: RowRecords, is_whole: bool, lost_keys: set[str], orphans: set[str]) -> str:
-    """The marks of `MARKS` that a row bears. A lost record that belongs to no row is held against all of its method."""
-    keys = {one["key"] for one in setting.records}
-    seeds = {tuple(one["seed"] for one in cell) for cell in setting.cells.values()}
-    raised = {
-        INCOMPLETE: not is_whole,
-        OMITTED: bool(keys & lost_keys) or setting.method in orphans,
-        UNEVEN: len(seeds) > 1,
+def row_marks(row: RowRecords, num_tasks: int, omitted_keys: set[str], rowless_methods: set[str]) -> str:
+    """Returns the marks of `MARKS` that a row has.
+
+    An excluded record whose key is in no row marks all rows of its method.
+    """
+    keys = {record["key"] for record in row.records}
+    seeds = {tuple(record["seed"] for record in records) for records in row.by_task.values()}
+    is_marked = {
+        INCOMPLETE: len(row.by_task) < num_tasks,
+        HAS_EXCLUDED: bool(keys & omitted_keys) or row.method in rowless_methods,
+        UNEVEN_SEEDS: len(seeds) > 1,
     }
-    return "".join(mark for mark, is_raised in raised.items() if is_raised)
-
-
-def facts_of(records: Sequence[ValidRecord], shared: Mapping[str, str], protocol: str) -> list[str]:
-    """What the numbers are: protocol, seeds, lineage, weights, code, digest."""
-    seeds = sorted({one["seed"] for one in records})
-    commits = sorted({f"{one['git']['commit'] or 'none'}"[:10] + "+" * bool(one["git"]["dirty"]) for one in records})
-    verdicts = sorted({one["split"]["verdict"] for one in records})
-    dtypes = sorted({str(one["dtype"]) for one in records})
-    return [
-        f"accuracy in percent; {protocol}: {PROTOCOLS.get(protocol, protocol)}",
-        f"seeds {', '.join(map(str, seeds))} (mean ± standard deviation where a cell has several)",
-        f"split {', '.join(verdicts)}",
-        *(f"{name} {value}" for name, value in shared.items()),
-        f"computed in {', '.join(dtypes)}",
-        f"commit {', '.join(commits)} (+: with local changes)",
-        f"{len(records)} records, digest {digest_records(records)}",
-        f"bold: best, underlined: second, each only where it exceeds the next row by {TEST}",
-        "–: not run",
-    ]
+    return "".join(mark for mark, is_raised in is_marked.items() if is_raised)

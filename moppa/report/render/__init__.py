@@ -1,1 +1,1 @@
-"""A table as Markdown, LaTeX, HTML or terminal text."""
+"""Tables as Markdown, LaTeX, HTML, CSV and terminal text. The same table gives the same bytes."""

@@ -1,157 +1,128 @@
-"""What a table's differences are worth: intervals, paired tests against a baseline, and ranks over tasks."""
+"""Comparisons as Markdown: intervals, paired tests against a baseline row, ranks over tasks, published rows."""
 
-import zlib
 from collections.abc import Sequence
 
 import pandas as pd
 
 from moppa.report import bootstrap
 from moppa.report.bootstrap import Interval
-from moppa.report.published import Published
+from moppa.report.comparison import (
+    Difference,
+    accuracy_intervals,
+    baseline_of,
+    difference_from,
+    paired_bootstrap,
+    published_frame,
+)
+from moppa.report.published import FLAGS, Published
 from moppa.report.ranks import friedman, win_tie_loss
-from moppa.report.render.markdown import MISSING, escape_markdown, grid
+from moppa.report.render.markdown import escape_markdown, grid
+from moppa.report.render.text import MISSING
 from moppa.report.significance import SEED, PairedBootstrap
 from moppa.report.table import Row, Table
 from moppa.utils.errors import UserError
 
 
-def paired_bootstrap(table: Table) -> PairedBootstrap:
-    """Compares the rows of a table by their predictions."""
-    return PairedBootstrap({row.name: row.setting.cells for row in table.rows})
-
-
-def intervals_of(table: Table, judge: PairedBootstrap, *, seed: int = SEED) -> dict[tuple[str, str], Interval]:
-    """The interval of every cell whose predictions are there, by row and task."""
-    found = {}
-    for row in table.rows:
-        for task in row.setting.cells:
-            if (answers := judge.right(row.name, task)) is not None:
-                found[row.name, task] = bootstrap.accuracy_interval(answers[0], seed=seed_for(task, seed))
-    return found
-
-
-def seed_for(task: str, seed: int) -> int:
-    """The same images are drawn for every row of a task, and others for another task."""
-    return zlib.crc32(f"{seed} {task}".encode())
-
-
-def baseline_of(table: Table, asked: str | None) -> Row:
-    """The row that others are compared with: the one asked for by name or method, else the smallest.
-
-    Raises:
-        UserError: where there is no such row.
-    """
-    found = [row for row in table.rows if asked in (None, row.name, row.method)]
-    if not found:
-        names = ", ".join(row.name for row in table.rows)
-        raise UserError(f"the table {table.name} has no row {asked!r} to compare with: it has {names}")
-    return found[0]
-
-
 def comparison(table: Table, *, baseline: str | None = None) -> str:
-    """All of it as Markdown. The same table gives the same bytes."""
-    judge, base = paired_bootstrap(table), baseline_of(table, baseline)
+    """Returns the comparison of a table's rows; the baseline is a row's name or method, by default the smallest row."""
+    comparer, base = paired_bootstrap(table), baseline_of(table, baseline)
     parts = [
-        f"# {table.title}: what the differences are worth",
-        f"Records: digest {table.digest}. Every interval holds {bootstrap.LEVEL:.0%}, by a bootstrap over test images and, "
-        f"where a cell has several, seeds ({bootstrap.DRAWS:,} draws from seed {SEED}). Nothing is corrected for many "
-        f"comparisons.",
+        f"# {table.title}: significance of the differences",
+        f"Records: digest {table.digest}. Intervals have a level of {bootstrap.LEVEL:.0%} and come from a bootstrap "
+        f"over test images and, if a row has several, seeds ({bootstrap.NUM_DRAWS:,} draws from seed {SEED}). Nothing "
+        f"is corrected for multiple comparisons.",
         "## Accuracies",
-        intervals_grid(table, judge),
+        intervals_grid(table, comparer),
         f"## Differences from {escape_markdown(base.name)}, in points, on the same images",
-        f"Paired bootstrap; p of McNemar's exact test on the first seed that both have. {MISSING}: not comparable.",
-        differences_grid(table, judge, base),
+        f"Paired bootstrap; * means that the interval excludes 0. p is the p-value of McNemar's exact test on the "
+        f"first seed that both rows have. {MISSING} means not comparable.",
+        differences_grid(table, comparer, base),
         "## Over tasks",
-        over_tasks(table.accuracies.dropna()),
+        ranks_text(table.accuracies.dropna()),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def intervals_grid(table: Table, judge: PairedBootstrap) -> str:
-    """Rows by tasks that any row has."""
-    found = intervals_of(table, judge)
-    columns = [column for column in table.columns if any(task == column.task for _, task in found)]
+def intervals_grid(table: Table, comparer: PairedBootstrap) -> str:
+    """Returns the accuracies with their intervals: rows by the tasks that any row has."""
+    intervals = accuracy_intervals(table, comparer)
+    columns = [column for column in table.columns if any(task == column.task for _, task in intervals)]
     lines = [
-        [escape_markdown(row.name), *(interval_text(found.get((row.name, column.task))) for column in columns)]
+        [escape_markdown(row.name), *(interval_text(intervals.get((row.name, column.task))) for column in columns)]
         for row in table.rows
     ]
     return grid(["method", *(column.title for column in columns)], lines)
 
 
 def interval_text(interval: Interval | None) -> str:
-    """A value with its interval."""
+    """Returns a value with its interval."""
     return MISSING if interval is None else f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
-def differences_grid(table: Table, judge: PairedBootstrap, base: Row) -> str:
-    """Every other row's differences from the baseline, on the baseline's tasks."""
-    columns = [column for column in table.columns if column.task in base.setting.cells]
-    lines = [
-        [escape_markdown(row.name), *(difference_text(judge, row, base, column.task) for column in columns)]
-        for row in table.rows if row is not base
-    ]  # fmt: skip
+def differences_grid(table: Table, comparer: PairedBootstrap, base: Row) -> str:
+    """Returns the differences of every other row from the baseline, on the baseline's tasks."""
+    columns = [column for column in table.columns if column.task in base.records_by_task]
+    lines = []
+    for row in table.rows:
+        if row is not base:
+            differences = (difference_from(base, row, column.task, comparer) for column in columns)
+            lines.append([escape_markdown(row.name), *map(difference_text, differences)])
     return grid(["method", *(column.title for column in columns)], lines)
 
 
-def difference_text(judge: PairedBootstrap, row: Row, base: Row, task: str) -> str:
-    """The difference with its interval, an asterisk where that excludes 0, and McNemar's p."""
-    one, other = judge.right(row.name, task), judge.right(base.name, task)
-    if one is None or other is None or one[1] != other[1]:
+def difference_text(difference: Difference | None) -> str:
+    """Returns a difference with its interval, an asterisk if that excludes 0, and McNemar's p-value."""
+    if difference is None:
         return MISSING
-    interval = bootstrap.paired_difference(one[0], other[0], seed=seed_for(task, SEED))
+    interval, p_value = difference.interval, difference.mcnemar_p
     text = f"{interval.value:+.1f} [{interval.low:+.1f}, {interval.high:+.1f}]" + "*" * interval.excludes_zero
-    seeds = [[record["seed"] for record in each.setting.cells[task]] for each in (row, base)]
-    if common := [seed for seed in seeds[0] if seed in seeds[1]]:
-        p = bootstrap.mcnemar(one[0][seeds[0].index(common[0])], other[0][seeds[1].index(common[0])])
-        text += f" p {p:.2g}"
-    return text
+    return text if p_value is None else f"{text} p {p_value:.2g}"
 
 
-def over_tasks(accuracies: pd.DataFrame) -> str:
-    """Friedman's test, average ranks, and wins, ties and losses of methods (rows) that have every task."""
+def ranks_text(accuracies: pd.DataFrame) -> str:
+    """Returns Friedman's test, average ranks, and wins, ties and losses of methods (rows) that have every task."""
     try:
-        found = friedman(accuracies)
+        test = friedman(accuracies)
     except UserError as error:
         return f"No test over tasks: {error}."
-    said = (
-        f"Friedman: chi-squared {found.statistic:.2f}, p {found.p_value:.2g}, over {found.num_tasks} tasks. Average "
-        f"ranks that differ by less than {found.critical_difference:.2f} are not told apart (Nemenyi, 5%)."
+    summary = (
+        f"Friedman: chi-squared {test.statistic:.2f}, p {test.p_value:.2g}, over {test.num_tasks} tasks. Average ranks "
+        f"that differ by less than {test.critical_difference:.2f} are not significantly different (Nemenyi, 5%)."
     )
-    ranks = grid(
-        ["method", "average rank"], [[escape_markdown(str(n)), f"{r:.2f}"] for n, r in found.average_ranks.items()]
-    )
-    table = win_tie_loss(accuracies.loc[found.average_ranks.index])
+    lines = [[escape_markdown(str(name)), f"{rank:.2f}"] for name, rank in test.average_ranks.items()]
+    ranks = grid(["method", "average rank"], lines)
+    table = win_tie_loss(accuracies.loc[test.average_ranks.index])
     names = [escape_markdown(str(name)) for name in table.index]
-    wins = grid(
-        ["wins/ties/losses", *names], [[name, *line] for name, line in zip(names, table.to_numpy(), strict=True)]
-    )
-    return f"{said}\n\n{ranks}\n\n{wins}"
+    lines = [[name, *line] for name, line in zip(names, table.to_numpy(), strict=True)]
+    return f"{summary}\n\n{ranks}\n\n{grid(['wins/ties/losses', *names], lines)}"
 
 
-def published_frame(rows: Sequence[Published], tasks: Sequence[str]) -> pd.DataFrame:
-    """The accuracies of published rows that print every task, in percent: rows by tasks."""
-    whole = [row for row in rows if len(row.cells) == len(tasks)]
-    return pd.DataFrame([row.cells for row in whole], index=[row.name for row in whole], columns=list(tasks))
-
-
-def published_page(rows: Sequence[Published], tasks: Sequence[str]) -> str:
-    """All published rows with their means as printed and as their cells give them, and OSU's methods over the tasks."""
-    titles = ["row", "pretraining", "flags", "printed, groups", "from cells", "printed, 19", "from cells ", "source"]
-    lines = []
-    for row in rows:
-        means = [row.printed.get("groups"), row.means.get("groups"), row.printed.get("19"), row.means.get("19")]
-        numbers = [MISSING if mean is None else f"{mean:.2f}" for mean in means]
-        wrong = ", ".join(f"{name}: prints {a:.2f}, its cells give {b:.2f}" for name, (a, b) in row.misprints.items())
-        source = "; ".join(filter(None, [row.source, row.note, wrong]))
-        flags = row.flags(row.checkpoint) or MISSING
-        lines.append([escape_markdown(row.name), row.pretraining, flags, *numbers, escape_markdown(source)])
-    honest = published_frame([row for row in rows if row.selection == "last_epoch"], tasks)
+def published_page(suite: str, rows: Sequence[Published], tasks: Sequence[str]) -> str:
+    """Returns all published rows of a suite with printed and recomputed means, and the tuned rows' ranks over tasks."""
+    titles = ["row", "pretraining", "flags", "printed, groups", "recomputed, groups", f"printed, {len(tasks)}"]
+    titles += [f"recomputed, {len(tasks)}", "source"]
+    lines = [published_line(row) for row in rows]
+    tuned = [row for row in rows if row.selection == "last_epoch"]
+    studies = ", ".join(dict.fromkeys(row.study for row in tuned if row.study))
+    flags = "; ".join(f"{flag}: {meaning}" for flag, meaning in FLAGS.items() if flag != "C")
     parts = [
-        "# Published rows of VTAB-1K on ViT-B/16",
-        "From results/published.csv. B: best epoch chosen on the test set; J: JPEG lineage; N: inputs not normalized "
-        "as the checkpoint asks; M: a mean is printed that its cells do not give. No flag means: not known to be so.",
+        f"# Published rows of {suite}",
+        f"From results/published.csv. {flags}. A row without a flag is not known to have the problem.",
         grid(titles, lines),
-        "## The rows tuned on val200 and read after the last epoch (OSU), over the 19 tasks",
-        over_tasks(honest),
+        f"## Rows tuned on val200 and evaluated after the last epoch ({studies}), over the {len(tasks)} tasks",
+        ranks_text(published_frame(tuned, tasks)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def published_line(row: Published) -> list[str]:
+    """Returns the cells of one published row."""
+    means = [row.printed.get("groups"), row.means.get("groups"), row.printed.get("tasks"), row.means.get("tasks")]
+    numbers = [MISSING if mean is None else f"{mean:.2f}" for mean in means]
+    misprints = ", ".join(
+        f"{name}: prints {printed:.2f}, its cells give {recomputed:.2f}"
+        for name, (printed, recomputed) in row.misprints.items()
+    )
+    source = "; ".join(filter(None, [row.source, row.note, misprints]))
+    flags = row.flags(row.checkpoint) or MISSING
+    return [escape_markdown(row.name), row.pretraining, flags, *numbers, escape_markdown(source)]

@@ -1,4 +1,4 @@
-"""Tables inside a text: what stands between two comments is what the records say, whenever `make table` was run.
+"""Keeps tables that are quoted in Markdown files up to date. A quoted table is between two comments:
 
 <!-- table mini-vit_micro-final -->
 ...
@@ -17,21 +17,21 @@ QUOTED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end of table -->)", re.DO
 
 
 def updated_text(text: str, tables: Sequence[Table]) -> str:
-    """The text with every table that it names as it is now; one that is not among them stays as it stands."""
+    """Returns a text in which every quoted table is replaced by its current rows; unknown tables are unchanged."""
     grids = {table.name: markdown_grid(table) for table in tables}
 
-    def quote(found: re.Match[str]) -> str:
-        start, name, end = found.groups()
-        return f"{start}\n{grids[name]}\n\n{end}" if name in grids else found[0]
+    def replacement(match: re.Match[str]) -> str:
+        start, name, end = match.groups()
+        return f"{start}\n{grids[name]}\n\n{end}" if name in grids else match[0]
 
-    return QUOTED.sub(quote, text)
+    return QUOTED.sub(replacement, text)
 
 
 def update_readme(path: Path, tables: Sequence[Table]) -> bool:
-    """Renews the tables in a file; whether it was changed."""
-    before = path.read_text()
+    """Updates the quoted tables in a file, and returns whether it changed."""
+    before = path.read_text(encoding="utf-8")
     after = updated_text(before, tables)
     if after != before:
         with atomic_write(path) as temporary:
-            temporary.write_text(after)
+            temporary.write_text(after, encoding="utf-8")
     return after != before

@@ -1,20 +1,20 @@
-"""A table in the terminal, as wide as it is: the same numbers and marks as in the files."""
+"""Tables in the terminal, fitted to its width, with the same numbers and marks as in the files."""
 
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as Grid
 
-from moppa.report.render.markdown import (
+from moppa.report.render.text import (
     MISSING,
-    Head,
+    Header,
     Style,
     caption,
-    heads_of,
-    notes_of,
+    cell_text,
     published_text,
     shown_published,
-    text,
+    table_headers,
+    table_notes,
 )
 from moppa.report.table import Row, Table
 
@@ -26,43 +26,44 @@ TERMINAL = Style(
 
 
 def show(table: Table, console: Console) -> None:
-    """Prints a table without the columns in which no row has a number, which are named beneath it."""
-    heads = heads_of(table)
-    filled = [head for head in heads if any(text(row, head, TERMINAL) != MISSING for row in table.rows)]
+    """Prints a table. Columns without a number in any of our rows are not printed but listed below it."""
+    headers = table_headers(table)
+    filled = [h for h in headers if any(cell_text(row, h, TERMINAL) != MISSING for row in table.rows)]
     console.print(f"\n[bold]{escape(table.title)}[/bold]")
     console.print(escape(caption(table)), style="dim")
-    for block in blocks(table, filled, console):
+    for block in column_blocks(table, filled, console):
         console.print(grid(table, block))
-    if empty := [head.title for head in heads if head not in filled]:
-        console.print(f"no number yet: {escape(', '.join(empty))}", style="dim")
-    for note in notes_of(table):
-        console.print(escape(note), style="red" if note.startswith("Left out") else "dim")
+    if empty := [header.title for header in headers if header not in filled]:
+        console.print(f"Not run yet: {escape(', '.join(empty))}", style="dim")
+    for note in table_notes(table):
+        console.print(escape(note), style="red" if note.startswith("Excluded") else "dim")
 
 
-def blocks(table: Table, heads: list[Head], console: Console) -> list[list[Head]]:
-    """The columns in one block where the terminal is wide enough, else a block for every group and one for the rest."""
-    if Measurement.get(console, console.options.update(max_width=10_000), grid(table, heads)).maximum <= console.width:
-        return [heads]
-    groups = [[head for head in heads if head.group == group] for group in (*table.groups, "")]
+def column_blocks(table: Table, headers: list[Header], console: Console) -> list[list[Header]]:
+    """Returns all columns in one block if the terminal is wide enough, else a block for each group and the rest."""
+    unlimited = console.options.update(max_width=10_000)
+    if Measurement.get(console, unlimited, grid(table, headers)).maximum <= console.width:
+        return [headers]
+    groups = [[header for header in headers if header.group == group] for group in (*table.groups, "")]
     return [block for block in groups if block]
 
 
-def grid(table: Table, heads: list[Head]) -> Grid:
-    """The rows, ours and then the published ones."""
-    found = Grid(header_style="bold", row_styles=["", "on gray11"])
-    found.add_column("method", overflow="fold")
-    for head in heads:
-        found.add_column(escape(head.title), justify="right", style="cyan" if head.kind == "mean" else "")
+def grid(table: Table, headers: list[Header]) -> Grid:
+    """Returns our rows and then the published ones."""
+    table_grid = Grid(header_style="bold", row_styles=["", "on gray11"])
+    table_grid.add_column("method", overflow="fold")
+    for header in headers:
+        table_grid.add_column(escape(header.title), justify="right", style="cyan" if header.kind == "mean" else "")
     for row in table.rows:
-        found.add_row(name_of(row), *(text(row, head, TERMINAL) for head in heads))
+        table_grid.add_row(row_name(row), *(cell_text(row, header, TERMINAL) for header in headers))
     if published := shown_published(table):
-        found.add_section()
+        table_grid.add_section()
         for row in published:
             name = f"[italic]{escape(row.name)}[/italic] {row.flags(table.checkpoint)}"
-            found.add_row(name, *(published_text(row, head) for head in heads))
-    return found
+            table_grid.add_row(name, *(published_text(row, header) for header in headers))
+    return table_grid
 
 
-def name_of(row: Row) -> str:
-    """A row's name with its marks."""
+def row_name(row: Row) -> str:
+    """Returns a row's name with its marks."""
     return escape(row.name) + f" [yellow]{row.marks}[/yellow]" * bool(row.marks)
