@@ -1,9 +1,8 @@
-"""The whole pipeline on the mini suite: two processes run the cells, one bar counts them, and the table is shown."""
+"""The demo: two worker processes run a few methods on the mini suite behind one progress bar."""
 
 import os
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ from pathlib import Path
 from moppa.backbone.model import compute_weights_sha256
 from moppa.record.cell import cell_from_config
 from moppa.utils.config import compose_config, instantiate
+from moppa.utils.paths import RUN_COMMAND
 from moppa.utils.progress import progress_bar
 
 METHODS = ("linear", "lora", "adapter", "vpt_deep", "nola", "moppa")
-TASKS = ("mini/sprites_location",)  # what ends within five minutes on two cores
+TASKS = ("mini/sprites_location",)  # takes under five minutes on two cores
 ALL_TASKS = (
     *TASKS,
     "mini/digits",
@@ -27,72 +27,71 @@ ALL_TASKS = (
     "mini/shapes_distance",
 )
 NUM_WORKERS = 2
+NUM_ERROR_LINES = 20
+
+Lines = queue.Queue[str | None]  # what the workers print; None when one of them ends
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Which cells are run, with which words for run.py, and where everything that is made goes."""
+    """The cells of a demo, further overrides for all of them, and the results folder."""
 
-    root: Path
     tasks: Sequence[str]
     methods: Sequence[str]
-    words: Sequence[str]
+    overrides: Sequence[str]
     results: Path
 
-    def overrides(self, task: str, method: str) -> list[str]:
-        """The words of run.py for one cell."""
-        return [f"task={task}", f"method={method}", *self.words, f"run.results={self.results}"]
+    def cell_overrides(self, task: str, method: str) -> list[str]:
+        """Returns the overrides of one cell, or of several if task and method are comma-separated."""
+        return [f"task={task}", f"method={method}", *self.overrides, f"run.results={self.results}"]
 
     def records(self) -> dict[tuple[str, str], Path]:
-        """Where the record of every cell is, or will be."""
-        found, digest = {}, ""
+        """Returns the path of each cell's record by task and method. The record need not exist yet."""
+        paths, weights_sha256 = {}, ""
         for task in self.tasks:
             for method in self.methods:
-                config = compose_config(self.overrides(task, method))
-                digest = digest or compute_weights_sha256(instantiate(config, "backbone"))  # the same for all cells
-                found[task, method] = cell_from_config(config, weights_sha256=digest).record
-        return found
+                config = compose_config(self.cell_overrides(task, method))
+                weights_sha256 = weights_sha256 or compute_weights_sha256(instantiate(config, "backbone"))
+                paths[task, method] = cell_from_config(config, weights_sha256=weights_sha256).record
+        return paths
 
     def command(self) -> list[str]:
-        """One process that runs every cell which no other has claimed."""
-        words = self.overrides(",".join(self.tasks), ",".join(self.methods))
-        return [sys.executable, str(self.root / "run.py"), "-m", *words]
+        """Returns the command of a worker. It runs all cells, except those that another worker leases."""
+        return [*RUN_COMMAND, "-m", *self.cell_overrides(",".join(self.tasks), ",".join(self.methods))]
 
 
-def run(demo: Demo, say: Callable[[str], None]) -> int:
-    """Runs every cell that has no record yet, and says each result as it comes; the first failing exit status, or 0.
+def run(demo: Demo, show_line: Callable[[str], None]) -> int:
+    """Runs every cell without a record and shows each result. Returns the first non-zero exit status, or 0.
 
-    Ctrl-C reaches both processes, which save where they are; the next run goes on from there.
+    Ctrl-C reaches the workers too. They save a checkpoint, from which the next run resumes.
     """
     records = demo.records()
-    num_done = sum(path.exists() for path in records.values())
-    lines: queue.Queue[str | None] = queue.Queue()
-    workers = [start(demo.command(), demo.root) for _ in range(NUM_WORKERS)]
-    readers = [threading.Thread(target=pass_on, args=(worker, lines), daemon=True) for worker in workers]
-    for reader in readers:
-        reader.start()
+    lines: Lines = queue.Queue()
+    workers = [start_worker(demo.command()) for _ in range(NUM_WORKERS)]
+    for worker in workers:
+        threading.Thread(target=forward_lines, args=(worker, lines), daemon=True).start()
     try:
         with progress_bar() as bar:
-            line = bar.add_task("cells", total=len(records), completed=num_done, note=f"{len(workers)} at a time")
-            num_running = len(workers)
+            progress = bar.add_task("cells", total=len(records), completed=0, note=f"{NUM_WORKERS} at a time")
+            num_running = NUM_WORKERS
             while num_running:
-                text = take(lines)
-                if text is None:
+                bar.update(progress, completed=sum(path.exists() for path in records.values()))
+                line = next_line(lines)
+                if line is None:
                     num_running -= 1
-                elif text:
-                    say(text)
-                bar.update(line, completed=sum(path.exists() for path in records.values()))
+                elif line:
+                    show_line(line)
+            bar.update(progress, completed=sum(path.exists() for path in records.values()))
     finally:
         for worker in workers:
             worker.wait()
     return next((worker.returncode for worker in workers if worker.returncode), 0)
 
 
-def start(command: Sequence[str], root: Path) -> subprocess.Popen[str]:
-    """A worker with one thread of arithmetic, so that two of them do not share a core; its bars are not shown."""
+def start_worker(command: Sequence[str]) -> subprocess.Popen[str]:
+    """Starts a worker with one compute thread, so that two workers do not compete for a core. Its output is piped."""
     return subprocess.Popen(
         command,
-        cwd=root,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -101,20 +100,20 @@ def start(command: Sequence[str], root: Path) -> subprocess.Popen[str]:
     )
 
 
-def pass_on(worker: subprocess.Popen[str], lines: "queue.Queue[str | None]") -> None:
-    """Puts what a worker says into the queue, then None; a worker that fails is quoted in full."""
-    told = []
+def forward_lines(worker: subprocess.Popen[str], lines: Lines) -> None:
+    """Puts a worker's results into the queue, then None. If the worker fails, puts its last lines first."""
+    output = []
     for text in worker.stdout or ():
-        told.append(text.rstrip())
-        if " right, " in text or text.startswith("resuming"):
+        output.append(text.rstrip())
+        if " correct, " in text or text.startswith("resuming"):
             lines.put(text.partition(", ")[0].rstrip())
     if worker.wait():
-        lines.put("\n".join(told[-20:]))
+        lines.put("\n".join(output[-NUM_ERROR_LINES:]))
     lines.put(None)
 
 
-def take(lines: "queue.Queue[str | None]") -> str | None:
-    """The next line, "" where none comes within half a second."""
+def next_line(lines: Lines) -> str | None:
+    """Returns the next line of the queue, or "" after half a second without one."""
     try:
         return lines.get(timeout=0.5)
     except queue.Empty:

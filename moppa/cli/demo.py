@@ -58,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="run all eight tasks")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="run these tasks, for example mini/terrain")
-    parser.add_argument("--methods", nargs="+", metavar="METHOD", default=METHODS, help="default: %(default)s")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", default=METHODS, help=f"default: {' '.join(METHODS)}")
     parser.add_argument("--results", type=Path, default=Path("results/demo"), metavar="DIR", help="(%(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDES", help="more overrides for run.py")
     return parser.parse_args()

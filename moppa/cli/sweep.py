@@ -1,8 +1,10 @@
-"""What a sweep has, lacks and will cost: python scripts/sweep.py plan|status|retry WORDS, the words of run.py -m.
+"""Plans a sweep, shows its status, or retries it: moppa sweep plan|status|retry OVERRIDES.
 
-plan    cells by state, operations, and hours predicted from the rates of this device's records
-status  the grid method x task, live in a terminal, with the failures; without words, of all that is in results/
-retry   runs what failed, stopped or is missing (python run.py -m WORDS, which skips what is done)
+OVERRIDES are those of `python run.py -m`.
+
+plan    the cells by state, their operations, and the hours predicted from this device's records
+status  a table of methods and tasks, live in a terminal, with the failures; without OVERRIDES, of all cells in results/
+retry   runs what failed, was interrupted or is missing (python run.py -m OVERRIDES, which skips finished cells)
 """
 
 import argparse
@@ -21,29 +23,31 @@ from rich.live import Live
 from moppa.sweep.status import State
 from moppa.sweep.status_table import CellFiles, cell_states, counts_line, find_cells, status_view
 from moppa.utils.errors import UserError
-from moppa.utils.paths import CONFIGS, ROOT
+from moppa.utils.paths import CONFIGS, RUN_COMMAND
 
 if TYPE_CHECKING:
     from moppa.sweep.plan import PlannedCell
 
 
-SECONDS = 2.0  # between two looks of a live status
+REFRESH_SECONDS = 2.0
 
 
 def main() -> int:
-    """0, or 1 where the words mean no sweep; retry gives run.py's status."""
+    """Returns 0, or 1 if the overrides describe no sweep; `retry` returns the exit status of run.py."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("plan", "status", "retry"))
-    parser.add_argument("words", nargs="*", metavar="WORDS", help="+sweep=vtab1k, task=eurosat,dtd seed=0,1,2, ...")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="for a status without words")
-    parser.add_argument("--once", action="store_true", help="a status that does not stay")
-    asked = parser.parse_args()
+    parser.add_argument("action", choices=("plan", "status", "retry"))
+    parser.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDES", help="+sweep=vtab1k, task=eurosat,dtd seed=0,1,2, ..."
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"), help="for status without OVERRIDES")
+    parser.add_argument("--once", action="store_true", help="print the status once and exit")
+    arguments = parser.parse_args()
     try:
-        if asked.do == "plan":
-            return plan(asked.words)
-        if asked.do == "retry":
-            return retry(asked.words)
-        return status(asked.words, asked.results, once=asked.once)
+        if arguments.action == "plan":
+            return plan(arguments.overrides)
+        if arguments.action == "retry":
+            return retry(arguments.overrides)
+        return status(arguments.overrides, arguments.results, once=arguments.once)
     except (HydraException, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -51,59 +55,62 @@ def main() -> int:
         return 130
 
 
-def plan(words: list[str]) -> int:
-    """Prints what there is to do, and what it will cost."""
-    plan_cells = planner()
+def plan(overrides: list[str]) -> int:
+    """Prints the states of the cells and what they will cost."""
+    plan_cells = import_plan_cells()
     from moppa.sweep.plan import plan_summary
 
-    Console().print(plan_summary(plan_cells(CONFIGS, words)))
+    Console().print(plan_summary(plan_cells(CONFIGS, overrides)))
     return 0
 
 
-def status(words: list[str], results: Path, *, once: bool) -> int:
-    """Prints the grid, and in a terminal keeps it up to date until all is done or Ctrl-C."""
-    look = entries_of_words(words) if words else None
+def status(overrides: list[str], results: Path, *, once: bool) -> int:
+    """Prints the status table; in a terminal, refreshes it until all cells are done or Ctrl-C is pressed."""
+    planned = planned_files(overrides) if overrides else None
 
-    def states() -> list[tuple[CellFiles, State]]:
-        return cell_states(find_cells(results) if look is None else look, None)
+    def read_states() -> list[tuple[CellFiles, State]]:
+        return cell_states(find_cells(results) if planned is None else planned, None)
 
-    console, found = Console(), states()
-    if not found:
-        print(f"nothing in {results}: run a cell first (python run.py ...)")
+    console, states = Console(), read_states()
+    if not states:
+        print(f"there are no cells in {results}: run one first (python run.py ...)")
     elif once or not console.is_terminal:
-        console.print(status_view(found, num_failures=100))
+        console.print(status_view(states, num_failures=100))
     else:
-        with Live(status_view(found, num_failures=10), console=console, auto_refresh=False) as live:
-            while any(state.name not in ("done", "stale") for _, state in found):
-                time.sleep(SECONDS)
-                found = states()
-                live.update(status_view(found, num_failures=10), refresh=True)
+        with Live(status_view(states, num_failures=10), console=console, auto_refresh=False) as live:
+            while not all(state.is_finished for _, state in states):
+                time.sleep(REFRESH_SECONDS)
+                states = read_states()
+                live.update(status_view(states, num_failures=10), refresh=True)
     return 0
 
 
-def entries_of_words(words: list[str]) -> list[CellFiles]:
-    """The cells that the words mean."""
-    return [one.entry for one in planner()(CONFIGS, words)]
+def retry(overrides: list[str]) -> int:
+    """Runs the sweep again unless all of its cells are finished."""
+    if not overrides:
+        raise UserError("retry needs the overrides of the sweep, as in: moppa sweep retry +sweep=vtab1k")
+    environment = dict(os.environ)  # before planning changes it
+    states = [state for _, state in cell_states(planned_files(overrides), None)]
+    Console().print(counts_line(states))
+    if all(state.is_finished for state in states):
+        return 0
+    return subprocess.run([*RUN_COMMAND, "-m", *overrides], env=environment, check=False).returncode
 
 
-def planner() -> Callable[[Path, list[str]], "list[PlannedCell]"]:
-    """`planned`, which downloads nothing to look at a sweep."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read where the hub's package is imported
-    from moppa.sweep.plan import plan_cells  # late: torch takes seconds that a status without words does not need
+def planned_files(overrides: list[str]) -> list[CellFiles]:
+    """Returns the files of the cells that the overrides describe."""
+    return [cell.files for cell in import_plan_cells()(CONFIGS, overrides)]
+
+
+def import_plan_cells() -> Callable[[Path, list[str]], "list[PlannedCell]"]:
+    """Returns `plan_cells`, set up so that it downloads nothing.
+
+    It is imported late because it needs torch, which a status without overrides does not.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported
+    from moppa.sweep.plan import plan_cells
 
     return plan_cells
-
-
-def retry(words: list[str]) -> int:
-    """Runs the sweep again; what is done is skipped."""
-    if not words:
-        raise UserError("retry needs the words of the sweep, as in: python scripts/sweep.py retry +sweep=vtab1k")
-    environment = dict(os.environ)
-    found = cell_states(entries_of_words(words), None)
-    Console().print(counts_line(found))
-    if all(state.name in ("done", "stale") for _, state in found):
-        return 0
-    return subprocess.run([sys.executable, str(ROOT / "run.py"), "-m", *words], env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

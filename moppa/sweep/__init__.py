@@ -1,1 +1,1 @@
-"""A sweep: which cells it has, how far each is, and what is left will cost."""
+"""Sweeps: the cells of a multirun, their states, their cost, and the workers that run them."""

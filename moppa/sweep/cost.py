@@ -1,4 +1,4 @@
-"""What a cell costs: its floating-point operations, counted, and its seconds at rates that records measured."""
+"""The cost of a cell: its floating-point operations, and the seconds that they take according to earlier records."""
 
 import copy
 import json
@@ -16,125 +16,124 @@ from torch.utils.flop_counter import FlopCounterMode
 from moppa.backbone.model import Backbone
 from moppa.data.task import BASE_SPLITS
 from moppa.peft.collect import penalty
-from moppa.utils.config import call_with_supported
+from moppa.peft.method import attach_method
 
-NUM_CLASSES = 10  # the head's share is below a thousandth, and one count serves all tasks
+NUM_CLASSES = 10  # the head takes under a thousandth of the operations, so one count serves all tasks
 
 
 def cell_flops(config: Mapping[str, Any]) -> float:
-    """The floating-point operations of a cell: all steps forward and backward, and all images that are read after."""
+    """Returns the operations of a cell: forward and backward in training, forward for every evaluated image."""
     backbone = {name: value for name, value in config["backbone"].items() if name not in ("_target_", "weights")}
-    step, look = flops_per_image(json.dumps(backbone), json.dumps(config["method"]["attach"]))
-    sizes = {"train800": 800, "val200": 200, "test": config["task"]["num_test"]}
+    training_flops, evaluation_flops = flops_per_image(json.dumps(backbone), json.dumps(config["method"]["attach"]))
+    num_images = {"train800": 800, "val200": 200, "test": config["task"]["num_test"]}
     protocol, epochs = config["protocol"], config["train"]["epochs"]
-    num_train, num_read = (sum(sizes[part] for part in BASE_SPLITS[protocol[split]]) for split in ("train", "evaluate"))
+    num_train, num_evaluated = (
+        sum(num_images[name] for name in BASE_SPLITS[protocol[split]]) for split in ("train", "evaluate")
+    )
     every = protocol.get("every")
-    num_readings = 1 + (-(-epochs // every) if every else 0)
-    return epochs * num_train * step + num_readings * num_read * look
+    num_evaluations = 1 + (-(-epochs // every) if every else 0)
+    return epochs * num_train * training_flops + num_evaluations * num_evaluated * evaluation_flops
 
 
 @lru_cache
 def flops_per_image(backbone: str, attach: str) -> tuple[float, float]:
-    """The operations of one training image, forward and backward, and of one that is looked at.
+    """Returns the operations per image of a training step (forward and backward) and of an evaluation (forward).
 
-    Both are given as JSON. The count runs without data or arithmetic where the method lets it, else on the CPU.
+    Both arguments are JSON, because a cache needs hashable ones. The model runs on the meta device, without data or
+    arithmetic, or on the CPU if one of its operations does not support that device.
     """
-    model = bare(backbone)
+    model = frozen_backbone(backbone)
     size = model.pretrained_cfg["input_size"][-1]
     images, labels = torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.long)
-    call_with_supported(
-        instantiate(json.loads(attach), _partial_=True, _convert_="all"),
-        model,
-        generator=torch.Generator().manual_seed(0),
-        examples=lambda: iter([(images, labels)]),
-    )
+    method = instantiate(json.loads(attach), _partial_=True, _convert_="all")
+    attach_method(model, method, generator=torch.Generator().manual_seed(0), examples=lambda: iter([(images, labels)]))
     try:
-        return counted(copy.deepcopy(model).to("meta"), images.to("meta"), labels.to("meta"))
-    except RuntimeError:  # an operation that only a real device has
-        return counted(model, images, labels)
+        return count_flops(copy.deepcopy(model).to("meta"), images.to("meta"), labels.to("meta"))
+    except RuntimeError:  # an operation without a meta kernel
+        return count_flops(model, images, labels)
 
 
-@lru_cache(maxsize=1)
-def loaded(backbone: str) -> nn.Module:
-    """A frozen backbone with random weights; nobody may touch it."""
-    return Backbone(**json.loads(backbone), weights="random").bare(drop_path=0.0).requires_grad_(False)
-
-
-def bare(backbone: str) -> nn.Module:
-    """A frozen backbone with a fresh head."""
-    model = copy.deepcopy(loaded(backbone))
+def frozen_backbone(backbone: str) -> Any:
+    """Returns a frozen backbone with random weights and a trainable head."""
+    model = copy.deepcopy(shared_backbone(backbone))
     model.reset_classifier(NUM_CLASSES)
     return model
 
 
-def counted(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Operations an image, of a training step and of a forward."""
-    with counter() as step:
+@lru_cache(maxsize=1)
+def shared_backbone(backbone: str) -> Any:
+    """Returns a frozen backbone with random weights, built once. Copy it before you change it."""
+    return Backbone(**json.loads(backbone), weights="random").bare(drop_path=0.0).requires_grad_(False)
+
+
+def count_flops(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Returns the operations per image of a training step and of an evaluation of `model`."""
+    with flop_counter() as training:
         (F.cross_entropy(model.train()(images), labels) + penalty(model, 0.0)).backward()
-    with counter() as look, torch.no_grad():
+    with flop_counter() as evaluation, torch.no_grad():
         model.eval()(images)
-    return step.get_total_flops() / len(images), look.get_total_flops() / len(images)
+    return training.get_total_flops() / len(images), evaluation.get_total_flops() / len(images)
 
 
-def counter() -> FlopCounterMode:
-    """Counts over the whole model; told by modules, it would need every one to have a gradient."""
-    mode = FlopCounterMode(display=False)
-    mode.mod_tracker = Whole()  # type: ignore[assignment]
-    return mode
+def flop_counter() -> FlopCounterMode:
+    """Returns a counter of the whole model's operations. A count per module would need a gradient in every module."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = NoModuleTracker()  # type: ignore[assignment]
+    return counter
 
 
-class Whole:
-    """Knows no modules."""
+class NoModuleTracker:
+    """Replaces torch's tracker of modules: attributes every operation to the whole model."""
 
     parents = frozenset({"Global"})
 
-    def __enter__(self) -> "Whole":
+    def __enter__(self) -> "NoModuleTracker":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Forgets nothing."""
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Throughput:
-    """Operations a second that records measured on a device, of the most similar cells that there are.
+    """Operations per second on one device, taken from the records of the most similar cells.
 
-    `measured` holds those that were asked for: the median and how many records it is of, by what makes cells alike.
+    `medians` holds those that `predict_seconds` has used so far: the median and the number of its records, by kind of
+    cell.
     """
 
     NUM_SAMPLES = 5
 
     def __init__(self, records: Iterable[Mapping[str, Any]], device: Mapping[str, Any]) -> None:
-        self.samples: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-        self.measured: dict[tuple[str, ...], tuple[float, int]] = {}
-        for one in records:
-            if all(one["device"][name] == device[name] for name in ("type", "name")):
-                for kind in kinds_of(one["config"]):
-                    self.samples.setdefault(kind, []).append(one)
+        self.records: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+        self.medians: dict[tuple[str, ...], tuple[float, int]] = {}
+        for record in records:
+            if all(record["device"][name] == device[name] for name in ("type", "name")):
+                for kind in cell_kinds(record["config"]):
+                    self.records.setdefault(kind, []).append(record)
 
-    def seconds_of(self, config: Mapping[str, Any], flops: float) -> tuple[float, str] | None:
-        """The seconds that a cell will take, and what that was measured on; None where nothing was on this device."""
-        words = ("the same method", "the same backbone", "other backbones")
-        for kind, what in zip(kinds_of(config), words, strict=True):
-            if kind in self.samples:
-                return flops / self.rate(kind), what
+    def predict_seconds(self, config: Mapping[str, Any], flops: float) -> tuple[float, str] | None:
+        """Returns the seconds that a cell will take and what they were measured on, or None without such a record."""
+        descriptions = ("the same method", "the same backbone", "other backbones")
+        for kind, description in zip(cell_kinds(config), descriptions, strict=True):
+            if kind in self.records:
+                return flops / self.flops_per_second(kind), description
         return None
 
-    def rate(self, kind: tuple[str, ...]) -> float:
-        """The median of some records of a kind, taken evenly from all there are."""
-        if kind not in self.measured:
-            every = -(-len(self.samples[kind]) // self.NUM_SAMPLES)
-            taken = self.samples[kind][::every]
-            self.measured[kind] = statistics.median(map(rate_of, taken)), len(taken)
-        return self.measured[kind][0]
+    def flops_per_second(self, kind: tuple[str, ...]) -> float:
+        """Returns the median over up to `NUM_SAMPLES` records of a kind, evenly spaced among them."""
+        if kind not in self.medians:
+            step = -(-len(self.records[kind]) // self.NUM_SAMPLES)
+            samples = self.records[kind][::step]
+            self.medians[kind] = statistics.median(map(record_flops_per_second, samples)), len(samples)
+        return self.medians[kind][0]
 
 
-def rate_of(one: Mapping[str, Any]) -> float:
-    """The operations a second of one record."""
-    return cell_flops(one["config"]) / (one["seconds"]["train"] + one["seconds"]["evaluate"])
+def record_flops_per_second(record: Mapping[str, Any]) -> float:
+    """Returns the operations per second of a record's training and evaluation."""
+    return cell_flops(record["config"]) / (record["seconds"]["train"] + record["seconds"]["evaluate"])
 
 
-def kinds_of(config: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """What cells resemble each other by, from near to far."""
+def cell_kinds(config: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Returns the kinds that a cell belongs to, from the most to the least similar cells."""
     size = str(config["backbone"]["image_size"])
-    near = (config["backbone"]["name"], size, config["method"]["name"])
-    return [near, near[:2], ()]
+    same_method = (config["backbone"]["name"], size, config["method"]["name"])
+    return [same_method, same_method[:2], ()]

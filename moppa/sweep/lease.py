@@ -1,4 +1,4 @@
-"""A lease: a file that names the one worker of a cell. A heartbeat renews it; the lease of a dead worker is taken over."""
+"""A lease: a file that names the one worker of a cell, renewed by a heartbeat and taken over from a dead worker."""
 
 import os
 import socket
@@ -93,5 +93,5 @@ def lease_owner(path: Path) -> str:
 
 
 def warn_lost(_: object) -> None:
-    """Warns that the lease was lost because the worker was suspended for too long. Both workers write the same bytes."""
+    """Warns that a lease was lost because this worker was suspended. Both workers write the same bytes."""
     print("the lease of this cell was lost: another worker may be running it too", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A plan before the bill: the cells of a sweep, how far each is, their operations and the hours that they will take."""
+"""The plan of a sweep: its cells, their states, their operations, and the hours that they will take on this device."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,34 +24,36 @@ from moppa.utils.device import device_info, get_device
 from moppa.utils.errors import UserError
 from moppa.utils.provenance import code_state
 
-UNKNOWN = "unknown"  # in place of the weights' sha256 where they are not at hand
+UNKNOWN = "unknown"  # stands for the sha256 of weights that are not available
+COLUMNS = ("method", "cells", "to run", "PFLOP", "PFLOP to run", "hours", "hours to run", "measured on")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCell:
-    """One cell of a sweep: its resolved config, its files, and why they cannot be known yet where they cannot."""
+    """One cell of a sweep: its resolved config, its files, and a note if these cannot be known yet (else empty)."""
 
     config: dict[str, Any]
-    entry: CellFiles
+    files: CellFiles
     note: str
 
 
-def plan_cells(configs: Path, words: Sequence[str]) -> list[PlannedCell]:
-    """The cells that `python run.py -m WORDS` would run."""
-    return [plan_cell(config) for config in expand_cells(configs, words)]
+def plan_cells(configs: Path, overrides: Sequence[str]) -> list[PlannedCell]:
+    """Returns the cells that `python run.py -m OVERRIDES` would run."""
+    return [plan_cell(config) for config in expand_cells(configs, overrides)]
 
 
 def plan_cell(config: dict[str, Any]) -> PlannedCell:
-    """One of them; under `hparams=best` with the settings that would be taken now."""
-    digest, note = digest_of(OmegaConf.to_yaml(OmegaConf.create({"backbone": config["backbone"]})))
+    """Returns the planned cell of a resolved config; with `hparams=best`, with the settings that are best today."""
+    backbone = OmegaConf.to_yaml(OmegaConf.create({"backbone": config["backbone"]}))
+    weights_sha256, note = find_weights(backbone)
     if config["hparams"] == "best" and not note:
         try:
-            taken, _ = select_hparams(OmegaConf.create(config), weights_sha256=digest)
-            config = OmegaConf.to_container(taken)  # type: ignore[assignment]
+            selected, _ = select_hparams(OmegaConf.create(config), weights_sha256=weights_sha256)
+            config = OmegaConf.to_container(selected)  # type: ignore[assignment]
         except UserError as error:
             note = str(error)
-    cell = cell_from_resolved(config, weights_sha256=digest)
-    entry = CellFiles(
+    cell = cell_from_resolved(config, weights_sha256=weights_sha256)
+    files = CellFiles(
         suite=config["task"]["suite"],
         backbone=config["backbone"]["name"],
         task=config["task"]["name"],
@@ -59,124 +61,107 @@ def plan_cell(config: dict[str, Any]) -> PlannedCell:
         record=cell.record,
         checkpoint=cell.checkpoint,
     )
-    return PlannedCell(config=config, entry=entry, note=note)
+    return PlannedCell(config=config, files=files, note=note)
 
 
 @lru_cache
-def digest_of(backbone: str) -> tuple[str, str]:
-    """The sha256 of a backbone's weights, and why it is not known where they are not at hand."""
+def find_weights(backbone: str) -> tuple[str, str]:
+    """Returns the sha256 of a backbone's weights, and a note if they are not available. `backbone` is YAML."""
     try:
-        return compute_weights_sha256(instantiate(OmegaConf.create(backbone), "backbone")), ""
+        config: Any = OmegaConf.create(backbone)
+        return compute_weights_sha256(instantiate(config, "backbone")), ""
     except UserError as error:
-        return UNKNOWN, f"the weights are not at hand, so no record can be found: {error}"
+        return UNKNOWN, f"the weights are not available, so no record can be found: {error}"
 
 
-def current_state(one: PlannedCell, code: Mapping[str, Any]) -> State:
-    """How far a cell is, for the code and the versions at hand."""
-    if one.note:
-        return State(name="missing", note=one.note)
-    state = cell_state(one.entry.record, one.entry.checkpoint, code["versions"])
-    if state.name == "resumable" and not is_from(one.entry.checkpoint, code):
-        return State(name="missing", note="its checkpoint is of other code and will not be used")
+def current_state(cell: PlannedCell, code: Mapping[str, Any]) -> State:
+    """Returns the state of a cell for this code, as `code_state` describes it."""
+    if cell.note:
+        return State(name="missing", note=cell.note)
+    state = cell_state(cell.files.record, cell.files.checkpoint, code["versions"])
+    if state.name == "resumable" and not is_from(cell.files.checkpoint, code):
+        return State(name="missing", note="its checkpoint is from other code and will not be used")
     return state
 
 
+@dataclass(frozen=True, kw_only=True)
+class CellCost:
+    """The cost of one cell. Without records of this device, `seconds` is None and `measured_on` is empty."""
+
+    is_left: bool
+    flops: float
+    seconds: float | None
+    measured_on: str
+
+
 def plan_summary(cells: Sequence[PlannedCell]) -> Group:
-    """The counts, a table of the costs by method, and what the prediction rests on."""
+    """Returns the counts by state, a table of the costs by method, and what the prediction is based on."""
     if not cells:
-        raise UserError("the words mean no cell")
+        raise UserError("the overrides describe no cell")
     code = code_state()
-    states = [(one, current_state(one, code)) for one in cells]
+    states = [current_state(cell, code) for cell in cells]
     device = device_info(get_device(cells[0].config["run"]["device"]))
-    rates = rates_of(cells, device)
-    table = Table(title=f"what {len(cells)} cells cost")
-    for column in ("method", "cells", "to run", "PFLOP", "of these to run", "hours", "hours to run", "measured on"):
-        table.add_column(column, justify="left" if column in ("method", "measured on") else "right")
-    by_method: dict[str, list[tuple[PlannedCell, State]]] = {}
-    for one, state in states:
-        by_method.setdefault(one.entry.method, []).append((one, state))
-    rows = {method: costs_of(found, rates) for method, found in by_method.items()}
-    for method, row in rows.items():
-        table.add_row(method, *row.texts(), row.measured)
-    table.add_section()
-    table.add_row("all", *sum_of(list(rows.values())).texts(), "")
-    notes = dict.fromkeys(state.note for _, state in states if state.name in ("missing", "failed") and state.note)
+    throughput = measured_throughput(cells, device)
+    costs: dict[str, list[CellCost]] = {}
+    for cell, state in zip(cells, states, strict=True):
+        costs.setdefault(cell.files.method, []).append(cell_cost(cell, state, throughput))
+    notes = dict.fromkeys(state.note for state in states if state.name in ("missing", "failed") and state.note)
     return Group(
         counts_line(states),
-        table,
-        Text(basis(rates, device)),
+        cost_table(costs),
+        Text(basis(throughput, device)),
         *(Text(note, style="yellow") for note in list(notes)[:5]),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Costs:
-    """What a group of cells costs; hours are None where no record of this device tells."""
-
-    num_cells: int
-    num_left: int
-    flops: float
-    flops_left: float
-    hours: float | None
-    hours_left: float | None
-    measured: str
-
-    def texts(self) -> list[str]:
-        """The figures as a table shows them."""
-        hours = ("?" if value is None else f"{value:,.2f}" for value in (self.hours, self.hours_left))
-        flops = (f"{value / 1e15:,.3f}" for value in (self.flops, self.flops_left))
-        return [str(self.num_cells), str(self.num_left), *flops, *hours]
+def cell_cost(cell: PlannedCell, state: State, throughput: Throughput) -> CellCost:
+    """Returns the cost of a cell, and whether it is still to be paid."""
+    flops = cell_flops(cell.config)
+    seconds, measured_on = throughput.predict_seconds(cell.config, flops) or (None, "")
+    is_left = not (state.is_finished or state.name == "running")
+    return CellCost(is_left=is_left, flops=flops, seconds=seconds, measured_on=measured_on)
 
 
-def costs_of(found: Sequence[tuple[PlannedCell, State]], rates: Throughput) -> Costs:
-    """The costs of one method's cells."""
-    flops = [cell_flops(one.config) for one, _ in found]
-    seconds = [rates.seconds_of(one.config, each) for (one, _), each in zip(found, flops, strict=True)]
-    left = [state.name not in ("done", "stale", "running") for _, state in found]
-    known = [each[0] for each in seconds if each]
-    return Costs(
-        num_cells=len(found),
-        num_left=sum(left),
-        flops=sum(flops),
-        flops_left=sum(each for each, is_left in zip(flops, left, strict=True) if is_left),
-        hours=sum(known) / 3600 if len(known) == len(found) else None,
-        hours_left=sum(each for each, is_left in zip(known, left, strict=True) if is_left) / 3600
-        if len(known) == len(found)
-        else None,
-        measured=", ".join(sorted({each[1] for each in seconds if each})),
-    )
+def cost_table(costs: Mapping[str, Sequence[CellCost]]) -> Table:
+    """Returns a table with a row per method and a row for all."""
+    every = [cost for of_method in costs.values() for cost in of_method]
+    table = Table(title=f"cost of {len(every)} cells")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("method", "measured on") else "right")
+    for method, of_method in costs.items():
+        measured_on = sorted({cost.measured_on for cost in of_method if cost.measured_on})
+        table.add_row(method, *cost_texts(of_method), ", ".join(measured_on))
+    table.add_section()
+    table.add_row("all", *cost_texts(every), "")
+    return table
 
 
-def sum_of(rows: Sequence[Costs]) -> Costs:
-    """All rows together."""
-    hours = [row.hours for row in rows if row.hours is not None]
-    hours_left = [row.hours_left for row in rows if row.hours_left is not None]
-    return Costs(
-        num_cells=sum(row.num_cells for row in rows),
-        num_left=sum(row.num_left for row in rows),
-        flops=sum(row.flops for row in rows),
-        flops_left=sum(row.flops_left for row in rows),
-        hours=sum(hours) if len(hours) == len(rows) else None,
-        hours_left=sum(hours_left) if len(hours) == len(rows) else None,
-        measured="",
-    )
+def cost_texts(costs: Sequence[CellCost]) -> list[str]:
+    """Returns counts, operations and hours of these cells, each of all of them and of those that are left."""
+    left = [cost for cost in costs if cost.is_left]
+    counts = [str(len(costs)), str(len(left))]
+    flops = [f"{sum(cost.flops for cost in group) / 1e15:,.3f}" for group in (costs, left)]
+    if any(cost.seconds is None for cost in costs):
+        return [*counts, *flops, "?", "?"]
+    hours = [f"{sum(cost.seconds or 0.0 for cost in group) / 3600:,.2f}" for group in (costs, left)]
+    return [*counts, *flops, *hours]
 
 
-def rates_of(cells: Sequence[PlannedCell], device: Mapping[str, Any]) -> Throughput:
-    """The rates that the records of the sweep's own results folder measured."""
+def measured_throughput(cells: Sequence[PlannedCell], device: Mapping[str, Any]) -> Throughput:
+    """Returns the throughput that the records in the sweep's results folder measured on this device."""
     results = Path(cells[0].config["run"]["results"]).expanduser()
-    records = (cell_state(entry.record, entry.checkpoint, None).record for entry in find_cells(results))
-    return Throughput((one for one in records if one is not None), device)
+    states = (cell_state(files.record, files.checkpoint, None) for files in find_cells(results))
+    return Throughput((state.record for state in states if state.record is not None), device)
 
 
-def basis(rates: Throughput, device: Mapping[str, Any]) -> str:
-    """What the hours rest on."""
-    if not rates.measured:
+def basis(throughput: Throughput, device: Mapping[str, Any]) -> str:
+    """Returns a sentence about what the hours are based on."""
+    if not throughput.medians:
         return f"No record was measured on this device ({device['name']}): run one cell, and hours can be predicted."
-    medians = [median / 1e9 for median, _ in rates.measured.values()]
-    num_records = sum(number for _, number in rates.measured.values())
+    gflops = [median / 1e9 for median, _ in throughput.medians.values()]
+    num_records = sum(number for _, number in throughput.medians.values())
     return (
-        f"Hours of one cell after the other on {device['name']}, from {num_records} records "
-        f"at {min(medians):,.1f} to {max(medians):,.1f} GFLOP/s, each with the threads and the load that it had. "
+        f"Hours are for one cell after the other on {device['name']}, predicted from {num_records} records "
+        f"at {min(gflops):,.1f} to {max(gflops):,.1f} GFLOP/s, with the threads and the load of those runs. "
         f"Operations are counted from the models, not measured."
     )

@@ -1,10 +1,9 @@
-"""The grid method x task of a sweep, as the terminal shows it."""
+"""The status of a sweep as the terminal shows it: a table of methods and tasks."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from moppa.sweep.status import NAMES, Name, State, cell_state
 
+SUFFIXES = (".json", ".failed", ".lease")
 COLORS: dict[Name, str] = {
     "done": "green",
     "stale": "yellow",
@@ -24,7 +24,7 @@ COLORS: dict[Name, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class CellFiles:
-    """One cell of a sweep: where it belongs, and where its files are."""
+    """One cell of a sweep: its coordinates, and the paths of its record and checkpoint."""
 
     suite: str
     backbone: str
@@ -39,82 +39,82 @@ class CellFiles:
         return f"{self.backbone} {self.method} {self.task} {self.record.parent.name} {self.record.stem}"
 
 
+CellStates = Sequence[tuple[CellFiles, State]]
+
+
 def find_cells(results: Path) -> list[CellFiles]:
-    """Every cell of which there is a record, a failure, a claim or a checkpoint, by its path alone."""
-    places = {path.relative_to(results / "records").with_suffix("") for path in files(results / "records", SUFFIXES)}
-    places |= {
-        path.relative_to(results / "checkpoints").with_suffix("") for path in files(results / "checkpoints", (".pt",))
-    }
+    """Returns every cell that has a record, a failure, a lease or a checkpoint under `results`, by its path alone."""
+    records, checkpoints = results / "records", results / "checkpoints"
+    stems = {path.relative_to(records).with_suffix("") for path in cell_files(records, SUFFIXES)}
+    stems |= {path.relative_to(checkpoints).with_suffix("") for path in cell_files(checkpoints, (".pt",))}
     return [
         CellFiles(
-            suite=place.parts[0],
-            backbone=place.parts[1],
-            task="/".join(place.parts[2:-3]),
-            method=place.parts[-3],
-            record=results / "records" / place.with_suffix(".json"),
-            checkpoint=results / "checkpoints" / place.with_suffix(".pt"),
+            suite=stem.parts[0],
+            backbone=stem.parts[1],
+            task="/".join(stem.parts[2:-3]),
+            method=stem.parts[-3],
+            record=records / stem.with_suffix(".json"),
+            checkpoint=checkpoints / stem.with_suffix(".pt"),
         )
-        for place in sorted(places)
-        if len(place.parts) >= 6
+        for stem in sorted(stems)
+        if len(stem.parts) >= 6
     ]
 
 
-SUFFIXES = (".json", ".failed", ".claim")
-
-
-def files(folder: Path, suffixes: Sequence[str]) -> Iterable[Path]:
-    """The files of cells, temporary ones left out."""
+def cell_files(folder: Path, suffixes: Sequence[str]) -> Iterable[Path]:
+    """Yields the files of cells with these suffixes, without temporary ones."""
     return (path for path in folder.rglob("seed*") if path.suffix in suffixes)
 
 
-def cell_states(entries: Iterable[CellFiles], versions: Mapping[str, str] | None) -> list[tuple[CellFiles, State]]:
-    """Each cell with how far it is."""
-    return [(entry, cell_state(entry.record, entry.checkpoint, versions)) for entry in entries]
+def cell_states(cells: Iterable[CellFiles], versions: Mapping[str, str] | None) -> list[tuple[CellFiles, State]]:
+    """Returns each cell with its state."""
+    return [(cell, cell_state(cell.record, cell.checkpoint, versions)) for cell in cells]
 
 
-def status_view(states: Sequence[tuple[CellFiles, State]], *, num_failures: int) -> Group:
-    """One grid for each suite, backbone and protocol, the counts, and the failures with their last line."""
-    grids: dict[str, list[tuple[CellFiles, State]]] = {}
-    for entry, state in states:
-        grids.setdefault(f"{entry.suite}, {entry.backbone}", []).append((entry, state))
-    failed = [(entry, state) for entry, state in states if state.name == "failed"]
-    lines = [Text(f"failed: {entry.name}: {state.note}", style="red") for entry, state in failed[:num_failures]]
+def status_view(states: CellStates, *, num_failures: int) -> Group:
+    """Returns one table per suite and backbone, the counts, and the last line of up to `num_failures` failures."""
+    tables: dict[str, list[tuple[CellFiles, State]]] = {}
+    for cell, state in states:
+        tables.setdefault(f"{cell.suite}, {cell.backbone}", []).append((cell, state))
+    failed = [(cell, state) for cell, state in states if state.name == "failed"]
+    lines = [Text(f"failed: {cell.name}: {state.note}", style="red") for cell, state in failed[:num_failures]]
     if len(failed) > num_failures:
-        lines.append(Text(f"and {len(failed) - num_failures} failures more", style="red"))
-    return Group(*(grid(title, cells) for title, cells in grids.items()), counts_line(states), *lines)
+        lines.append(Text(f"and {len(failed) - num_failures} more failures", style="red"))
+    counts = counts_line([state for _, state in states])
+    return Group(*(status_table(title, cells) for title, cells in tables.items()), counts, *lines)
 
 
-def grid(title: str, states: Sequence[tuple[CellFiles, State]]) -> Table:
-    """Methods down, tasks across; in each place how many cells are done, and what the others are."""
-    tasks = sorted({entry.task for entry, _ in states})
-    methods = sorted({entry.method for entry, _ in states})
-    places: dict[tuple[str, str], Counter[Name]] = {}
-    for entry, state in states:
-        places.setdefault((entry.method, entry.task), Counter())[state.name] += 1
+def status_table(title: str, states: CellStates) -> Table:
+    """Returns a table with a row per method and a column per task, which counts the cells by state."""
+    tasks = sorted({cell.task for cell, _ in states})
+    methods = sorted({cell.method for cell, _ in states})
+    counts: dict[tuple[str, str], Counter[Name]] = {}
+    for cell, state in states:
+        counts.setdefault((cell.method, cell.task), Counter())[state.name] += 1
     table = Table(title=title)
     table.add_column("method")
     for task in tasks:
         table.add_column(task, justify="right", overflow="fold")
     for method in methods:
-        table.add_row(method, *(place_text(places.get((method, task), Counter())) for task in tasks))
+        table.add_row(method, *(counts_text(counts.get((method, task), Counter())) for task in tasks))
     return table
 
 
-def place_text(counts: Mapping[Name, int]) -> Text:
-    """Done of all, and a letter for what is not."""
-    total, done = sum(counts.values()), counts.get("done", 0)
+def counts_text(counts: Mapping[Name, int]) -> Text:
+    """Returns "done/total", then the count and the initial of each state between done and missing."""
+    total, num_done = sum(counts.values()), counts.get("done", 0)
     if not total:
         return Text("")
-    text = Text(f"{done}/{total}", style=COLORS["done"] if done == total else "")
+    text = Text(f"{num_done}/{total}", style=COLORS["done"] if num_done == total else "")
     for name in NAMES[1:-1]:
         if counts.get(name):
             text.append(f" {counts[name]}{name[0]}", style=COLORS[name])
     return text
 
 
-def counts_line(states: Sequence[tuple[Any, State]]) -> Text:
-    """How many cells are in which state; its initials explain the letters of the grid."""
-    counts = Counter(state.name for _, state in states)
+def counts_line(states: Sequence[State]) -> Text:
+    """Returns the number of cells in each state. Its words explain the initials in the table."""
+    counts = Counter(state.name for state in states)
     text = Text(f"{len(states)} cells: ")
     for index, name in enumerate(NAMES):
         text.append(f"{', ' if index else ''}{counts[name]} {name}", style=COLORS[name] if counts[name] else "dim")
