@@ -1,46 +1,56 @@
-# Every target makes what it needs, .venv included, and may be run again at any time.
+# Every target first brings .venv up to date.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow check table compare figures report data-check
+.PHONY: help install demo test slow check fix docs table compare figures report data-check
 
-help: ## what can be made
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-install: $(STAMP) ## the environment in .venv, with the exact versions of constraints.txt
+install: $(STAMP) ## create .venv with the exact versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[harness,dev]'
 	touch $@
 
-demo: $(STAMP) ## six methods on the mini suite in minutes, without a download (FULL=1: all of its tasks)
-	$(BIN)/python scripts/demo.py $(if $(FULL),--full)
+demo: $(STAMP) ## run six methods on one task of the mini suite, without downloads (FULL=1: on all eight)
+	$(BIN)/moppa demo $(if $(FULL),--full)
 
-test: $(STAMP) ## the tests that take minutes at most
+test: $(STAMP) ## run the fast tests (minutes)
 	$(BIN)/python -m pytest
 
-slow: $(STAMP) ## the tests that take longer
-	$(BIN)/python -m pytest -m slow -n 0  # one by one: some of them measure
+slow: $(STAMP) ## run the slow tests, one at a time because some of them measure
+	$(BIN)/python -m pytest -m slow -n 0
 
-check: $(STAMP) ## format, lint, types
+check: $(STAMP) ## check format, lint, spelling, types and generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/pyright
+	$(BIN)/moppa docs --check
 
-table: $(STAMP) ## results/tables/ from results/records/
-	$(BIN)/python scripts/tables.py
+fix: $(STAMP) ## fix format, lint and spelling where a tool can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/codespell --write-changes
 
-compare: $(STAMP) ## what the differences in the tables are worth
-	$(BIN)/python scripts/compare.py
+docs: $(STAMP) ## rewrite the generated tables of the docs and the cell counts of the sweeps
+	$(BIN)/moppa docs
 
-figures: $(STAMP) ## results/figures/ from results/records/
-	$(BIN)/python scripts/figures.py
+table: $(STAMP) ## write results/tables/ from results/records/
+	$(BIN)/moppa table
 
-report: $(STAMP) ## the page results/report/index.html, which needs no network
-	$(BIN)/python scripts/report.py
+compare: $(STAMP) ## test which differences between rows are significant
+	$(BIN)/moppa compare
 
-data-check: $(STAMP) ## what of the 19 tasks is at hand, and whether it is the official data
-	$(BIN)/python scripts/check_data.py
+figures: $(STAMP) ## draw results/figures/
+	$(BIN)/moppa figures
+
+report: $(STAMP) ## write the page results/report/index.html
+	$(BIN)/moppa report
+
+data-check: $(STAMP) ## check which of the 19 tasks are available and official
+	$(BIN)/moppa data check

@@ -1,0 +1,194 @@
+"""Rewrites what the docs say about the configs: moppa docs [--check].
+
+Tables of the methods in README.md and docs/methods.md, between `<!-- docs NAME -->` and `<!-- end of docs -->`.
+The number of cells in the opening comments of configs/sweep/ and configs/grid/, as in "4 ranks x 3 seeds = 12 cells".
+"""
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from moppa.utils.atomic import atomic_write
+from moppa.utils.errors import UserError
+from moppa.utils.paths import CONFIGS, IS_CHECKOUT, ROOT
+
+GENERATED = re.compile(r"(<!-- docs ([\w-]+) -->\n).*?(<!-- end of docs -->)", re.DOTALL)
+CELLS = re.compile(r"\b\d[\w ,]*? = [\d,]+ cells")
+PAPER = re.compile(r" \(([^()]*?),? arXiv (\d{4}\.\d{5})\)")
+FACTS = re.compile(
+    r"(?:at most )?([\d,]+) trainable parameters on ViT-B/16 at 224 px, without the head; defined on ([\w, ]+)\."
+)
+PLURALS = {"lr": "learning rates", "priors": "sets of priors"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What the opening comment of a method's YAML says."""
+
+    name: str
+    summary: str
+    authors: str
+    arxiv: str
+    num_parameters: str  # with "at most" if the number depends on the data
+    families: str
+
+    @property
+    def paper(self) -> str:
+        """The authors, linked to the paper."""
+        return f"[{self.authors}](https://arxiv.org/abs/{self.arxiv})" if self.arxiv else ""
+
+
+def main() -> int:
+    """Rewrites the files and prints their paths; with --check, prints them and returns 1 if any would change."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if something would change")
+    is_check = parser.parse_args().check
+    try:
+        if not IS_CHECKOUT:
+            raise UserError("moppa docs rewrites a checkout of the repository, and this is an installed package")
+        changed = [(path, text) for path, text in [*updated_pages(), *updated_headers()] if path.read_text() != text]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for path, text in changed:
+        print(f"{path.relative_to(ROOT)}{': out of date, run make docs' if is_check else ''}")
+        if not is_check:
+            with atomic_write(path) as temporary:
+                temporary.write_text(text)
+    return 1 if is_check and changed else 0
+
+
+def updated_pages() -> Iterator[tuple[Path, str]]:
+    """Yields README.md and docs/methods.md with their tables as they should be."""
+    methods = [read_method(path) for path in sorted((CONFIGS / "method").glob("*.yaml"))]
+    methods.sort(key=lambda method: (not method.name.startswith("moppa"), method.name))
+    tables = {"methods": short_table(methods), "methods-in-full": full_table(methods)}
+    for path in (ROOT / "README.md", ROOT / "docs" / "methods.md"):
+        yield path, GENERATED.sub(lambda found: f"{found[1]}\n{tables[found[2]]}\n\n{found[3]}", path.read_text())
+
+
+def read_method(path: Path) -> Method:
+    """Returns what the opening comment of a method's YAML says.
+
+    Raises:
+        UserError: if the comment lacks the sentence about parameters and backbones.
+    """
+    lines = [line.removeprefix("# ") for line in path.read_text().split("\nname:")[0].splitlines()]
+    comment = " ".join(lines)
+    facts = FACTS.search(comment)
+    if facts is None:
+        raise UserError(f"{path}: its opening comment must contain, on one line: {FACTS.pattern}")
+    paper = PAPER.search(comment)
+    sentence = re.split(r"\.(?: |$)", PAPER.sub("", comment), maxsplit=1)[0]
+    return Method(
+        name=path.stem,
+        summary=sentence,
+        authors=paper[1].split(", ")[0] if paper else "",
+        arxiv=paper[2] if paper else "",
+        num_parameters=facts[0].split(" trainable")[0],
+        families=facts[2].replace(" and ", ", "),
+    )
+
+
+def short_table(methods: list[Method]) -> str:
+    """Returns the table of the README, with the methods of one paper in one row."""
+    by_paper: dict[str, list[Method]] = {}
+    for method in methods:
+        by_paper.setdefault(method.paper or method.name, []).append(method)
+    rows = [
+        [
+            ", ".join(f"`{method.name}`" for method in group),
+            group[0].paper,
+            "; ".join(dict.fromkeys(method.num_parameters for method in group)),
+            group[0].families,
+        ]
+        for group in by_paper.values()
+    ]
+    return grid(["method", "paper", "parameters", "backbones"], rows)
+
+
+def full_table(methods: list[Method]) -> str:
+    """Returns the table of docs/methods.md."""
+    rows = [
+        [
+            f"`{method.name}`",
+            method.summary,
+            method.paper,
+            method.num_parameters,
+            "yes" if merges(method.name) else "no",
+            method.families,
+        ]
+        for method in methods
+    ]
+    return grid(["method", "what it trains", "paper", "parameters", "merges", "backbones"], rows)
+
+
+def grid(columns: list[str], rows: list[list[str]]) -> str:
+    """Returns a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def merges(method: str) -> bool:
+    """Returns whether a merged model has exactly the tensors of the stock model, shown on a small ViT."""
+    import timm
+    import torch
+
+    from moppa.peft.inject import merge
+    from moppa.peft.method import attach_method
+    from moppa.utils.config import compose_config, instantiate
+
+    model = timm.create_model("test_vit", num_classes=2).requires_grad_(False)
+    stock = set(model.state_dict())
+    images, labels = torch.zeros(2, 3, *model.patch_embed.img_size), torch.arange(2)
+    attach_method(
+        model,
+        instantiate(compose_config([f"method={method}", "task=cifar100"]), "method.attach", _partial_=True),
+        generator=torch.Generator().manual_seed(0),
+        examples=lambda: [(images, labels)],
+    )
+    return set(merge(model).state_dict()) == stock
+
+
+def updated_headers() -> Iterator[tuple[Path, str]]:
+    """Yields the YAMLs of sweeps and grids with the number of their cells as it should be."""
+    for path in sorted([*(CONFIGS / "sweep").glob("*.yaml"), *(CONFIGS / "grid").glob("*.yaml")]):
+        comment, start, rest = path.read_text().partition("\ndefaults:")
+        sweep = ["+sweep=tune_common", f"+grid={path.stem}"] if path.parent.name == "grid" else [f"+sweep={path.stem}"]
+        if not CELLS.search(comment):
+            raise UserError(f"{path}: its opening comment must contain the number of its cells, as in '= 12 cells'")
+        yield path, CELLS.sub(count_text(sweep), comment, count=1) + start + rest
+
+
+def count_text(overrides: list[str]) -> str:
+    """Returns how many cells a sweep has and why, as in "2 ranks x 3 seeds = 6 cells"."""
+    from hydra import initialize_config_dir
+
+    from moppa.sweep.expand import expand_overrides
+
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        combinations = expand_overrides(overrides).combinations
+    counts: dict[str, int] = {}
+    for choices in zip(*combinations, strict=True):
+        counts[choices[0].partition("=")[0].lstrip("+")] = len(set(choices))
+    if math.prod(counts.values()) != len(combinations):
+        raise UserError(f"{' '.join(overrides)}: its cells are not all combinations of its values")
+    counts = {key: counts[key] for key in sorted(counts, key=lambda key: key == "seed")}  # seeds last
+    factors = [f"{count} {plural(key)}" for key, count in counts.items() if count > 1]
+    return f"{' x '.join(factors)} = {len(combinations)} cells"
+
+
+def plural(key: str) -> str:
+    """Returns the plural of a setting's name, as in "learning rates" for train.lr."""
+    name = key.rpartition(".")[2]
+    if name.startswith("num_"):
+        return f"numbers of {name.removeprefix('num_')}"
+    return PLURALS.get(name, f"{name.replace('_', ' ')}s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
