@@ -37,7 +37,7 @@ def record_of(*overrides, percent=80.0, weights="w" * 64, lineage="tfds", protoc
         "task_version": 1,
         "protocol": protocol,
         "seed": seed,
-        "key": key_of(config, weights),
+        "key": key_of(config, weights, "float32"),
         "correct": round(percent * total / 100),
         "total": total,
         "config": config,

@@ -98,9 +98,7 @@ def cell_from_config(config: DictConfig, *, weights_sha256: str, tuned: Mapping[
     return cell_from_resolved(resolved, weights_sha256=weights_sha256, tuned=tuned)
 
 
-def cell_from_resolved(
-    config: dict[str, Any], *, weights_sha256: str, tuned: Mapping[str, Any] | None = None
-) -> Cell:
+def cell_from_resolved(config: dict[str, Any], *, weights_sha256: str, tuned: Mapping[str, Any] | None = None) -> Cell:
     """Returns the cell that a resolved config describes."""
     seed = validate.integer("seed", config["seed"], minimum=0)
     dtype = dtype_name(config["run"]["device"])

@@ -1,30 +1,32 @@
-"""A record as it lies on disk: its key, what it must hold, how it is read. Without torch, so that tables start fast."""
+"""A record as a file: its key, its required fields, and how it is read. Imports no torch, so that tables start fast."""
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from moppa.record import legacy
 from moppa.utils.errors import UserError
 
-# What stands in the resolved config and cannot change the outcome: names for people, paths, the machine.
+# Entries of the resolved config that cannot change the outcome: display names, paths, and how the cell is run.
 NEUTRAL = (
-    "seed",  # it names the file in the key's folder
+    "seed",  # names the file inside the folder of the key
     "run",
     "logger",
-    "hparams",  # where the settings came from: they count, not how they were chosen
+    "hparams",  # how the settings were chosen; the settings themselves count
     "data.dir",
     "data.cache",
     "data.download",
     "task.title",
     "task.column",
-    "backbone.weights",  # a path: the sha256 of what lies there counts instead
+    "backbone.weights",  # a path; the sha256 of the file counts instead
 )
-PATHS = ("data.dir", "data.cache", "backbone.weights", "run.results")  # the neutral entries that name a place on disk
+PATHS = ("data.dir", "data.cache", "backbone.weights", "run.results")  # the neutral entries that are paths
 REQUIRED = (
     "suite",
     "backbone",
@@ -50,16 +52,37 @@ REQUIRED = (
     "peak_memory_bytes",
     "curve",
 )
+PYTHON_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
-def key_of(config: Mapping[str, Any], weights_sha256: str) -> str:
-    """Twelve hex digits over all of a resolved config that can change the outcome, and the weights themselves."""
-    counted = {"config": without_entries(config, NEUTRAL), "weights": weights_sha256}
+def key_of(config: Mapping[str, Any], weights_sha256: str, dtype: str) -> str:
+    """Returns the key of a cell: 12 hex digits over everything that can change its outcome.
+
+    These are the resolved config without its neutral entries and Python paths, the weights and the dtype of the
+    computation.
+    """
+    counted = {"config": identity_of(without_entries(config, NEUTRAL)), "weights": weights_sha256, "dtype": dtype}
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def identity_of(config: Any, name: str = "") -> Any:
+    """Returns a config in which only names and values count, so that code can move without a new key.
+
+    Every `_target_` is left out: a method, a task or a data source is identified by its `name`, its `version` if it has
+    one, and its values. Two functions decide what the data are and have no other name: the label rule of a task and the
+    function that draws a generated task. Their own name counts, and the module that holds them does not.
+    """
+    if not isinstance(config, Mapping):
+        is_builder = name == "builder" and isinstance(config, str) and PYTHON_PATH.fullmatch(config)
+        return config.rpartition(".")[2] if is_builder else config
+    values = {key: identity_of(value, key) for key, value in config.items() if key not in ("_target_", "_partial_")}
+    if name == "label" and "_target_" in config:
+        values["rule"] = str(config["_target_"]).rpartition(".")[2]
+    return values
+
+
 def without_entries(config: Mapping[str, Any], dotted: tuple[str, ...]) -> dict[str, Any]:
-    """A config less the entries named by dotted paths."""
+    """Returns a config without the entries that the dotted paths name."""
     inner = nested_paths(dotted)
     return {
         name: without_entries(value, inner[name]) if name in inner else value
@@ -70,43 +93,57 @@ def without_entries(config: Mapping[str, Any], dotted: tuple[str, ...]) -> dict[
 
 @lru_cache
 def nested_paths(dotted: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The rest of dotted paths, by their first name; thousands of records ask for the same ones."""
-    found: dict[str, tuple[str, ...]] = {}
+    """Returns the rest of each dotted path by its first name."""
+    rests: dict[str, tuple[str, ...]] = {}
     for first, _, rest in (path.partition(".") for path in dotted):
         if rest:
-            found[first] = (*found.get(first, ()), rest)
-    return found
+            rests[first] = (*rests.get(first, ()), rest)
+    return rests
 
 
 def with_relative_paths(config: Mapping[str, Any], paths: tuple[str, ...] = PATHS) -> dict[str, Any]:
-    """A config whose absolute paths stand relative to the working directory: they lead to the same places from there,
-    and the record says nothing of the machine's other folders and their owners.
+    """Returns a config whose absolute paths are relative to the working directory.
+
+    They lead to the same files from there, and the record says nothing about the machine's other folders and users.
     """
-    kept: dict[str, Any] = dict(config)
+    portable: dict[str, Any] = dict(config)
     for name, value in config.items():
         inner = tuple(path.removeprefix(f"{name}.") for path in paths if path.startswith(f"{name}."))
         if inner and isinstance(value, Mapping):
-            kept[name] = with_relative_paths(value, inner)
+            portable[name] = with_relative_paths(value, inner)
         elif name in paths and isinstance(value, str) and Path(value).is_absolute():
-            with suppress(ValueError):  # another drive of Windows, which no relative path reaches
-                kept[name] = os.path.relpath(value)
-    return kept
+            with suppress(ValueError):  # on Windows no relative path leads to another drive
+                portable[name] = os.path.relpath(value)
+    return portable
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record, or an error that names the file."""
+    """Returns a record.
+
+    Raises:
+        UserError: if the file cannot be read, is not JSON, or lacks a required field.
+    """
     return read_record_with_sha256(path)[0]
 
 
 def read_record_with_sha256(path: Path) -> tuple[dict[str, Any], str]:
-    """A record and the sha256 of its file, which is read once."""
+    """Returns a record and the sha256 of its file. A record of an older format is returned in today's."""
     try:
-        text = path.read_bytes()
-        record = json.loads(text)
+        data = path.read_bytes()
+        record = json.loads(data)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} is not a record: it is not JSON ({error}); delete it and run its cell again"
         ) from error
-    if missing := [name for name in REQUIRED if name not in record] if isinstance(record, dict) else list(REQUIRED):
+    missing = [name for name in REQUIRED if name not in record] if isinstance(record, dict) else list(REQUIRED)
+    if missing:
         raise UserError(f"{path} is not a record: it lacks {', '.join(missing[:3])}; delete it and run its cell again")
-    return record, hashlib.sha256(text).hexdigest()
+    if legacy.is_legacy(record):
+        record = with_key(legacy.upgraded(record))
+    return legacy.with_renamed_fields(record), hashlib.sha256(data).hexdigest()
+
+
+def with_key(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a record with the key that its config, weights and dtype give."""
+    key = key_of(record["config"], record["weights"]["sha256"], record["dtype"])
+    return {**record, "key": key}

@@ -1,91 +1,85 @@
-"""The images of a split are shown to the model once; their predictions are kept."""
+"""Evaluation: the images of a split pass through the model once, in batches."""
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from moppa.data.cache import Split
 from moppa.data.images import release_pages
+from moppa.data.split import Split
 from moppa.peft.inject import merge
+from moppa.train.loop import EpochCallback
 from moppa.utils import validate
-from moppa.utils.device import autocast
+from moppa.utils.device import forward_context
 from moppa.utils.progress import progress_bar
 
-DEFAULT_BATCH_SIZE = {"cpu": 64, "cuda": 512}  # images; more were no faster on two cores
-
-EpochCallback = Callable[[nn.Module, int, bool], dict[str, Tensor]]
+DEFAULT_BATCH_SIZE = {"cpu": 64, "cuda": 512}  # images; on two CPU cores larger batches were no faster
 
 
-@torch.inference_mode()
-def predict(
-    model: nn.Module, images: np.ndarray, *, normalize: Callable[[Tensor], Tensor], batch_size: int | None
-) -> np.ndarray:
-    """The predicted class (N,) int16 of images (N, S, S, 3) uint8, mapped from disk or not, or features (N, D)."""
-    batches = run_batches(model, model, images, normalize=normalize, batch_size=batch_size, title="test")
-    found = [logits.argmax(dim=1) for logits in batches]  # read back once: a GPU computes while the host reads on
-    return torch.cat(found).cpu().numpy().astype(np.int16) if found else np.empty(0, dtype=np.int16)
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """How images are evaluated: their normalization, and the batch size (None for the device's default)."""
 
+    normalize: Callable[[Tensor], Tensor]
+    batch_size: int | None
 
-def run_batches(
-    model: nn.Module,
-    asked: Callable[[Tensor], Tensor],
-    images: np.ndarray,
-    *,
-    normalize: Callable[[Tensor], Tensor],
-    batch_size: int | None,
-    title: str,
-) -> Iterator[Tensor]:
-    """Yields what `asked` of the model, as it is at a test, gives for each batch of images in order, under a bar.
+    @torch.inference_mode()
+    def predict(self, model: nn.Module, images: np.ndarray, *, title: str = "evaluate") -> np.ndarray:
+        """Returns the predicted classes (N,) int16 of images (N, S, S, 3) uint8 or features (N, D)."""
+        classes = [logits.argmax(dim=1) for logits in self.run(model, model, images, title=title)]
+        # copied to the host once, so that a GPU computes while the host reads images
+        return torch.cat(classes).cpu().numpy().astype(np.int16) if classes else np.empty(0, dtype=np.int16)
 
-    Where `batch_size` is None it is the device's. Batches that a GPU has no memory for are halved until they fit.
+    def run(
+        self, model: nn.Module, forward: Callable[[Tensor], Tensor], images: np.ndarray, *, title: str
+    ) -> Iterator[Tensor]:
+        """Runs `forward` over `images` in batches, with `model` in eval mode, and yields its outputs.
 
-    Raises:
-        UserError: for a batch of less than one image.
-    """
-    device = model.get_classifier().weight.device
-    batch_size = validate.integer(
-        "run.eval_batch", DEFAULT_BATCH_SIZE[device.type] if batch_size is None else batch_size, minimum=1
-    )
-    model.eval()
-    with progress_bar() as bar:
-        line = bar.add_task(title, total=len(images), note="")
-        start = 0
-        while start < len(images):
-            batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
-            release_pages(images)  # a test set of gigabytes passes through, it does not pile up
-            given = None
-            try:
-                with autocast(device):
-                    given = asked(normalize(batch))
-            except torch.OutOfMemoryError:
-                if batch_size == 1:
-                    raise
-            if given is None:  # not in the handler, which still holds what did not fit
-                batch_size //= 2
-                torch.cuda.empty_cache()
-                continue
-            yield given
-            start += len(batch)
-            bar.update(line, completed=start)
+        A progress bar shows `title`. If a GPU runs out of memory, the batch size is halved until a batch fits.
 
+        Raises:
+            SettingError: if the batch size is below 1.
+        """
+        device = model.get_classifier().weight.device
+        batch_size = DEFAULT_BATCH_SIZE[device.type] if self.batch_size is None else self.batch_size
+        validate.integer("run.eval_batch", batch_size, minimum=1)
+        model.eval()
+        with progress_bar() as bar:
+            line = bar.add_task(title, total=len(images), note="")
+            start = 0
+            while start < len(images):
+                batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
+                release_pages(images)
+                outputs = None
+                try:
+                    with forward_context(device):
+                        outputs = forward(self.normalize(batch))
+                except torch.OutOfMemoryError:
+                    if batch_size == 1:
+                        raise
+                if outputs is None:  # outside of the handler, which still holds the tensors that did not fit
+                    batch_size //= 2
+                    torch.cuda.empty_cache()
+                    continue
+                yield outputs
+                start += len(batch)
+                bar.update(line, completed=start)
 
-def evaluate_every(
-    every: int | None, read: Callable[[], Split], *, normalize: Callable[[Tensor], Tensor], batch_size: int | None
-) -> EpochCallback:
-    """What to call after each epoch: each `every` epochs, and after the last, it counts the right answers of a split.
+    def every(self, num_epochs: int | None, load: Callable[[], Split]) -> EpochCallback:
+        """Returns a callback that evaluates a copy of the model every `num_epochs` epochs and after the last.
 
-    It is called with the model, which it leaves as it is, the epoch from 1 on, and whether it is the last. Where
-    `every` is None it reads nothing.
-    """
+        It returns the epoch and the number of correct predictions. With `num_epochs` None it evaluates nothing.
+        """
 
-    def watch(model: nn.Module, epoch: int, is_last: bool) -> dict[str, Tensor]:
-        if every is None or not (is_last or epoch % every == 0):
-            return {}
-        asked = read()
-        predicted = predict(merge(copy.deepcopy(model)), asked.images, normalize=normalize, batch_size=batch_size)
-        return {"read/epoch": torch.tensor([epoch]), "read/correct": torch.tensor([(predicted == asked.labels).sum()])}
+        def on_epoch(model: nn.Module, epoch: int, is_last: bool) -> dict[str, Tensor]:
+            if num_epochs is None or not (is_last or epoch % num_epochs == 0):
+                return {}
+            split = load()
+            predicted = self.predict(merge(copy.deepcopy(model)), split.images)
+            num_correct = int((predicted == split.labels).sum())
+            return {"evaluation/epoch": torch.tensor([epoch]), "evaluation/correct": torch.tensor([num_correct])}
 
-    return watch
+        return on_epoch

@@ -1,12 +1,14 @@
-"""Where only the head is trained, what it reads of an image never changes: computed once and kept beside the store.
+"""Cached features for a linear probe.
 
-All seeds, rates and schedules of a linear probe on one task and backbone share these features, so that a cell takes
-seconds. The protocol stays the loop's own: the same batches in the same order, the same schedule, the same head.
+If only the head is trained, the features of an image never change. They are computed once per image and cached on disk,
+where all seeds, learning rates and schedules on one task and backbone share them: a cell then takes seconds. Batches,
+order, schedule and head are the same as without the cache.
 """
 
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,111 +20,116 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa.backbone.model import Preprocess
-from moppa.data.cache import Split
 from moppa.data.images import hash_array
+from moppa.data.split import Split
+from moppa.data.task_data import TaskData
 from moppa.peft.collect import trains_only_head
-from moppa.train.evaluate import run_batches
+from moppa.train.evaluate import Evaluator
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
 from moppa.utils.matmul import matmul_backend
 from moppa.utils.provenance import versions
 
-COUNTED_VERSIONS = ("torch", "timm")  # what can move a feature's last bits
+COUNTED_VERSIONS = ("torch", "timm")  # the packages that can change the last bits of a feature
 
-Load = Callable[[str], Split]
-Normalize = Callable[[Tensor], Tensor]
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What is trained and evaluated: a model, how its splits are loaded, and how a batch is normalized."""
+
+    model: nn.Module
+    load: Callable[[str], Split]
+    normalize: Callable[[Tensor], Tensor]
 
 
 class LinearProbe(nn.Module):
-    """The head of a model, which it shares, reading features (B, D)."""
+    """The head of a model, which it shares, applied to features (B, D)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.head = model.get_classifier()
 
     def get_classifier(self) -> nn.Module:
-        """The head."""
+        """Returns the head."""
         return self.head
 
     def forward(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
         return self.head(features)
 
 
-def use_cached_features(
-    model: nn.Module,
-    load: Load,
-    preprocess: Preprocess,
-    *,
-    kept_in: str | None,
-    of: dict[str, str],
-    batch_size: int | None,
-) -> tuple[nn.Module, Load, Normalize]:
-    """What to train, how to load a split for it and how to normalize its batches.
+@dataclass(frozen=True, kw_only=True)
+class FeatureCache:
+    """A folder of cached features. `backbone` identifies the backbone's architecture and weights."""
 
-    Where a method trains more than the head, that is what was given; else the head, with splits that hold features
-    (N, D) float32 in the place of images, computed by the frozen backbone as at a test. They are kept in the store
-    `kept_in`, under all that decides them; `of` names the backbone. Where it is None, nothing changes.
-    """
-    if kept_in is None or not trains_only_head(model):
-        return model, load, preprocess.normalize
-    device = model.get_classifier().weight.device
-    facts = {
-        **of,
-        "size": preprocess.size,
-        "pool": preprocess.pool,
-        "mean": preprocess.mean,
-        "std": preprocess.std,
-        "device": device.type,  # they are computed in its own arithmetic
-        "products": matmul_backend(),
-        "versions": {name: versions()[name] for name in COUNTED_VERSIONS},
-    }
+    folder: Path
+    backbone: dict[str, str]
+    batch_size: int | None
 
-    def load_features(split: str) -> Split:
-        asked = load(split)
-        described = json.dumps({**facts, "images": asked.digest}, sort_keys=True)
-        file = (
-            Path(kept_in).expanduser()
-            / "features"
-            / f"{hashlib.sha256(described.encode()).hexdigest()[:16]}.safetensors"
-        )
-        if not file.exists():
-            features = compute_features(model, asked.images, preprocess=preprocess, batch_size=batch_size)
-            write_features(file, features, described)
-        return Split(images=read_features(file), labels=asked.labels, digest=asked.digest)
+    def inputs(self, model: nn.Module, data: TaskData, preprocess: Preprocess) -> Inputs:
+        """Returns the head and splits of features (N, D) float32, which the frozen backbone computes in eval mode."""
 
-    return LinearProbe(model), load_features, Tensor.float
+        def load_features(split: str) -> Split:
+            images = data.load(split)
+            file, description = self.file_for(images, preprocess, model.get_classifier().weight.device)
+            if not file.exists():
+                write_features(file, self.compute(model, images.images, preprocess), description)
+            return Split(images=read_features(file), labels=images.labels, digest=images.digest)
 
+        return Inputs(model=LinearProbe(model), load=load_features, normalize=Tensor.float)
 
-@torch.inference_mode()
-def compute_features(
-    model: nn.Module, images: np.ndarray, *, preprocess: Preprocess, batch_size: int | None
-) -> Float[Tensor, "count dim"]:
-    """What the head would read of images (N, S, S, 3) uint8, in float32 on the CPU."""
+    def file_for(self, images: Split, preprocess: Preprocess, device: torch.device) -> tuple[Path, str]:
+        """Returns the file of a split's features, and a description of everything that decides them."""
+        description = {
+            **self.backbone,
+            "size": preprocess.size,
+            "pool": preprocess.pool,
+            "mean": preprocess.mean,
+            "std": preprocess.std,
+            "device": device.type,  # each computes in its own dtype
+            "matmul_backend": matmul_backend(),
+            "versions": {name: versions()[name] for name in COUNTED_VERSIONS},
+            "images": images.digest,
+        }
+        text = json.dumps(description, sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors", text
 
-    def features(batch: Tensor) -> Tensor:
-        stock: Any = model
-        return stock.forward_head(stock.forward_features(batch), pre_logits=True)
+    @torch.inference_mode()
+    def compute(self, model: nn.Module, images: np.ndarray, preprocess: Preprocess) -> Float[Tensor, "count dim"]:
+        """Returns the head's inputs for images (N, S, S, 3) uint8, float32 on the CPU."""
+        timm_model: Any = model
 
-    batches = run_batches(
-        model, features, images, normalize=preprocess.normalize, batch_size=batch_size, title="features"
-    )
-    return torch.cat([found.float() for found in batches]).cpu()
+        def features(batch: Tensor) -> Tensor:
+            return timm_model.forward_head(timm_model.forward_features(batch), pre_logits=True)
+
+        evaluator = Evaluator(normalize=preprocess.normalize, batch_size=self.batch_size)
+        return torch.cat([batch.float() for batch in evaluator.run(model, features, images, title="features")]).cpu()
 
 
-def write_features(file: Path, features: Float[Tensor, "count dim"], described: str) -> None:
-    """Writes features with what they are of and their digest."""
-    metadata = {"of": described, "sha256": hash_array(features.numpy()).hex()}
+def inputs_of(model: nn.Module, data: TaskData, preprocess: Preprocess, feature_cache: FeatureCache | None) -> Inputs:
+    """Returns the model with its images, or, if only the head is trained, the head with cached features."""
+    if feature_cache is not None and trains_only_head(model):
+        return feature_cache.inputs(model, data, preprocess)
+    return Inputs(model=model, load=data.load, normalize=preprocess.normalize)
+
+
+def write_features(file: Path, features: Float[Tensor, "count dim"], description: str) -> None:
+    """Writes features with their description and sha256."""
+    metadata = {"of": description, "sha256": hash_array(features.numpy()).hex()}
     with atomic_write(file) as temporary:
         safetensors.torch.save_file({"features": features}, temporary, metadata=metadata)
 
 
 def read_features(file: Path) -> np.ndarray:
-    """Features (N, D) float32 as they were written, or an error that names the file."""
+    """Returns features (N, D) float32.
+
+    Raises:
+        UserError: if the file cannot be read or its features do not have the recorded sha256.
+    """
     try:
         with safetensors.safe_open(file, framework="np") as opened:
             features, metadata = opened.get_tensor("features"), opened.metadata()
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"the features in {file} cannot be read ({error}); delete that file") from error
     if hash_array(features).hex() != metadata["sha256"]:
-        raise UserError(f"the features in {file} are not those that were computed; delete that file")
+        raise UserError(f"the features in {file} have changed since they were computed; delete that file")
     return features

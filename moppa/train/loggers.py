@@ -1,4 +1,4 @@
-"""Loggers: where the curve goes while a cell trains. The record keeps it in any case; a logger may fail, a cell not."""
+"""Loggers receive the learning curve while a cell trains. The record holds it in any case, so a logger may fail."""
 
 import json
 import netrc
@@ -14,77 +14,74 @@ from moppa.utils import validate
 
 @runtime_checkable
 class Logger(Protocol):
-    """What the trainer asks of a logger."""
+    """The interface of a logger."""
 
     def start(self, *, name: str, group: str, config: Mapping[str, Any]) -> None:
-        """Opens one run for one cell."""
+        """Opens a run for one cell."""
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
-        """Notes values at a step."""
+        """Logs values at a step."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Notes the final figures and closes the run."""
+        """Logs the final numbers and closes the run."""
 
 
 class NoLogger:
-    """Writes nothing."""
+    """Logs nothing."""
 
     def start(self, *, name: str, group: str, config: Mapping[str, Any]) -> None:
-        """Opens nothing."""
+        """Does nothing."""
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
-        """Notes nothing."""
+        """Does nothing."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Closes nothing."""
+        """Does nothing."""
 
 
 class SafeLogger:
-    """Any logger, which is dropped for the rest of the cell where it fails, after that was said once."""
+    """Wraps a logger; on its first exception, warns once and disables it for the rest of the run."""
 
     def __init__(self, logger: Logger) -> None:
         self.logger = logger
 
     def start(self, *, name: str, group: str, config: Mapping[str, Any]) -> None:
-        """Opens one run for one cell."""
-        self.attempt("start", name=name, group=group, config=config)
+        """Opens a run for one cell."""
+        self._call("start", name=name, group=group, config=config)
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
-        """Notes values at a step."""
-        self.attempt("log", values, step=step)
+        """Logs values at a step."""
+        self._call("log", values, step=step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Notes the final figures and closes the run."""
-        self.attempt("finish", summary)
+        """Logs the final numbers and closes the run."""
+        self._call("finish", summary)
 
-    def attempt(self, call: str, *values: Any, **named: Any) -> None:
-        """Calls the logger, if there still is one."""
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> None:
         try:
-            getattr(self.logger, call)(*values, **named)
+            getattr(self.logger, method)(*args, **kwargs)
         except Exception as error:
             name, self.logger = type(self.logger).__name__, NoLogger()
-            print(
-                f"logger: {name} failed and is left out from here on ({type(error).__name__}: {error})", file=sys.stderr
-            )
+            print(f"logger: {name} failed and is disabled ({type(error).__name__}: {error})", file=sys.stderr)
 
 
 class WandbLogger:
-    """One Weights & Biases run per cell, grouped by sweep. `mode` auto is online where the user is logged in."""
+    """One Weights & Biases run per cell, grouped by sweep. Mode `auto` is online if the user is logged in."""
 
     def __init__(self, *, project: str, mode: str, dir: str) -> None:
         self.project, self.dir = project, dir
-        self.mode = validate.one_of("logger.mode", mode, ("auto", "offline", "online", "disabled"))
+        self.mode = validate.one_of("mode", mode, ("auto", "offline", "online", "disabled"))
         self.run: Any = None
 
     def start(self, *, name: str, group: str, config: Mapping[str, Any]) -> None:
         """Opens the run."""
-        import wandb  # late: it costs a second that most cells do not need
+        import wandb  # here, because it takes a second that most cells do not need
 
-        Path(self.dir).mkdir(parents=True, exist_ok=True)  # else wandb writes to the system's temporary folder
-        mode = ("online" if is_logged_in() else "offline") if self.mode == "auto" else self.mode
+        Path(self.dir).mkdir(parents=True, exist_ok=True)  # otherwise wandb writes to a temporary folder
+        mode: Any = ("online" if is_logged_in() else "offline") if self.mode == "auto" else self.mode
         self.run = wandb.init(
             project=self.project,
-            mode=mode,  # type: ignore[arg-type]  # checked above
+            mode=mode,
             dir=self.dir,
             name=name,
             group=group,
@@ -93,17 +90,17 @@ class WandbLogger:
         )
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
-        """Notes values at a step."""
+        """Logs values at a step."""
         self.run.log(dict(values), step=step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Notes the final figures and closes the run."""
+        """Logs the final numbers and closes the run."""
         self.run.summary.update(dict(summary))
         self.run.finish()
 
 
 def is_logged_in() -> bool:
-    """Whether wandb would find a key: in the environment, or in the file that `wandb login` writes."""
+    """Returns whether wandb would find an API key: in the environment, or in the file that `wandb login` writes."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
@@ -122,18 +119,18 @@ class TensorBoardLogger:
 
     def start(self, *, name: str, group: str, config: Mapping[str, Any]) -> None:
         """Opens the folder."""
-        from torch.utils.tensorboard import SummaryWriter  # late: most cells do not need it
+        from torch.utils.tensorboard import SummaryWriter  # here, because most cells do not need it
 
         self.writer = SummaryWriter(str(self.dir / group / name.replace(" ", "-")))
         self.writer.add_text("config", f"```\n{json.dumps(config, indent=2, sort_keys=True)}\n```")
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
-        """Notes values at a step."""
+        """Logs values at a step."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Notes the final figures and closes the folder."""
+        """Logs the final numbers and closes the folder."""
         for name, value in summary.items():
             self.writer.add_scalar(f"final/{name}", value)
         self.writer.close()

@@ -1,1 +1,1 @@
-"""Helpers without knowledge of images, models or methods."""
+"""Helpers that know nothing about images, models or methods."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written to a temporary name beside the target, then renamed."""
+"""Files that exist as a whole or not at all: written under a temporary name in the same folder, then renamed."""
 
 import errno
 import hashlib
@@ -9,10 +9,24 @@ from pathlib import Path
 
 from moppa.utils.errors import UserError
 
+FIXES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EROFS: "that file system is read-only: choose another folder",
+    errno.EACCES: "you may not write there: choose another folder or change its permissions",
+    errno.EPERM: "you may not write there: choose another folder or change its permissions",
+    errno.ENOTDIR: "there is a file in place of a folder: choose another folder",
+    errno.EEXIST: "there is a file in place of a folder: choose another folder",
+}
+
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `target`; on success it takes the target's place, on failure it is removed."""
+    """Yields a temporary path beside `target`. On success it replaces `target`, on failure it is deleted.
+
+    Raises:
+        UserError: if the file system refuses.
+    """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -26,21 +40,13 @@ def atomic_write(target: Path) -> Iterator[Path]:
 
 
 def write_error(target: Path, error: OSError) -> UserError:
-    """What to tell the user when the disk says no."""
-    way_out = {
-        errno.ENOSPC: "make room there",
-        errno.EDQUOT: "make room there",
-        errno.EROFS: "that file system is read-only: choose another folder",
-        errno.EACCES: "you may not write there: choose another folder or change its rights",
-        errno.EPERM: "you may not write there: choose another folder or change its rights",
-        errno.ENOTDIR: "a file stands where a folder is needed: choose another folder",
-        errno.EEXIST: "a file stands where a folder is needed: choose another folder",
-    }.get(error.errno or 0, "choose another folder with run.results=DIR or data.cache=DIR")
-    return UserError(f"cannot write {target}: {error.strerror or error}; {way_out}. Nothing half-written was left")
+    """Returns the error to raise if `target` cannot be written, with what to do about it."""
+    fix = FIXES.get(error.errno or 0, "choose another folder with run.results=DIR or data.cache=DIR")
+    return UserError(f"cannot write {target}: {error.strerror or error}; {fix}. No partial file was left")
 
 
 def sha256_file(path: Path) -> str:
-    """The sha256 of a file, as `sha256sum` prints it."""
+    """Returns the sha256 of a file, as `sha256sum` prints it."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hydra
 import hydra.utils
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -18,7 +19,31 @@ from omegaconf.errors import OmegaConfBaseException
 
 from moppa.utils.errors import SettingError, UserError
 from moppa.utils.paths import CONFIGS, IS_CHECKOUT
+from moppa.utils.renamed import TARGETS, check_overrides
 from moppa.utils.signals import Stopped
+
+
+def hydra_main(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+    """Decorates a function of the composed config as a command with Hydra's overrides and multirun.
+
+    Errors that the user can fix are printed as one line.
+    """
+
+    def task(config: DictConfig) -> Any:
+        with one_line_errors():
+            return function(config)
+
+    command = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="cell")(task)
+
+    @functools.wraps(function)
+    def main() -> Any:
+        try:
+            check_overrides([word for word in sys.argv[1:] if not word.startswith("-")])
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        return command()
+
+    return main
 
 
 def compose_config(overrides: Sequence[str], configs: Path = CONFIGS, *, with_hydra: bool = False) -> DictConfig:
@@ -27,6 +52,7 @@ def compose_config(overrides: Sequence[str], configs: Path = CONFIGS, *, with_hy
     Raises:
         HydraException: if an override names a group, a file or a setting that does not exist.
     """
+    check_overrides(overrides)
     with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
         return compose("cell", overrides=list(overrides), return_hydra_config=with_hydra)
 
@@ -42,8 +68,8 @@ def instantiate(config: DictConfig, path: str, **settings: Any) -> Any:
     """
     try:
         node = OmegaConf.select(config, path)
-        if not IS_CHECKOUT and OmegaConf.is_config(node):
-            node = use_packaged_baselines(OmegaConf.to_container(node, resolve=True))
+        if OmegaConf.is_config(node):
+            node = with_current_targets(OmegaConf.to_container(node, resolve=True))
         made = hydra.utils.instantiate(node, _convert_="all", **settings)
         if isinstance(made, partial):
             inspect.signature(made.func).bind_partial(**made.keywords)  # report an unknown setting now, not when called
@@ -62,15 +88,19 @@ def instantiate(config: DictConfig, path: str, **settings: Any) -> Any:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
-def use_packaged_baselines(node: Any) -> Any:
-    """Returns a plain config with `_target_: baselines.X` as `moppa.baselines.X`, which is its name in a wheel."""
+def with_current_targets(node: Any) -> Any:
+    """Returns a plain config in which every `_target_` is importable here.
+
+    Python paths that have changed are replaced, and in a wheel `baselines.X` becomes `moppa.baselines.X`.
+    """
     if isinstance(node, list):
-        return [use_packaged_baselines(item) for item in node]
+        return [with_current_targets(item) for item in node]
     if not isinstance(node, dict):
         return node
-    node = {name: use_packaged_baselines(value) for name, value in node.items()}
-    if str(node.get("_target_", "")).startswith("baselines."):
-        node["_target_"] = f"moppa.{node['_target_']}"
+    node = {name: with_current_targets(value) for name, value in node.items()}
+    if "_target_" in node:
+        target = TARGETS.get(node["_target_"], node["_target_"])
+        node["_target_"] = f"moppa.{target}" if str(target).startswith("baselines.") and not IS_CHECKOUT else target
     return node
 
 

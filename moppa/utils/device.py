@@ -1,4 +1,4 @@
-"""The machine that a cell runs on: its device, its arithmetic, its clock and its memory."""
+"""The machine that a cell runs on: device, dtype, threads, memory, and a timer of its phases."""
 
 import ctypes
 import os
@@ -6,91 +6,95 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 
 from moppa.utils import validate
-from moppa.utils.errors import UserError
-from moppa.utils.matmul import matmul_backend, set_matmul_backend
+from moppa.utils.errors import SettingError
+from moppa.utils.matmul import matmul_backend, set_matmul_backend, use_backend
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+MAX_MMAP_THRESHOLD = 32 << 20  # bytes, the largest value that glibc accepts
 
 
 def get_device(name: str) -> torch.device:
-    """The device for `run.device`: auto takes a GPU where there is one. Its peak memory counts from here."""
+    """Returns the device for `run.device`; auto is the GPU if there is one, else the CPU."""
     validate.one_of("run.device", name, ("auto", "cpu", "cuda"))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("run.device='cuda': torch sees no GPU here; use run.device=cpu or run.device=auto")
-    if name != "cpu" and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise SettingError("run.device", "='cuda': torch sees no GPU here; use run.device=cpu or run.device=auto")
+    return torch.device("cuda" if name != "cpu" and has_gpu else "cpu")
 
 
-def configure_process(threads: int | None, products: str, *, keep_memory: bool) -> None:
-    """How this process computes on a CPU: `run.threads`, `run.matmul_backend` and `run.keep_memory`."""
-    set_num_threads(threads)
-    set_matmul_backend(products)
+def dtype_name(device_name: str) -> str:
+    """Returns the dtype in which a cell with this `run.device` computes; it is part of the cell's key.
+
+    `cuda` needs no GPU here, so that a login node can plan cells that run elsewhere.
+    """
+    return "bfloat16" if device_name == "cuda" or get_device(device_name).type == "cuda" else "float32"
+
+
+def configure_process(*, threads: int | None, backend: str, keep_memory: bool) -> None:
+    """Applies `run.threads`, `run.matmul_backend` and `run.keep_memory` to this process.
+
+    `threads` None leaves torch its default: all cores, or OMP_NUM_THREADS. On a GPU the peak memory counts from here.
+    """
+    if threads is not None:
+        torch.set_num_threads(validate.integer("run.threads", threads, minimum=1))
+    set_matmul_backend(backend)
     if validate.boolean("run.keep_memory", keep_memory):
         keep_freed_memory()
-
-
-def set_num_threads(number: int | None) -> None:
-    """Lets torch compute with `run.threads` CPU threads; None leaves it its choice: all cores, or OMP_NUM_THREADS."""
-    if number is not None:
-        torch.set_num_threads(validate.integer("run.threads", number, minimum=1))
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def keep_freed_memory() -> None:
-    """From now on the memory that a step frees stays with this process, for the next one. Without glibc: as it was.
+    """Lets glibc keep the memory that a step frees for the next one. Without glibc it does nothing.
 
-    glibc would hand it back, and the system would clear it page by page when it is asked for again.
+    By default glibc returns large blocks to the system, which clears every page when it is allocated again.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, -1)
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
+        mallopt(M_MMAP_THRESHOLD, MAX_MMAP_THRESHOLD)
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 autocast on a GPU, plain float32 elsewhere."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+def forward_context(device: torch.device) -> AbstractContextManager[Any]:
+    """Returns the context of a forward pass: bfloat16 autocast on a GPU, `run.matmul_backend` on a CPU."""
+    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else use_backend()
 
 
 def device_info(device: torch.device) -> dict[str, Any]:
-    """What a record says of the device; on a CPU, threads and library decide the order of sums."""
+    """Returns what a record says about the device. On a CPU, threads and matmul backend decide the order of sums."""
+    threads = torch.get_num_threads()
     if device.type == "cuda":
-        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "threads": torch.get_num_threads()}
-    return {
-        "type": "cpu",
-        "name": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "products": matmul_backend(),
-    }
+        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "threads": threads}
+    return {"type": "cpu", "name": platform.machine(), "threads": threads, "matmul_backend": matmul_backend()}
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """The most that was held: on a GPU by torch's allocator, else by the process; None where the system cannot say."""
+    """Returns the peak memory of torch's allocator on a GPU, else of the process; None if the system cannot tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if os.name != "posix":
         return None
-    import resource  # exists on POSIX systems only
+    import resource  # only on POSIX systems
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes
 
 
 class PhaseTimer:
-    """Seconds by phase of the work."""
+    """Seconds by phase of a cell."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Times one phase; a phase in two pieces is summed."""
-        began = time.perf_counter()
+        """Times a block; several blocks of one phase add up."""
+        started = time.perf_counter()
         yield
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started

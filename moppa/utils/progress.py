@@ -1,11 +1,11 @@
-"""One progress bar for the whole harness, on standard error so that a pipe gets results alone."""
+"""The progress bar of every command. It is drawn on standard error, so that a pipe gets results alone."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 def progress_bar() -> Progress:
-    """A bar with what is done, what is left, and a free column `note` (give every task one)."""
+    """Returns a bar with counts, elapsed and remaining time, and a text field `note`, which every task must set."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),

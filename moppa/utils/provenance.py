@@ -1,4 +1,4 @@
-"""The code that a result rests on: its commit, and the versions of what can move a number."""
+"""The code behind a result: its commit, and the versions of the packages that can change a number."""
 
 import platform
 import subprocess
@@ -7,29 +7,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from moppa.utils.paths import IS_CHECKOUT
+from moppa.utils.paths import PACKAGE
 
 PACKAGES = ("moppa", "torch", "timm", "numpy", "pillow", "tensorflow-datasets")
+CODE_FILES = ("*.py", "*.yaml", "*.toml", "*.txt")
 
 
 def code_state() -> dict[str, Any]:
-    """The commit and versions that a result rests on."""
+    """Returns the git state and the versions, as a record holds them."""
     return {"git": git_state(), "versions": versions()}
 
 
 @lru_cache
 def git_state() -> dict[str, Any]:
-    """The commit of this checkout and whether tracked files differ from it; nulls outside a checkout."""
-    root = Path(__file__).parent.parent.parent
-    commit = git(root, "rev-parse", "HEAD") if IS_CHECKOUT else ""  # a wheel may lie inside another repository
-    dirty = git(root, "status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.yaml", "*.toml", "*.txt")
-    return {"commit": commit or None, "dirty": None if not commit else bool(dirty)}
+    """Returns the commit of this checkout and whether tracked code differs from it; nulls outside of a checkout."""
+    root = PACKAGE.parent
+    commit = run_git(root, "rev-parse", "HEAD")
+    changes = run_git(root, "status", "--porcelain", "--untracked-files=no", "--", *CODE_FILES)
+    return {"commit": commit or None, "dirty": bool(changes) if commit else None}
 
 
-def git(root: Path, *words: str) -> str:
-    """What git says, or nothing where there is no git or no checkout."""
+def run_git(root: Path, *arguments: str) -> str:
+    """Returns the output of a git command, or nothing if it fails or git is absent."""
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return done.stdout.strip()
@@ -37,5 +38,5 @@ def git(root: Path, *words: str) -> str:
 
 @lru_cache
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that can move a result."""
+    """Returns the versions of Python and of the packages that can change a result."""
     return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM become a request that the loop answers between two steps, so that what it saves is whole."""
+"""Ctrl-C and SIGTERM as requests that the training loop answers between two steps, with its state saved."""
 
 import signal
 import threading
@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the job, start it again
+EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: the job did not fail, start it again
 
 
 class Stopped(SystemExit):
-    """The cell was stopped from outside and can be resumed.
+    """A cell was stopped from outside and can be resumed.
 
-    The exit status after Ctrl-C is the shell's 130; after SIGTERM, with which schedulers preempt, it is `REQUEUE`.
+    The exit status is 130 after Ctrl-C, as in a shell, and `EXIT_REQUEUE` after SIGTERM, which schedulers send to
+    preempt a job.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -22,7 +23,7 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is noted in `number`; a second one acts as it would have."""
+    """A context in which the first SIGINT or SIGTERM is stored in `number`; a second one acts as usual."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -31,7 +32,7 @@ class StopRequest:
         self.previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
+        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
             self.previous = {number: signal.signal(number, self.request) for number in self.SIGNALS}
         return self
 
@@ -40,22 +41,22 @@ class StopRequest:
             signal.signal(number, handler)
 
     def request(self, number: int, frame: FrameType | None) -> None:
-        """Notes the request and lets the next signal through."""
+        """Stores the signal and restores the previous handlers."""
         self.number = number
         self.__exit__()
 
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """While entered, SIGTERM unwinds the program as Ctrl-C does, so that what it holds is given back."""
+    """Makes SIGTERM raise `Stopped` inside the block, so that leases and locks are released."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def unwind(number: int, _: FrameType | None) -> None:
-        raise Stopped("stopped outside the training; the same command goes on from the last checkpoint", number)
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped("stopped outside of the training; the same command resumes from the last checkpoint", number)
 
-    previous = signal.signal(signal.SIGTERM, unwind)
+    previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:

@@ -1,0 +1,40 @@
+"""Batches of a split: in the order of training, and in the split's own order."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moppa.backbone.model import Preprocess
+from moppa.data.split import Split
+from moppa.train.recipe import Recipe
+from moppa.utils.seeds import generator_for
+
+
+def training_batches(
+    num_images: int, recipe: Recipe, *, seed: int, start: int, device: torch.device | str = "cpu"
+) -> Iterator[tuple[int, Tensor]]:
+    """Yields (step, indices) from step `start` on. Seed and epoch decide the order of an epoch's images.
+
+    The order is moved to the device once per epoch, so that no step waits for a copy.
+    """
+    steps_per_epoch = math.ceil(num_images / recipe.batch_size)
+    for epoch in range(start // steps_per_epoch, recipe.epochs):
+        order = torch.randperm(num_images, generator=generator_for(seed, "order", epoch))
+        for index, batch in enumerate(order.to(device).split(recipe.batch_size)):
+            step = epoch * steps_per_epoch + index
+            if step >= start:
+                yield step, batch
+
+
+def example_batches(
+    split: Split, recipe: Recipe, preprocess: Preprocess, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields (images (B, 3, S, S), labels (B,)) of a split in order, for methods that read images before training."""
+    for start in range(0, len(split.labels), recipe.batch_size):
+        rows = slice(start, start + recipe.batch_size)
+        images = torch.from_numpy(np.array(split.images[rows])).to(device)
+        labels = torch.from_numpy(np.array(split.labels[rows])).to(device)
+        yield preprocess.normalize(images), labels

@@ -1,0 +1,54 @@
+"""How to train: the optimizer and its schedule."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from moppa.utils import validate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Hyperparameters of a training; every field comes from `configs/train/NAME.yaml`.
+
+    The learning rate rises linearly from `warmup_lr` to `lr` over the first `warmup` (a fraction of all epochs), then
+    falls as a cosine to `final_lr`. `weight_decay` applies to every trained tensor.
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    warmup: float
+    warmup_lr: float
+    final_lr: float
+    drop_path: float
+
+    def __post_init__(self) -> None:
+        validate.integer("epochs", self.epochs, minimum=1)
+        validate.integer("batch_size", self.batch_size, minimum=1)
+        validate.one_of("optimizer", self.optimizer, ("adamw", "sgd"))
+        validate.number("lr", self.lr, minimum=0, exclusive_minimum=True)
+        validate.number("weight_decay", self.weight_decay, minimum=0)
+        validate.number("warmup", self.warmup, minimum=0, maximum=1)
+        validate.number("warmup_lr", self.warmup_lr, minimum=0)
+        validate.number("final_lr", self.final_lr, minimum=0)
+        validate.number("drop_path", self.drop_path, minimum=0, maximum=0.99)
+
+    def create_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Returns a fused AdamW, or SGD with momentum 0.9."""
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        return torch.optim.SGD(parameters, lr=self.lr, weight_decay=self.weight_decay, momentum=0.9)
+
+    def lr_at(self, step: int, num_steps: int) -> float:
+        """Returns the learning rate of step 0, 1, ..., num_steps - 1."""
+        num_warmup = round(self.warmup * num_steps)
+        if step < num_warmup:
+            return self.warmup_lr + (self.lr - self.warmup_lr) * step / num_warmup
+        progress = (step - num_warmup) / max(1, num_steps - num_warmup)
+        return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * progress)) / 2

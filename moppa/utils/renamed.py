@@ -1,0 +1,35 @@
+"""Names that have changed: settings, values and Python paths of configs, old -> new."""
+
+from collections.abc import Sequence
+
+from moppa.utils.errors import UserError
+
+SETTINGS = {
+    "data.store": "data.cache",
+    "run.lean": "run.skip_unused",
+    "run.products": "run.matmul_backend",
+}
+VALUES = {
+    "run.skip_unused": {"unread": "last_block_tokens", "dropped": "dropped_samples"},
+    "protocol": {"paper": "best_on_test"},
+}
+TARGETS = {
+    "moppa.backbone.Backbone": "moppa.backbone.model.Backbone",
+    "moppa.data.mini.MiniSource": "moppa.data.mini.source.MiniSource",
+    "moppa.log.NoLogger": "moppa.train.loggers.NoLogger",
+    "moppa.log.TensorBoardLogger": "moppa.train.loggers.TensorBoardLogger",
+    "moppa.log.WandbLogger": "moppa.train.loggers.WandbLogger",
+    "moppa.mixture.attach": "moppa.mixture.unit.attach",
+    "moppa.train.Recipe": "moppa.train.recipe.Recipe",
+}
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raises `UserError` with the new name if an override uses a setting or choice that was renamed."""
+    for override in overrides:
+        name, _, value = override.lstrip("+~").partition("=")
+        if name in SETTINGS:
+            raise UserError(f"{override}: {name} is now called {SETTINGS[name]}")
+        for old, new in VALUES.get(name, {}).items():
+            if old in value.strip("[]'\"").split(","):
+                raise UserError(f"{override}: {name}={old} is now called {name}={new}")
