@@ -1,4 +1,4 @@
-"""A sweep's worker for tests that disturb it: one cell after the other, as a launcher of one process runs them."""
+"""A worker of a sweep for tests that kill it: runs one cell after the other, as a launcher with one process does."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.conftest import config_of
 
 
 def work(cells, log):
-    """Runs every cell given as overrides; one that fails is noted in `log` and the next is begun."""
+    """Runs every cell, each a list of overrides; prints the error of one that fails to `log` and goes on."""
     torch.set_num_threads(1)
     with Path(log).open("a", buffering=1) as file:
         sys.stdout = sys.stderr = file

@@ -1,4 +1,4 @@
-"""Each launcher runs a sweep for real, in processes of its own; SLURM as far as a machine without it can tell."""
+"""Every launcher runs a real sweep in its own processes; SLURM is replaced by submitit's mock."""
 
 import json
 import os
@@ -22,25 +22,18 @@ PRESETS = sorted(path.stem for path in (CONFIGS / "hydra" / "launcher").glob("*.
 CELLS = ["method=linear,lora", "seed=0,1", "protocol=tune"]
 
 
-def sweep(folder, *words, cells=CELLS, check=True):
-    """Runs a sweep of the toy task and gives what it said."""
-    places = [
-        f"run.results={folder / 'results'}",
-        f"data.cache={folder / 'store'}",
-        f"hydra.sweep.dir={folder / 'sweep'}",
-    ]
-    # nothing of the tests' own may divide the threads
+def sweep(folder, *overrides, cells=CELLS, check=True):
+    """Runs a sweep of the toy task and returns the finished process."""
+    settings = {
+        "run.results": folder / "results",
+        "data.cache": folder / "cache",
+        "hydra.sweep.dir": folder / "sweep",
+    }
+    settings |= dict(override.split("=", 1) for override in overrides)
+    # the number of threads must come from the launcher, not from the tests' environment
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     done = subprocess.run(
-        [
-            sys.executable,
-            "run.py",
-            "-m",
-            *TOY,
-            *(place for place in places if not set_again(place, words)),
-            *cells,
-            *words,
-        ],
+        [sys.executable, "run.py", "-m", *TOY, *cells, *(f"{name}={value}" for name, value in settings.items())],
         cwd=ROOT,
         env={**environment, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
         capture_output=True,
@@ -51,31 +44,23 @@ def sweep(folder, *words, cells=CELLS, check=True):
     return done
 
 
-def set_again(word, words):
-    return any(other.partition("=")[0] == word.partition("=")[0] for other in words)
-
-
-def records_of(folder):
-    found = {}
+def read_records(folder):
+    records = {}
     for path in sorted((folder / "results" / "records").rglob("seed*.json")):
-        written = read_record(path)
-        assert Path(written["config"].pop("run")["results"]).resolve() == folder / "results"
-        found[path.relative_to(folder)] = written
-    return found
+        record = read_record(path)
+        assert Path(record["config"].pop("run")["results"]).resolve() == folder / "results"
+        records[path.relative_to(folder)] = record
+    return records
 
 
 def comparable(records):
-    """What must be equal: all but what is measured and the paths of this test's own folder."""
-    texts = {}
-    for path, written in records.items():
-        kept = json.loads(json.dumps(without_entries(written, (*MEASURED, "config.data.cache"))))
-        texts[path] = kept
-    return texts
+    """Returns the records without what may differ: measurements, and the path of this test's cache."""
+    return {path: without_entries(record, (*MEASURED, "config.data.cache")) for path, record in records.items()}
 
 
 @pytest.fixture
 def launchers():
-    """Hydra's launchers, where the sweep extra brought them."""
+    """Skips a test if the `sweep` extra is not installed."""
     for name in ("joblib", "submitit", "ray"):
         pytest.importorskip(
             f"hydra_plugins.hydra_{name}_launcher", reason=f"needs the {name} launcher: pip install 'moppa[sweep]'"
@@ -84,10 +69,10 @@ def launchers():
 
 @pytest.fixture(scope="module")
 def one_by_one(tmp_path_factory):
-    """The sweep in one process, by Hydra's own launcher."""
+    """The records of the same sweep in one process, by Hydra's basic launcher."""
     folder = tmp_path_factory.mktemp("basic")
     sweep(folder, "run.threads=1")
-    return comparable(records_of(folder))
+    return comparable(read_records(folder))
 
 
 @pytest.mark.usefixtures("launchers")
@@ -105,59 +90,59 @@ def test_a_preset_composes_with_threads_divided(preset, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("launchers")
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         ["hydra/launcher=cpu", "hydra.launcher.n_jobs=2"],
         ["hydra/launcher=submitit_cpu"],
         ["hydra/launcher=ray_cpu", "+hydra.launcher.ray.init.num_cpus=2"],
     ],
-    ids=lambda words: words[0].partition("=")[2],
+    ids=lambda overrides: overrides[0].partition("=")[2],
 )
-def test_a_launcher_leaves_the_records_of_one_process(words, one_by_one, tmp_path):
-    sweep(tmp_path, *words)
-    found = records_of(tmp_path)
-    assert {one["device"]["threads"] for one in found.values()} == {1}
-    assert comparable(found) == one_by_one
+def test_a_launcher_writes_the_same_records_as_one_process(overrides, one_by_one, tmp_path):
+    sweep(tmp_path, *overrides)
+    records = read_records(tmp_path)
+    assert {record["device"]["threads"] for record in records.values()} == {1}
+    assert comparable(records) == one_by_one
     assert not [
-        path for path in (tmp_path / "results").rglob("*") if path.suffix in {".claim", ".failed", ".tmp", ".pt"}
+        path for path in (tmp_path / "results").rglob("*") if path.suffix in {".lease", ".failed", ".tmp", ".pt"}
     ]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("launchers")
-def test_a_ray_cluster_that_runs_already_is_used(one_by_one, tmp_path):
+def test_a_running_ray_cluster_is_used(one_by_one, tmp_path):
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
     head = ["start", "--head", "--port=6399", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
     started = subprocess.run([*ray, *head], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert started.returncode == 0, started.stdout + started.stderr
-    there = [f"hydra.launcher.ray.{word}" for word in ("init.address='127.0.0.1:6399'", "remote={num_cpus: 1}")]
+    resources = ["hydra.launcher.ray.remote={num_cpus: 1}", "hydra.launcher.ray.remote.num_gpus=0", "run.threads=1"]
+    address = "hydra.launcher.ray.init.address='127.0.0.1:6399'"
     try:
-        done = sweep(
-            tmp_path, "hydra/launcher=ray_cluster", *there, "hydra.launcher.ray.remote.num_gpus=0", "run.threads=1"
-        )
+        done = sweep(tmp_path, "hydra/launcher=ray_cluster", address, *resources)
     finally:
         subprocess.run([*ray, "stop"], env=environment, capture_output=True)
     assert re.search(r"Connecting to existing Ray cluster at address: \S+:6399", done.stderr)
-    assert comparable(records_of(tmp_path)) == one_by_one
+    assert comparable(read_records(tmp_path)) == one_by_one
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("launchers")
-def test_the_slurm_preset_asks_for_what_it_says_and_its_job_runs_a_cell(toy, tmp_path):
-    """By submitit's own stand-in for SLURM: the script that sbatch would get, and the job that it would start."""
+def test_the_slurm_preset_requests_its_resources_and_its_job_runs_a_cell(toy, tmp_path):
+    """With submitit's mock of SLURM: the script that sbatch would get, and the job that it would start."""
     import submitit
     from submitit.core import submission
     from submitit.slurm.test_slurm import mocked_slurm
 
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         config = compose("cell", overrides=["task=dtd", "hydra/launcher=slurm"], return_hydra_config=True)
-    asked = {name: config.hydra.launcher[name] for name in ("timeout_min", "gpus_per_node", "cpus_per_task", "mem_gb")}
-    own = {f"slurm_{name}": config.hydra.launcher[name] for name in ("signal_delay_s", "array_parallelism")}
-    retries = config.hydra.launcher.max_num_timeout
+    launcher = config.hydra.launcher
+    resources = {name: launcher[name] for name in ("timeout_min", "gpus_per_node", "cpus_per_task", "mem_gb")}
+    slurm = {f"slurm_{name}": launcher[name] for name in ("signal_delay_s", "array_parallelism")}
+    retries = launcher.max_num_timeout
     with mocked_slurm() as mock:
         executor = submitit.AutoExecutor(folder=tmp_path / "jobs", cluster="slurm", slurm_max_num_timeout=retries)
-        executor.update_parameters(**asked, **own)
+        executor.update_parameters(**resources, **slurm)
         job = executor.submit(run_cell, config_of(*toy, "method=linear"))
         script = job.paths.submission_file.read_text()
         for line in ("--gpus-per-node=1", "--cpus-per-task=4", "--mem=32GB", "--time=240", "--signal=USR2@120"):
@@ -169,18 +154,18 @@ def test_the_slurm_preset_asks_for_what_it_says_and_its_job_runs_a_cell(toy, tmp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("launchers")
-def test_two_workers_take_at_most_sixty_percent_of_ones_time(tmp_path, capsys):
-    """Eight equal cells, each with one thread: one worker against two. What limits it: a worker's start."""
-    cores, busy = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-    if cores < 2 or busy > 1:  # the start of the tests counts, too
-        pytest.skip(f"needs two idle cores to measure; this machine has {cores}, at a load of {busy:.1f}")
-    cells = ["method=lora", "seed=0,1,2,3,4,5,6,7", "train.epochs=120"]  # long beside a start
-    sweep(tmp_path, cells=["method=linear", "seed=0"])  # the store is made once
+def test_two_workers_take_at_most_sixty_percent_of_the_time_of_one(tmp_path, capsys):
+    """Eight equal cells with one thread each. A worker's start-up limits the gain."""
+    num_cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    if num_cores < 2 or load > 1:  # the start of the tests counts too
+        pytest.skip(f"needs two idle cores to measure; this machine has {num_cores}, at a load of {load:.1f}")
+    cells = ["method=lora", "seed=0,1,2,3,4,5,6,7", "train.epochs=120"]  # long compared with a worker's start-up
+    sweep(tmp_path, cells=["method=linear", "seed=0"])  # prepares the images
     seconds = {}
     for workers in (1, 2):
         began = time.perf_counter()
-        place = f"run.results={tmp_path / f'results{workers}'}"
-        sweep(tmp_path, "hydra/launcher=cpu", f"hydra.launcher.n_jobs={workers}", place, cells=cells)
+        results = f"run.results={tmp_path / f'results{workers}'}"
+        sweep(tmp_path, "hydra/launcher=cpu", f"hydra.launcher.n_jobs={workers}", results, cells=cells)
         seconds[workers] = time.perf_counter() - began
     with capsys.disabled():
         print(f"\none worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s: {seconds[2] / seconds[1]:.2f}")
@@ -188,28 +173,36 @@ def test_two_workers_take_at_most_sixty_percent_of_ones_time(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_sweep_with_a_checkpoint_and_the_status_for_a_requeue(tmp_path):
-    words = [*TOY, f"run.results={tmp_path / 'results'}", f"data.cache={tmp_path / 'store'}", "run.checkpoint_epochs=1"]
-    words += ["method=lora", "seed=0,1", "train.epochs=200", "run.threads=1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+def test_sigterm_ends_a_sweep_with_a_checkpoint_and_the_requeue_status(tmp_path):
+    overrides = [*TOY, f"run.results={tmp_path / 'results'}", f"data.cache={tmp_path / 'cache'}"]
+    overrides += [
+        "run.checkpoint_epochs=1",
+        "method=lora",
+        "seed=0,1",
+        "train.epochs=200",
+        "run.threads=1",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     sweeping = subprocess.Popen(
-        [sys.executable, "run.py", "-m", *words], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "run.py", "-m", *overrides], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
     while not list(tmp_path.rglob("seed0.pt")):
         assert sweeping.poll() is None
         time.sleep(0.05)
     sweeping.send_signal(signal.SIGTERM)
-    _, said = sweeping.communicate()
+    _, err = sweeping.communicate()
     assert sweeping.returncode == EXIT_REQUEUE
-    assert "the same command goes on from there" in said
+    assert "the same command resumes there" in err
     assert [path.name for path in (tmp_path / "results").rglob("*") if path.is_file()] == ["seed0.pt"]
 
 
 @pytest.mark.slow
-def test_a_failed_cell_does_not_end_the_sweep(tmp_path):
+def test_a_failed_cell_does_not_stop_the_sweep(tmp_path):
     done = sweep(tmp_path, "run.threads=1", cells=["method=lora", "method.attach.rank=4,65,8"], check=False)
     assert done.returncode == 1
     assert "error: method.attach.rank=65" in done.stderr
-    assert sorted(one["config"]["method"]["attach"]["rank"] for one in records_of(tmp_path).values()) == [4, 8]
+    ranks = [record["config"]["method"]["attach"]["rank"] for record in read_records(tmp_path).values()]
+    assert sorted(ranks) == [4, 8]
     [failure] = (tmp_path / "results").rglob("*.failed")
     assert "method.attach.rank=65" in json.loads(failure.read_text())["error"]

@@ -1,4 +1,4 @@
-"""Plan, status and retry; a process that reuses its backbone; a search that cannot see the test set."""
+"""Plan, status and retry; backbones that a process reuses; a search that cannot optimize the test set."""
 
 import copy
 import json
@@ -30,16 +30,16 @@ from tests.conftest import CONFIGS, ROOT, TOY, config_of
 from tests.run_script import script
 
 
-def words_in(folder, *words):
-    return [*TOY, f"run.results={folder / 'results'}", f"data.cache={folder / 'store'}", *words]
+def overrides_in(folder, *overrides):
+    return [*TOY, f"run.results={folder / 'results'}", f"data.cache={folder / 'cache'}", *overrides]
 
 
-def cell_of(folder, *words):
-    config = config_of(*words_in(folder, *words))
+def cell_in(folder, *overrides):
+    config = config_of(*overrides_in(folder, *overrides))
     return cell_from_config(config, weights_sha256=compute_weights_sha256(instantiate(config, "backbone")))
 
 
-def text_of(renderable):
+def rendered(renderable):
     console = Console(width=200, record=True, quiet=False, file=sys.stderr)
     console.print(renderable)
     return console.export_text()
@@ -47,39 +47,39 @@ def text_of(renderable):
 
 @pytest.fixture
 def halfway(tmp_path):
-    """A sweep of which one cell is done, one failed, one can be resumed, one is at work and one is missing."""
-    run_cell(config_of(*words_in(tmp_path, "method=linear", "seed=0")))
-    failing = config_of(*words_in(tmp_path, "method=linear", "seed=1", "run.eval_batch=0"))
+    """A sweep with a cell that is done, one that failed, one to resume and one that is running."""
+    run_cell(config_of(*overrides_in(tmp_path, "method=linear", "seed=0")))
+    failing = config_of(*overrides_in(tmp_path, "method=linear", "seed=1", "run.eval_batch=0"))
     with pytest.raises(UserError):
         run_cell(failing)
-    cell_of(tmp_path, "method=linear", "seed=1").checkpoint.unlink()
-    stopped = cell_of(tmp_path, "method=linear", "seed=2")
+    cell_in(tmp_path, "method=linear", "seed=1").checkpoint.unlink()
+    stopped = cell_in(tmp_path, "method=linear", "seed=2")
     Checkpoint(path=stopped.checkpoint, epochs=1, code=code_state()).write({"step": 1})
-    with lease(cell_of(tmp_path, "method=linear", "seed=3")):
+    with lease(cell_in(tmp_path, "method=linear", "seed=3")):
         yield tmp_path
 
 
-def test_a_plan_tells_every_state_and_what_is_left_will_cost(halfway):
-    cells = plan_cells(CONFIGS, words_in(halfway, "method=linear", "seed=0,1,2,3,4"))
-    states = [current_state(one, code_state()) for one in cells]
+def test_a_plan_lists_every_state_and_the_cost(halfway):
+    cells = plan_cells(CONFIGS, overrides_in(halfway, "method=linear", "seed=0,1,2,3,4"))
+    states = [current_state(cell, code_state()) for cell in cells]
     assert [state.name for state in states] == ["done", "failed", "resumable", "running", "missing"]
     assert "run.eval_batch=0" in states[1].note
-    text = text_of(plan_summary(cells))
+    text = rendered(plan_summary(cells))
     assert "5 cells: 1 done, 0 stale, 1 running, 1 resumable, 1 failed, 1 missing" in text
     assert "the same method" in text
 
 
-def test_a_record_of_other_versions_is_stale_and_a_checkpoint_of_other_code_is_none(halfway):
-    cells = plan_cells(CONFIGS, words_in(halfway, "method=linear", "seed=0,2"))
+def test_a_record_of_other_versions_is_stale_and_a_checkpoint_of_other_code_does_not_count(halfway):
+    cells = plan_cells(CONFIGS, overrides_in(halfway, "method=linear", "seed=0,2"))
     code = copy.deepcopy(code_state())
     code["versions"]["torch"] = "1.0"
-    states = [current_state(one, code) for one in cells]
+    states = [current_state(cell, code) for cell in cells]
     assert [state.name for state in states] == ["stale", "missing"]
     assert "torch" in states[0].note
-    assert "of other code" in states[1].note
+    assert "from other code" in states[1].note
 
 
-def test_status_shows_the_grid_and_the_last_line_of_a_failure(halfway):
+def test_status_shows_the_counts_and_the_last_line_of_a_failure(halfway):
     done = script("sweep", "status", "--once", "--results", halfway / "results", columns=200)
     assert done.returncode == 0, done.stderr
     assert "4 cells: 1 done, 0 stale, 1 running, 1 resumable, 1 failed, 0 missing" in done.stdout
@@ -87,52 +87,52 @@ def test_status_shows_the_grid_and_the_last_line_of_a_failure(halfway):
     assert "it must be an integer of at least 1" in done.stdout
 
 
-def test_a_killed_worker_that_left_no_checkpoint_is_a_failure(tmp_path):
-    cell = cell_of(tmp_path, "method=linear")
-    cell.claim.parent.mkdir(parents=True)
-    cell.claim.write_text("filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=t\nduration=60.0\n")
-    os.utime(cell.claim, (time.time() - 1000,) * 2)
+def test_a_worker_that_was_killed_before_its_first_checkpoint_is_a_failure(tmp_path):
+    cell = cell_in(tmp_path, "method=linear")
+    cell.lease.parent.mkdir(parents=True)
+    cell.lease.write_text("filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=t\nduration=60.0\n")
+    os.utime(cell.lease, (time.time() - 1000,) * 2)
     [(_, state)] = cell_states(find_cells(tmp_path / "results"), None)
-    assert (state.name, state.note) == ("failed", "killed: process 1 on elsewhere ended without a word")
+    assert (state.name, state.note) == ("failed", "killed: process 1 on elsewhere ended without an error message")
 
 
-def test_a_plan_without_weights_or_tuning_still_counts(tmp_path):
-    cells = plan_cells(CONFIGS, words_in(tmp_path, "method=linear", "hparams=best"))
+def test_a_plan_without_weights_or_tuning_still_counts_operations(tmp_path):
+    cells = plan_cells(CONFIGS, overrides_in(tmp_path, "method=linear", "hparams=best"))
     assert "nothing was tuned" in current_state(cells[0], code_state()).note
-    cells = plan_cells(CONFIGS, words_in(tmp_path, "method=linear", "backbone.weights=/none.pth"))
-    assert "the weights are not at hand" in current_state(cells[0], code_state()).note
-    text = text_of(plan_summary(cells))
+    cells = plan_cells(CONFIGS, overrides_in(tmp_path, "method=linear", "backbone.weights=/none.pth"))
+    assert "the weights are not available" in current_state(cells[0], code_state()).note
+    text = rendered(plan_summary(cells))
     assert "No record was measured on this device" in text
     assert "?" in text
 
 
-def test_words_that_mean_no_sweep_are_named():
-    for words, said in (
+def test_wrong_overrides_are_named():
+    for overrides, message in (
         (["+sweep=none"], "sweep/none"),
         (["method=linear,lora", "task=dtd", "method.attach.rnk=1,2"], "rnk"),
         (["task=dtd", "train.lr=interval(0,1)"], "no fixed number of cells"),
     ):
-        with pytest.raises((HydraException, UserError), match=said):
-            expand_cells(CONFIGS, words)
+        with pytest.raises((HydraException, UserError), match=message):
+            expand_cells(CONFIGS, overrides)
     done = script("sweep", "retry", columns=200)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "needs the words" in done.stderr
+    assert "needs the overrides" in done.stderr
 
 
 @pytest.mark.slow
-def test_retry_runs_what_failed_and_what_is_missing(tmp_path):
-    failing = config_of(*words_in(tmp_path, "method=linear", "seed=1", "run.eval_batch=0"))
+def test_retry_runs_failed_and_missing_cells(tmp_path):
+    failing = config_of(*overrides_in(tmp_path, "method=linear", "seed=1", "run.eval_batch=0"))
     with pytest.raises(UserError):
         run_cell(failing)
-    words = words_in(tmp_path, "method=linear", "seed=0,1")
-    done = script("sweep", "retry", *words, columns=200)
+    overrides = overrides_in(tmp_path, "method=linear", "seed=0,1")
+    done = script("sweep", "retry", *overrides, columns=200)
     assert done.returncode == 0, done.stderr
     assert "1 failed, 1 missing" in done.stdout
-    assert "2 cells: 2 done" in script("sweep", "status", *words, columns=200).stdout
+    assert "2 cells: 2 done" in script("sweep", "status", *overrides, columns=200).stdout
     assert not list(tmp_path.rglob("*.failed"))
 
 
-def test_ten_thousand_records_are_shown_in_under_five_seconds_of_one_core(toy, tmp_path):
+def test_the_status_of_ten_thousand_records_takes_under_five_seconds_of_one_core(toy, tmp_path):
     run_cell(config_of(*toy, "method=linear"))
     [path] = (tmp_path / "results" / "records").rglob("seed0.json")
     text = path.read_text()
@@ -145,34 +145,34 @@ def test_ten_thousand_records_are_shown_in_under_five_seconds_of_one_core(toy, t
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = script("sweep", "status", "--results", tmp_path / "many", columns=200, measured=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # whatever else runs here
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert "10000 cells: 10000 done" in done.stdout
     assert seconds < 5
 
 
-def test_operations_are_those_of_the_papers_arithmetic():
+def test_operations_equal_the_formula_for_a_vision_transformer():
     """Per block 8 N d^2 + 4 N^2 d for the attention, 4 N d h for the MLP, h = 3 d here; 2 N p^2 3 d for the patches."""
     config = expand_cells(CONFIGS, ["task=dtd", "method=linear", "backbone=test_vit"])[0]
     backbone = {name: value for name, value in config["backbone"].items() if name not in ("_target_", "weights")}
-    step, look = flops_per_image(json.dumps(backbone), json.dumps(config["method"]["attach"]))
+    training, evaluation = flops_per_image(json.dumps(backbone), json.dumps(config["method"]["attach"]))
     width, patches, blocks = 64, 4, 6
     tokens = patches + 1
     expected = blocks * (tokens * (8 + 4 * 3) * width**2 + 4 * tokens**2 * width)
     expected += patches * 2 * 16 * 16 * 3 * width + 2 * width * NUM_CLASSES
-    assert look == pytest.approx(expected, rel=0.02)
-    assert step == pytest.approx(look, rel=0.01)
+    assert evaluation == pytest.approx(expected, rel=0.02)
+    assert training == pytest.approx(evaluation, rel=0.01)
     config["method"]["attach"] = expand_cells(CONFIGS, ["task=dtd", "method=bitfit"])[0]["method"]["attach"]
-    step, _ = flops_per_image(json.dumps(backbone), json.dumps(config["method"]["attach"]))
-    assert 1.7 < step / look < 2.1
+    training, _ = flops_per_image(json.dumps(backbone), json.dumps(config["method"]["attach"]))
+    assert 1.7 < training / evaluation < 2.1
 
 
-def test_a_cells_operations_grow_with_what_it_reads_and_hours_follow_the_nearest_record():
-    def flops(*words):
-        return cell_flops(expand_cells(CONFIGS, ["task=eurosat", "method=linear", "backbone=test_vit", *words])[0])
+def test_operations_count_every_image_and_hours_follow_the_most_similar_record():
+    def flops(*overrides):
+        return cell_flops(expand_cells(CONFIGS, ["task=eurosat", "method=linear", "backbone=test_vit", *overrides])[0])
 
-    final, longer, paper = flops(), flops("train.epochs=200"), flops("protocol=best_on_test")
+    final, longer, best_on_test = flops(), flops("train.epochs=200"), flops("protocol=best_on_test")
     assert longer / final == pytest.approx(205_400 / 105_400, rel=1e-3)  # images through a frozen model
-    assert paper / final == pytest.approx((100_000 + 11 * 5400) / 105_400, rel=1e-3)
+    assert best_on_test / final == pytest.approx((100_000 + 11 * 5400) / 105_400, rel=1e-3)
 
     config = expand_cells(CONFIGS, ["task=eurosat", "method=linear", "backbone=test_vit"])[0]
     measured = {
@@ -180,11 +180,11 @@ def test_a_cells_operations_grow_with_what_it_reads_and_hours_follow_the_nearest
         "device": {"type": "cpu", "name": "here", "threads": 1},
         "seconds": {"train": 90.0, "evaluate": 10.0},
     }
-    rates = Throughput([measured], {"type": "cpu", "name": "here"})
-    assert rates.seconds_of(config, cell_flops(config)) == (pytest.approx(100.0), "the same method")
+    throughput = Throughput([measured], {"type": "cpu", "name": "here"})
+    assert throughput.predict_seconds(config, cell_flops(config)) == (pytest.approx(100.0), "the same method")
     other = expand_cells(CONFIGS, ["task=eurosat", "method=lora", "backbone=test_vit"])[0]
-    assert rates.seconds_of(other, 2 * cell_flops(config)) == (pytest.approx(200.0), "the same backbone")
-    assert Throughput([measured], {"type": "cuda", "name": "there"}).seconds_of(config, 1.0) is None
+    assert throughput.predict_seconds(other, 2 * cell_flops(config)) == (pytest.approx(200.0), "the same backbone")
+    assert Throughput([measured], {"type": "cuda", "name": "there"}).predict_seconds(config, 1.0) is None
 
 
 @pytest.mark.parametrize(
@@ -195,15 +195,15 @@ def test_a_cells_operations_grow_with_what_it_reads_and_hours_follow_the_nearest
     ],
     ids="-".join,
 )
-def test_a_cell_after_another_in_one_process_gives_the_bytes_of_the_cell_alone(methods, toy, tmp_path):
-    """The backbone is loaded once a process; `full` trains all of it, and lora's merge writes into it."""
+def test_a_second_cell_in_a_process_gives_the_same_bytes_as_alone(methods, toy, tmp_path):
+    """The backbone is loaded once per process; `full` trains all of it, and merging LoRA writes into it."""
 
-    def outcome(place):
-        [path] = (tmp_path / place / "records").glob(f"*/*/*/{methods[-1]}/*/seed0.json")
-        [trained] = (tmp_path / place / "checkpoints").glob(f"*/*/*/{methods[-1]}/*/seed0.safetensors")
-        written = read_record(path)
-        written["config"].pop("run")
-        text = json.dumps(without_entries(written, MEASURED))
+    def outcome(folder):
+        [path] = (tmp_path / folder / "records").glob(f"*/*/*/{methods[-1]}/*/seed0.json")
+        [trained] = (tmp_path / folder / "checkpoints").glob(f"*/*/*/{methods[-1]}/*/seed0.safetensors")
+        record = read_record(path)
+        record["config"].pop("run")
+        text = json.dumps(without_entries(record, MEASURED))
         return text, path.with_suffix(".npz").read_bytes(), trained.read_bytes()
 
     for method in methods:
@@ -213,11 +213,12 @@ def test_a_cell_after_another_in_one_process_gives_the_bytes_of_the_cell_alone(m
     assert outcome("after") == outcome("alone")
 
 
-def test_a_process_loads_its_backbone_once_and_lends_only_copies(toy, monkeypatch):
+def test_a_process_loads_its_backbone_once_and_hands_out_copies(toy, monkeypatch):
     built = []
-    bare = type(instantiate(config_of("task=dtd", "backbone=test_vit"), "backbone")).bare
+    create = type(instantiate(config_of("task=dtd", "backbone=test_vit"), "backbone")).create_model
     monkeypatch.setattr(
-        "moppa.backbone.model.Backbone.bare", lambda self, **named: built.append(named) or bare(self, **named)
+        "moppa.backbone.model.Backbone.create_model",
+        lambda self, **kwargs: built.append(kwargs) or create(self, **kwargs),
     )
     backbone = instantiate(config_of("task=dtd", "backbone=test_vit", "backbone.image_size=48"), "backbone")
     first, second = (backbone.build(num_classes=3, drop_path=0.0, generator=torch.Generator()) for _ in range(2))
@@ -229,11 +230,11 @@ def test_a_process_loads_its_backbone_once_and_lends_only_copies(toy, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_search_goes_by_val200_resumes_from_its_file_and_cannot_go_by_the_test_set(tmp_path):
+def test_a_search_optimizes_val200_resumes_from_its_storage_and_cannot_optimize_the_test_set(tmp_path):
     pytest.importorskip("optuna")
 
-    def search(*words):
-        command = [sys.executable, "run.py", "-m", *words_in(tmp_path, *words), "hydra/sweeper=optuna"]
+    def search(*overrides):
+        command = [sys.executable, "run.py", "-m", *overrides_in(tmp_path, *overrides), "hydra/sweeper=optuna"]
         more = ["hydra.sweeper.direction=maximize", "hydra.sweeper.n_jobs=1", "hydra.sweeper.study_name=rates"]
         more += [f"hydra.sweeper.storage=sqlite:///{tmp_path / 'search.db'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -248,7 +249,7 @@ def test_a_search_goes_by_val200_resumes_from_its_file_and_cannot_go_by_the_test
     study = optuna.load_study(study_name="rates", storage=f"sqlite:///{tmp_path / 'search.db'}")
     assert len(study.trials) == 4
     records = [read_record(path) for path in (tmp_path / "results" / "records").rglob("seed0.json")]
-    accuracies = {one["config"]["train"]["lr"]: one["correct"] / 200 for one in records}
+    accuracies = {record["config"]["train"]["lr"]: record["correct"] / 200 for record in records}
     for trial in study.trials:
         assert accuracies[trial.params["train.lr"]] == trial.value
     done = search(*space, "protocol=final", "hydra.sweeper.n_trials=1")
