@@ -1,9 +1,10 @@
-"""MoPPA: parameter-efficient fine-tuning of vision transformers on VTAB-1K, so that every number can be repeated.
+"""MoPPA: parameter-efficient fine-tuning of vision transformers, with reproducible results on VTAB-1K.
 
-Without the harness: `moppa.attach(timm_model)`, one's own loop with `loss + moppa.penalty(model, progress)`,
-`moppa.merge(model)` before an evaluation, `moppa.save` and `moppa.load` for the adapter alone.
+Use without the harness: `moppa.attach(timm_model)`, a training loop with `loss + moppa.penalty(model, progress)`,
+`moppa.merge(model)` before evaluation, and `moppa.save` and `moppa.load` for the adapter alone.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,15 +14,17 @@ if TYPE_CHECKING:
 
 __all__ = ["attach", "load", "merge", "penalty", "save"]
 
+MODULES = {
+    "attach": "moppa.mixture.api",
+    "load": "moppa.mixture.api",
+    "merge": "moppa.peft.inject",
+    "penalty": "moppa.peft.collect",
+    "save": "moppa.mixture.api",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """The public names, imported where they are first used: the harness itself must start fast."""
-    if name in {"attach", "load", "save"}:
-        from moppa.mixture import api
-
-        return getattr(api, name)
-    if name in {"merge", "penalty"}:
-        from importlib import import_module
-
-        return getattr(import_module("moppa.peft.collect" if name == "penalty" else "moppa.peft.inject"), name)
-    raise AttributeError(f"module 'moppa' has no attribute {name!r}; it has {', '.join(__all__)}")
+    """Imports a public function on first use, so that `import moppa` does not import torch."""
+    if name not in MODULES:
+        raise AttributeError(f"module 'moppa' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(MODULES[name]), name)

@@ -1,1 +1,1 @@
-"""Pretrained timm models: weights, preprocessing, and what a step may skip."""
+"""Pretrained timm models: their weights, their preprocessing, and the computation that a step can skip."""

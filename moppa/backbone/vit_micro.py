@@ -1,4 +1,4 @@
-"""vit_micro, a vision transformer of timm for images of 64 pixels, known to timm by that name once this is imported."""
+"""vit_micro: a small vision transformer for images of 64 px. Importing this module registers it in timm."""
 
 from typing import Any
 
@@ -27,13 +27,13 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def vit_micro_patch8_64(pretrained: bool = False, **settings: Any) -> VisionTransformer:
-    """ViT of width 192, 6 blocks and 3 heads on 8 x 8 patches of 8 pixels: 2.7 million parameters."""
-    shape: dict[str, Any] = {"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3}
+def vit_micro_patch8_64(pretrained: bool = False, **overrides: Any) -> VisionTransformer:
+    """Returns a ViT with 2.7 million parameters: 8 x 8 patches of 8 px, width 192, 6 blocks, 3 heads."""
+    architecture: dict[str, Any] = {"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3}
     return build_model_with_cfg(
         VisionTransformer,
         "vit_micro_patch8_64",
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
-        **{**shape, **settings},
+        **{**architecture, **overrides},
     )

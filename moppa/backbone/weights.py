@@ -1,66 +1,115 @@
-"""A checkpoint file -> the tensors of a timm model, all of them or an error that names what does not fit."""
+"""Checkpoint files: where they are, and loading them into a timm model without a silent mismatch."""
 
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import safetensors
 import safetensors.torch
+import timm
 import torch
 from torch import Tensor, nn
 
-from moppa.utils.errors import UserError
+from moppa.utils.errors import SettingError
+
+PACKAGED = "package:"
+ASSETS = Path(__file__).parent / "assets"
+
+
+def weights_path(weights: str) -> Path:
+    """Returns the file that `backbone.weights` names, in the assets of this package for "package:FILE"."""
+    if weights.startswith(PACKAGED):
+        return ASSETS / weights.removeprefix(PACKAGED)
+    return Path(weights).expanduser()
+
+
+def download_weights(timm_name: str) -> Path:
+    """Returns timm's checkpoint from the Hugging Face hub, or from its local cache.
+
+    Raises:
+        SettingError: If timm has no weights for the model, or the hub cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download  # slow to import and rarely needed
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository = timm.get_pretrained_cfg_value(timm_name, "hf_hub_id")
+    if repository is None:
+        raise SettingError(
+            "backbone.timm", f"={timm_name} has no weights on the hub; give a file: backbone.weights=FILE"
+        )
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise SettingError(
+            "backbone.weights",
+            f": cannot download {repository} ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"connect once, or give a file: backbone.weights=FILE",
+        ) from error
 
 
 def load_weights(model: nn.Module, file: Path, *, untrained: Sequence[str], unused: Sequence[str]) -> None:
-    """Copies a checkpoint into `model`, through timm's own filter (names of other releases, position embeddings)."""
+    """Copies a checkpoint into a model without a head.
+
+    timm's own filter renames old keys and resizes position embeddings. `untrained` names modules that may be missing in
+    the file, `unused` names modules of the file that are ignored.
+
+    Raises:
+        SettingError: If the file cannot be read or does not fit the model.
+    """
     if file.suffix == ".npz":
         load_npz(model, file)
         return
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", lambda state, _: state)
+    tensors = read_tensors(file)
     try:
-        state = convert(read_tensors(file), model)
+        state = convert(tensors, model)
     except (KeyError, ValueError, RuntimeError, AttributeError) as error:
-        raise UserError(f"backbone.weights={file}: not a checkpoint of {type(model).__name__} ({error})") from error
-    head = str(getattr(model, "pretrained_cfg", {}).get("classifier", "head"))
-    dropped = (head, *unused)
-    state = {name: tensor for name, tensor in state.items() if not belongs(name, dropped)}
+        raise SettingError("weights", f"={file}: not a checkpoint of {type(model).__name__} ({error})") from error
+    config: Any = getattr(model, "pretrained_cfg", {})
+    ignored = (str(config.get("classifier", "head")), *unused)
+    state = {name: tensor for name, tensor in state.items() if not is_inside(name, ignored)}
     check_fit(model, state, file, untrained=untrained)
     model.load_state_dict(state, strict=False)
 
 
 def check_fit(model: nn.Module, state: Mapping[str, Tensor], file: Path, *, untrained: Sequence[str]) -> None:
-    """Every tensor of the model must come from the file and every tensor of the file go into the model."""
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    missing = [name for name in wanted if name not in state and not belongs(name, untrained)]
-    unexpected = [name for name in state if name not in wanted]
-    reshaped = [
+    """Raises unless file and model have the same tensors, up to `untrained` modules."""
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    missing = [name for name in shapes if name not in state and not is_inside(name, untrained)]
+    unexpected = [name for name in state if name not in shapes]
+    mismatched = [
         f"{name} {tuple(state[name].shape)} for {tuple(shape)}"
-        for name, shape in wanted.items()
+        for name, shape in shapes.items()
         if name in state and state[name].shape != shape
     ]
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    if said := "; ".join(f"{what}: {first(names)}" for what, names in faults.items() if names):
-        raise UserError(
-            f"backbone.weights={file} does not fit {model.pretrained_cfg.get('architecture')}: {said}; "
-            f"choose the backbone that these weights belong to"
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
+    if summary := "; ".join(f"{problem}: {shorten(names)}" for problem, names in problems.items() if names):
+        raise SettingError(
+            "weights",
+            f"={file} does not fit {architecture(model)}: {summary}; choose the backbone that these weights belong to",
         )
 
 
-def first(names: Sequence[str], count: int = 3) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+def shorten(names: Sequence[str], max_names: int = 3) -> str:
+    """Returns the first names and the number of the others."""
+    return ", ".join(names[:max_names]) + (f" and {len(names) - max_names} more" if len(names) > max_names else "")
 
 
-def belongs(name: str, modules: Sequence[str]) -> bool:
-    """Whether a tensor's name lies in one of the named modules."""
+def is_inside(name: str, modules: Sequence[str]) -> bool:
+    """Returns whether a tensor belongs to one of the named modules."""
     return any(name.startswith(f"{module}.") for module in modules)
 
 
+def architecture(model: Any) -> str:
+    """Returns the timm name of a model."""
+    return str(model.pretrained_cfg.get("architecture"))
+
+
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or pth file; pickled code is never run."""
+    """Returns the tensors of a safetensors or pth file. It never runs pickled code."""
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
@@ -68,20 +117,20 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             return torch.load(file, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"backbone.weights={file} cannot be read as tensors ({reason}); it is truncated, or holds more than tensors"
+        raise SettingError(
+            "weights",
+            f"={file} cannot be read as tensors ({reason}); it is truncated, or contains more than tensors",
         ) from error
-    raise UserError(f"backbone.weights={file}: the suffix must be .safetensors, .npz, .pth, .pt or .bin")
+    raise SettingError("weights", f"={file}: the suffix must be .safetensors, .npz, .pth, .pt or .bin")
 
 
-def load_npz(model: nn.Module, file: Path) -> None:
-    """A checkpoint of the original JAX release (`ViT-B_16.npz`), by timm's own converter."""
+def load_npz(model: Any, file: Path) -> None:
+    """Loads a checkpoint of the original JAX release (`ViT-B_16.npz`) with timm's converter."""
     if not hasattr(model, "load_pretrained"):
-        raise UserError(f"backbone.weights={file}: timm reads no npz for {type(model).__name__}")
+        raise SettingError("weights", f"={file}: timm cannot read npz files for {type(model).__name__}")
     try:
         model.load_pretrained(str(file))
     except (KeyError, ValueError, OSError, zipfile.BadZipFile, RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"backbone.weights={file} does not fit {model.pretrained_cfg.get('architecture')}: missing or of another "
-            f"shape: {error}"
+        raise SettingError(
+            "weights", f"={file} does not fit {architecture(model)}: missing or of another shape: {error}"
         ) from error

@@ -1,1 +1,1 @@
-"""MoPPA: the operator, the unit, and its use on any timm model."""
+"""MoPPA: the operator, the unit that applies it, and its use on any timm model."""

@@ -1,8 +1,8 @@
-"""MoPPA's operator over a list of tokens, with its gradient written out.
+"""The operator of MoPPA on a list of tokens, with a handwritten gradient.
 
-It computes `physics.mixture` on the grid and the zero frequency on the prefix tokens. Autograd would do the same in
-more passes over the tokens, and the passes are what the operator costs: here slices are written in place, and the
-gradients of the filters and of the mixing weights come from one product of two spectra.
+It computes `physics.mixture` on the grid and keeps only the zero frequency of the prefix tokens. Autograd needs more
+passes over the tokens, and these passes are the cost of the operator. Here slices are written in place, and one product
+of two spectra gives the gradients of both the filters and the mixing weights.
 """
 
 from typing import Any
@@ -17,10 +17,15 @@ Tokens = Float[Tensor, "batch tokens channels"]
 
 
 class MixtureSolve(torch.autograd.Function):
-    """Y = sum_i a_i gain_i Xhat + b Fhat / L, F = S X, back on the grid; sum_i a_i gain_i(0) X on the prefix.
+    """The inverse DCT of sum_i a_i gain_i Xhat + b Fhat / L, F = S X; the prefix gets sum_i a_i gain_i(0) X.
 
-    x (B, N, C) with N = prefix + H W tokens; a (B, n) and gains (n, H, W, C) of the priors that are on, without
-    Poisson; b (B, 1) and source S (H, W, C), both None where Poisson is off; `on` the grid's constants.
+    Args of `apply`:
+        x: Tokens (B, N, C), N = prefix + H W.
+        a: Mixing weights (B, n) of heat and wave, as far as they are used.
+        gains: Their gains (n, H, W, C).
+        b: Mixing weight (B, 1) of Poisson, or None.
+        source: Source S (H, W, C) of Poisson, or None.
+        basis: Constants of the grid.
     """
 
     @staticmethod
@@ -31,58 +36,58 @@ class MixtureSolve(torch.autograd.Function):
         gains: Float[Tensor, "priors height width channels"],
         b: Float[Tensor, "batch 1"] | None,
         source: Float[Tensor, "height width channels"] | None,
-        on: physics.Basis,
+        basis: physics.Basis,
     ) -> Tokens:
-        prefix, grid = as_grid(x, on)
-        gain = mixed(a, gains)
-        spectrum = physics.dct(grid, on).mul_(gain)
+        prefix, grid = split_grid(x, basis)
+        gain = mix_gains(a, gains)
+        spectrum = physics.dct(grid, basis).mul_(gain)
         if b is not None and source is not None:
-            spectrum.addcmul_(physics.dct(source * grid, on), b[:, :, None, None] * on.inverse_laplace[..., None])
+            spectrum.addcmul_(physics.dct(source * grid, basis), b[:, :, None, None] * basis.inverse_laplace[..., None])
         y = torch.empty_like(x)
-        y_prefix, y_grid = as_grid(y, on)
+        y_prefix, y_grid = split_grid(y, basis)
         y_prefix.copy_(gain[:, 0, :1] * prefix)
-        y_grid.copy_(physics.inverse_dct(spectrum, on))
+        y_grid.copy_(physics.inverse_dct(spectrum, basis))
         ctx.save_for_backward(x, a, gains, b, source)
-        ctx.on = on
+        ctx.basis = basis
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """The transforms are orthonormal, so each filter is its own adjoint: the gradient passes it as X did."""
+        """Returns the gradients. The transforms are orthonormal, so each filter is its own adjoint."""
         x, a, gains, b, source = ctx.saved_tensors
-        on = ctx.on
-        (prefix, grid), (dy_prefix, dy_grid) = as_grid(x, on), as_grid(dy, on)
-        gain = mixed(a, gains)  # this and Xhat again, which is cheaper than to keep them
-        dyhat = physics.dct(dy_grid, on)
+        basis = ctx.basis
+        (prefix, grid), (dy_prefix, dy_grid) = split_grid(x, basis), split_grid(dy, basis)
+        gain = mix_gains(a, gains)  # computing it and Xhat again is cheaper than saving them
+        dyhat = physics.dct(dy_grid, basis)
 
-        dgain = physics.dct(grid, on).mul_(dyhat)
+        dgain = physics.dct(grid, basis).mul_(dyhat)
         dgain[:, 0, 0] += (dy_prefix * prefix).sum(dim=1)
         da, dgains = dgain.flatten(1) @ gains.flatten(1).T, (a.T @ dgain.flatten(1)).view_as(gains)
 
         db = dsource = potential = None
         if b is not None and source is not None:
-            potential = physics.inverse_dct(dyhat * on.inverse_laplace[..., None], on)
+            potential = physics.inverse_dct(dyhat * basis.inverse_laplace[..., None], basis)
             dscaled = torch.mul(potential, grid, out=dgain).flatten(1)
             db, dsource = dscaled @ source.flatten()[:, None], (b.T @ dscaled).view_as(source)
 
         dx = torch.empty_like(x)
-        dx_prefix, dx_grid = as_grid(dx, on)
+        dx_prefix, dx_grid = split_grid(dx, basis)
         dx_prefix.copy_(gain[:, 0, :1] * dy_prefix)
-        filtered = physics.inverse_dct(dyhat.mul_(gain), on)
-        if potential is not None and b is not None:
+        filtered = physics.inverse_dct(dyhat.mul_(gain), basis)
+        if potential is not None and b is not None and source is not None:
             filtered.addcmul_(potential.mul_(source), b[:, :, None, None])
         dx_grid.copy_(filtered)
         return dx, da, dgains, db, dsource, None
 
 
-def mixed(
+def mix_gains(
     a: Float[Tensor, "batch priors"], gains: Float[Tensor, "priors height width channels"]
 ) -> Float[Tensor, "batch height width channels"]:
-    """sum_i a_i gain_i, (B, H, W, C)."""
+    """Returns sum_i a_i gain_i, one gain per image."""
     return (a @ gains.flatten(1)).unflatten(1, gains.shape[1:])
 
 
-def as_grid(x: Tokens, on: physics.Basis) -> tuple[Float[Tensor, "batch prefix channels"], physics.Grid]:
-    """The prefix tokens, and the others as the grid that they lie on: views."""
-    num_grid = on.laplace.numel()
-    return x[:, :-num_grid], x[:, -num_grid:].unflatten(1, on.laplace.shape)
+def split_grid(x: Tokens, basis: physics.Basis) -> tuple[Float[Tensor, "batch prefix channels"], physics.Grid]:
+    """Returns the prefix tokens and the grid of the other tokens, both as views."""
+    num_grid = basis.laplace.numel()
+    return x[:, :-num_grid], x[:, -num_grid:].unflatten(1, basis.laplace.shape)

@@ -1,8 +1,8 @@
-"""Heat, wave and Poisson on a grid of tokens, solved by the orthonormal DCT: pure functions, one paper equation each.
+"""Heat, wave and Poisson equations on a grid of tokens, solved with the orthonormal DCT: one pure function each.
 
-Source: Wang et al., "Mixture of Physical Priors Adapter for Parameter-Efficient Fine-Tuning", arXiv 2412.02759; the
-discrete form is written out in docs/moppa.md. Grids `x` are (batch, H, W, channels) with zero-flux (Neumann)
-boundaries. Lengths are in tokens. Constants per channel (`k`, `c`, `t`) are (channels,) or a number.
+Source: Wang et al., "Mixture of Physical Priors Adapter for Parameter-Efficient Fine-Tuning", arXiv 2412.02759.
+docs/moppa.md writes out the discrete form. Grids `x` have shape (batch, H, W, channels) and zero-flux (Neumann)
+boundaries. Lengths are in tokens. The constants `k`, `c`, `t` have shape (channels,) or are numbers.
 """
 
 import math
@@ -14,11 +14,11 @@ from torch import Tensor
 
 Grid = Float[Tensor, "batch height width channels"]
 PerChannel = Float[Tensor, "channels"] | Float[Tensor, ""] | float
-Gain = Float[Tensor, "height width #channels"]  # 1 where the constants are numbers
+Gain = Float[Tensor, "height width #channels"]  # one channel if the constants are numbers
 
 
 class Basis(NamedTuple):
-    """What depends on the grid alone: the DCT along each side, the eigenvalues L of -Laplace, and 1 / L or 0."""
+    """Constants of a grid: the DCT matrix of each side, the eigenvalues L of -Laplace, and 1 / L (0 at L = 0)."""
 
     rows: Float[Tensor, "height height"]
     columns: Float[Tensor, "width width"]
@@ -26,8 +26,8 @@ class Basis(NamedTuple):
     inverse_laplace: Float[Tensor, "height width"]
 
 
-def basis(height: int, width: int, *, dtype: torch.dtype, device: torch.device) -> Basis:
-    """The constants of a grid, computed in float64 and then rounded to `dtype`."""
+def make_basis(height: int, width: int, *, dtype: torch.dtype, device: torch.device) -> Basis:
+    """Returns the constants of a grid, computed in float64 and rounded to `dtype`."""
     rows, columns = dct_matrix(height), dct_matrix(width)
     p, q = (math.pi * torch.arange(n, dtype=torch.float64, device="cpu") / n for n in (height, width))
     laplace = p[:, None] ** 2 + q[None, :] ** 2
@@ -35,8 +35,19 @@ def basis(height: int, width: int, *, dtype: torch.dtype, device: torch.device) 
     return Basis(*(tensor.to(device=device, dtype=dtype) for tensor in (rows, columns, laplace, inverse)))
 
 
+def basis_like(x: Grid) -> Basis:
+    """Returns the constants of the grid of `x`, in its dtype and on its device."""
+    return make_basis(x.shape[1], x.shape[2], dtype=x.dtype, device=x.device)
+
+
+def with_unit_poisson_gain(basis: Basis) -> Basis:
+    """Returns the basis with 1 / L divided by its maximum, so that the Poisson path amplifies no frequency."""
+    max_gain = basis.inverse_laplace.max().clamp(min=1e-12)  # 0 for a grid of one token
+    return basis._replace(inverse_laplace=basis.inverse_laplace / max_gain)
+
+
 def dct_matrix(n: int) -> Float[Tensor, "n n"]:
-    """D[p, x] = s_p cos(pi p (x + 1/2) / n), s_0 = sqrt(1 / n), s_p = sqrt(2 / n): orthonormal, in float64."""
+    """Returns D[p, x] = s_p cos(pi p (x + 1/2) / n), s_0 = sqrt(1 / n), s_p = sqrt(2 / n): orthonormal, float64."""
     p = torch.arange(n, dtype=torch.float64, device="cpu")[:, None]
     x = torch.arange(n, dtype=torch.float64, device="cpu")[None, :]
     matrix = torch.cos(math.pi * p * (x + 0.5) / n) * math.sqrt(2 / n)
@@ -44,52 +55,53 @@ def dct_matrix(n: int) -> Float[Tensor, "n n"]:
     return matrix
 
 
-def dct(x: Grid, on: Basis) -> Grid:
-    """Xhat[p, q] = sum_hw D_H[p, h] X[h, w] D_W[q, w], per channel."""
-    return along_columns(on.columns, along_rows(on.rows, x))  # rows first: tokens cut from a longer list need no copy
+def dct(x: Grid, basis: Basis) -> Grid:
+    """Returns Xhat[p, q] = sum_hw D_H[p, h] X[h, w] D_W[q, w], per channel."""
+    # rows first: a slice of a longer list of tokens then needs no copy
+    return along_columns(basis.columns, along_rows(basis.rows, x))
 
 
-def inverse_dct(spectrum: Grid, on: Basis) -> Grid:
-    """The grid whose DCT is `spectrum`."""
-    return along_rows(on.rows.T, along_columns(on.columns.T, spectrum))
+def inverse_dct(spectrum: Grid, basis: Basis) -> Grid:
+    """Returns the grid whose DCT is `spectrum`."""
+    return along_rows(basis.rows.T, along_columns(basis.columns.T, spectrum))
 
 
 def along_rows(matrix: Float[Tensor, "height height"], x: Grid) -> Grid:
-    """Applies a matrix to the height of every column, as one matrix product on (H, W * channels)."""
+    """Applies a matrix to the height axis, as one matrix product on (H, W * channels)."""
     return torch.matmul(matrix, x.flatten(2)).view_as(x)
 
 
 def along_columns(matrix: Float[Tensor, "width width"], x: Grid) -> Grid:
-    """Applies a matrix to the width of every row."""
+    """Applies a matrix to the width axis."""
     return torch.matmul(matrix, x)
 
 
 def heat_gain(laplace: Float[Tensor, "height width"], k: PerChannel, t: PerChannel) -> Gain:
-    """exp(-k t L): du/dt = k Laplace(u), u(0) = X."""
+    """Returns exp(-k t L), the filter of du/dt = k Laplace(u), u(0) = X."""
     return torch.exp(-laplace[..., None] * k * t)
 
 
 def wave_gain(laplace: Float[Tensor, "height width"], c: PerChannel, t: PerChannel) -> Gain:
-    """cos(c t sqrt(L)): d2u/dt2 = c^2 Laplace(u), u(0) = X, u'(0) = 0."""
+    """Returns cos(c t sqrt(L)), the filter of d2u/dt2 = c^2 Laplace(u), u(0) = X, u'(0) = 0."""
     return torch.cos(laplace.sqrt()[..., None] * c * t)
 
 
 def heat(x: Grid, k: PerChannel, t: PerChannel) -> Grid:
-    """The temperature at time `t` of a plate that starts as `x`, diffusivity `k` in tokens^2 per unit of time."""
-    on = basis_of(x)
-    return inverse_dct(heat_gain(on.laplace, k, t) * dct(x, on), on)
+    """Returns the temperature at time `t`, starting from `x`, with diffusivity `k` in tokens^2 per unit of time."""
+    basis = basis_like(x)
+    return inverse_dct(heat_gain(basis.laplace, k, t) * dct(x, basis), basis)
 
 
 def wave(x: Grid, c: PerChannel, t: PerChannel) -> Grid:
-    """The height at time `t` of a membrane that starts at rest as `x`, wave speed `c` in tokens per unit of time."""
-    on = basis_of(x)
-    return inverse_dct(wave_gain(on.laplace, c, t) * dct(x, on), on)
+    """Returns the displacement at time `t`, starting at rest from `x`, with speed `c` in tokens per unit of time."""
+    basis = basis_like(x)
+    return inverse_dct(wave_gain(basis.laplace, c, t) * dct(x, basis), basis)
 
 
 def poisson(x: Grid, source: Float[Tensor, "height width"]) -> Grid:
-    """The potential u of mean 0 with -Laplace(u) = f - mean(f), f = source * x."""
-    on = basis_of(x)
-    return inverse_dct(on.inverse_laplace[..., None] * dct(source[..., None] * x, on), on)
+    """Returns the potential u of mean 0 with -Laplace(u) = f - mean(f), f = source * x."""
+    basis = basis_like(x)
+    return inverse_dct(basis.inverse_laplace[..., None] * dct(source[..., None] * x, basis), basis)
 
 
 def mixture(
@@ -100,14 +112,9 @@ def mixture(
     source: Float[Tensor, "height width"],
     weights: Float[Tensor, "batch 3"],
 ) -> Grid:
-    """Y = a1 heat + a2 wave + a3 poisson, the weights `a` per image: two transforms forth, one back."""
-    on = basis_of(x)
+    """Returns a1 heat + a2 wave + a3 poisson, the weights `a` per image: two transforms, one inverse transform."""
+    basis = basis_like(x)
     a1, a2, a3 = weights[:, :, None, None, None].unbind(1)
-    filtered = (a1 * heat_gain(on.laplace, k, t) + a2 * wave_gain(on.laplace, c, t)) * dct(x, on)
-    potential = a3 * on.inverse_laplace[..., None] * dct(source[..., None] * x, on)
-    return inverse_dct(filtered + potential, on)
-
-
-def basis_of(x: Grid) -> Basis:
-    """The constants of the grid that `x` lies on."""
-    return basis(x.shape[1], x.shape[2], dtype=x.dtype, device=x.device)
+    filtered = (a1 * heat_gain(basis.laplace, k, t) + a2 * wave_gain(basis.laplace, c, t)) * dct(x, basis)
+    potential = a3 * basis.inverse_laplace[..., None] * dct(source[..., None] * x, basis)
+    return inverse_dct(filtered + potential, basis)

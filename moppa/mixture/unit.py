@@ -26,7 +26,8 @@ class Unit(nn.Module):
     """delta(z) = s Up(a1 Heat(X) + a2 Wave(X) + a3 Poisson(X)), X = Down(z), with mixing weights a from the router.
 
     Prefix tokens (class, registers) have no place on the grid. They carry only the zero frequency, which heat and wave
-    keep and Poisson removes: Y_prefix = (a1 + a2) X_prefix. Without a bottleneck (`rank=None`) X = z and Up is diagonal.
+    keep and Poisson removes: Y_prefix = (a1 + a2) X_prefix. Without a bottleneck (`rank=None`), X = z and Up is
+    diagonal.
 
     The physical constants are stored as offsets from their initial values, times `physics_rate`. The step of Adam does
     not depend on the scale of a parameter, so this factor sets how fast they move relative to the projections.
@@ -37,6 +38,11 @@ class Unit(nn.Module):
         route_weight: Weight of this unit's route regularization in the loss.
         generator: Draws the initial Down.
     """
+
+    basis_rows: Tensor
+    basis_columns: Tensor
+    basis_laplace: Tensor
+    basis_inverse_laplace: Tensor
 
     def __init__(
         self,
@@ -72,7 +78,7 @@ class Unit(nn.Module):
             penalty_weight=route_weight,
         )
 
-        basis = physics.basis(*block.grid, dtype=self.up.dtype, device=self.up.device)
+        basis = physics.make_basis(*block.grid, dtype=self.up.dtype, device=self.up.device)
         if settings.poisson_gain == "unit":
             basis = physics.with_unit_poisson_gain(basis)
         for name, constant in basis._asdict().items():
@@ -141,7 +147,10 @@ class Unit(nn.Module):
         self.merged_filters = gains.detach(), None if source is None else source.detach()
 
     def diagnostics(self, *, is_last: bool) -> dict[str, Tensor]:
-        """Returns the mean mixing weights since the last call and the current k, c and t; at the end S and the response."""
+        """Returns the mixing weights, averaged over the steps since the last call, and the current k, c and t.
+
+        After the last step also S and the response to an impulse.
+        """
         route = self.router.pop_mean_weights()
         values = {"route": route, **self.constants()}
         if is_last:

@@ -1,4 +1,4 @@
-"""MoPPA without the harness, as the README shows it."""
+"""MoPPA without the harness."""
 
 import re
 import subprocess
@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 import moppa
+from moppa.mixture.settings import MixtureSettings
 from moppa.utils.errors import UserError
 from tests.conftest import ROOT
-from tests.mixture.test_unit import SETTINGS
+
+HARNESS_ONLY = ("hydra", "omegaconf", "tensorflow_datasets", "pandas", "matplotlib", "rich", "beartype", "wandb")
 
 
 def vit(size=64, **settings):
@@ -21,12 +23,12 @@ def vit(size=64, **settings):
 
 
 @pytest.fixture(autouse=True)
-def _untouched_generator():
+def _restore_global_generator():
     with torch.random.fork_rng():
         yield
 
 
-def moved(model):
+def shift_units(model):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "unit" in name:
@@ -34,39 +36,53 @@ def moved(model):
     return model
 
 
-def test_the_public_defaults_are_those_of_the_yaml():
+def run_python(program, folder):
+    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+
+
+def test_attach_uses_the_default_settings():
     model = moppa.attach(vit())
-    assert model.moppa_settings == SETTINGS
+    assert MixtureSettings(**model.moppa_settings) == MixtureSettings()
 
 
-def test_only_units_and_head_are_trained():
+def test_only_units_and_head_are_trainable():
     model = moppa.attach(vit())
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert all(".unit." in name or name.startswith("head.") for name in trained)
-    assert sum("unit.up" in name for name in trained) == 6
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert all(".unit." in name or name.startswith("head.") for name in trainable)
+    assert sum("unit.up" in name for name in trainable) == 6
 
 
-def test_an_adapter_that_is_saved_and_loaded_gives_the_same_logits(tmp_path):
-    model = moved(moppa.attach(vit(), rank=4, priors=["heat", "poisson"], position="attn_input"))
-    moppa.save(model, tmp_path / "adapter.safetensors")
-    again = moppa.load(vit(), tmp_path / "adapter.safetensors")
+def test_a_saved_and_loaded_adapter_gives_the_same_logits(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    model = shift_units(moppa.attach(vit(), rank=4, priors=["heat", "poisson"], position="attn_input"))
+    moppa.save(model, path)
+    loaded = moppa.load(vit(), path)
     images = torch.randn(2, 3, 64, 64)
-    again.head.load_state_dict(model.head.state_dict())
-    assert torch.equal(again.eval()(images), model.eval()(images))
-    assert (tmp_path / "adapter.safetensors").stat().st_size < 40_000  # the units alone
+    loaded.head.load_state_dict(model.head.state_dict())
+    assert torch.equal(loaded.eval()(images), model.eval()(images))
+    assert path.stat().st_size < 40_000  # the units alone
 
 
-def test_what_does_not_fit_is_said(tmp_path):
+def test_a_wrong_setting_is_named_as_the_argument():
+    with pytest.raises(UserError, match=r"^rank=0: it must be an integer of at least 1$"):
+        moppa.attach(vit(), rank=0)
+    with pytest.raises(UserError, match=r"^rank=65 is above the backbone's width 64"):
+        moppa.attach(vit(), rank=65)
+    with pytest.raises(UserError, match=r"^rnak: there is no such setting; choose from rank, priors"):
+        moppa.attach(vit(), rnak=4)
+
+
+def test_load_and_save_report_what_does_not_fit(tmp_path):
     path = tmp_path / "adapter.safetensors"
     with pytest.raises(UserError, match=r"call moppa\.attach\(model\) first"):
         moppa.save(vit(), path)
     moppa.save(moppa.attach(vit()), path)
-    with pytest.raises(UserError, match=r"made for the backbone test_vit\.r160_in1k, not for test_vit2"):
+    with pytest.raises(UserError, match=r"belongs to the backbone test_vit\.r160_in1k, not to test_vit2"):
         moppa.load(timm.create_model("test_vit2", img_size=64), path)
-    with pytest.raises(UserError, match=r"unit\.source is \(4, 4\) there and \(6, 6\) here.*image size"):
+    with pytest.raises(UserError, match=r"unit\.source is \(4, 4\) in the file and \(6, 6\) in the model.*image size"):
         moppa.load(vit(96), path)
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="holds no MoPPA adapter"):
+    with pytest.raises(UserError, match="is not a MoPPA adapter"):
         moppa.load(vit(), path)
     path.write_bytes(b"")
     with pytest.raises(UserError, match="cannot be read"):
@@ -75,10 +91,22 @@ def test_what_does_not_fit_is_said(tmp_path):
         _ = moppa.atach
 
 
-def test_the_example_of_the_readme_runs(tmp_path):
+def test_importing_the_library_does_not_import_the_harness(tmp_path):
+    program = f"""
+import sys, moppa
+assert "torch" not in sys.modules, "import moppa must be fast"
+for name in moppa.__all__:
+    getattr(moppa, name)
+print([name for name in {HARNESS_ONLY} if name in sys.modules])
+"""
+    run = run_python(program, tmp_path)
+    assert run.stdout == "[]\n", run.stdout + run.stderr
+
+
+def test_the_example_in_the_readme_runs(tmp_path):
     text = (ROOT / "README.md").read_text()
     [program] = re.findall(r"```python\n(import moppa.*?)```", text, flags=re.DOTALL)
     assert len(program.splitlines()) <= 22
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run = run_python(program, tmp_path)
+    assert run.returncode == 0, run.stderr
     assert (tmp_path / "adapter.safetensors").exists()

@@ -1,4 +1,4 @@
-"""The operator against reference vectors that share no code with it, and the laws that it obeys."""
+"""The operator against independent reference vectors, and its mathematical properties."""
 
 import numpy as np
 import pytest
@@ -21,13 +21,13 @@ def vectors(shared):
 @pytest.mark.parametrize("case", range(4))
 def test_the_operator_agrees_with_the_reference_vectors(vectors, case, dtype, tolerance):
     x, k, c, t, source, weights = (torch.from_numpy(vectors[f"{case}_{name}"]).to(dtype) for name in NAMES)
-    found = {
+    solutions = {
         "heat": physics.heat(x, k, t),
         "wave": physics.wave(x, c, t),
         "poisson": physics.poisson(x, source),
         "Y": physics.mixture(x, k, c, t, source, weights),
     }
-    for name, value in found.items():
+    for name, value in solutions.items():
         expected = torch.from_numpy(vectors[f"{case}_{name}"]).to(dtype)
         scale = max(1.0, float(expected.abs().max()))
         torch.testing.assert_close(value, expected, atol=tolerance * scale, rtol=0)
@@ -42,74 +42,76 @@ def grids(draw, square=False):
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(draw(st.integers(0, 2**31))))
 
 
-times = st.floats(0.0, 3.0)
-law = settings(max_examples=40, deadline=None)
+nonnegative = st.floats(0.0, 3.0)
+property_test = settings(max_examples=40, deadline=None)
 
 
-def close(found, expected):
-    torch.testing.assert_close(found, expected, atol=1e-10 * max(1.0, float(expected.abs().max())), rtol=0)
+def assert_close(actual, expected):
+    torch.testing.assert_close(actual, expected, atol=1e-10 * max(1.0, float(expected.abs().max())), rtol=0)
 
 
-@law
+@property_test
 @given(grids())
 def test_the_transform_is_orthonormal_and_inverts(x):
-    on = physics.basis_of(x)
-    spectrum = physics.dct(x, on)
-    close(physics.inverse_dct(spectrum, on), x)
-    close((spectrum**2).sum(), (x**2).sum())
+    basis = physics.basis_like(x)
+    spectrum = physics.dct(x, basis)
+    assert_close(physics.inverse_dct(spectrum, basis), x)
+    assert_close((spectrum**2).sum(), (x**2).sum())
 
 
-@law
-@given(grids(), times, times, times)
+@property_test
+@given(grids(), nonnegative, nonnegative, nonnegative)
 def test_heat_keeps_the_mean_starts_as_the_identity_composes_and_never_grows(x, k, t1, t2):
-    close(physics.heat(x, k, 0.0), x)
-    close(physics.heat(x, k, t1).mean((1, 2)), x.mean((1, 2)))
-    close(physics.heat(physics.heat(x, k, t2), k, t1), physics.heat(x, k, t1 + t2))
+    assert_close(physics.heat(x, k, 0.0), x)
+    assert_close(physics.heat(x, k, t1).mean((1, 2)), x.mean((1, 2)))
+    assert_close(physics.heat(physics.heat(x, k, t2), k, t1), physics.heat(x, k, t1 + t2))
     assert float(physics.heat(x, k, t1).abs().max()) <= float(x.abs().max()) * (1 + 1e-12)
 
 
-@law
-@given(grids(), times, times, times)
-def test_wave_starts_as_the_identity_and_adds_as_the_cosine(x, c, t1, t2):
-    close(physics.wave(x, c, 0.0), x)
+@property_test
+@given(grids(), nonnegative, nonnegative, nonnegative)
+def test_wave_starts_as_the_identity_and_obeys_the_addition_formula_of_the_cosine(x, c, t1, t2):
+    assert_close(physics.wave(x, c, 0.0), x)
     both = physics.wave(x, c, t1 + t2) + physics.wave(x, c, t1 - t2)
-    close(both, 2 * physics.wave(physics.wave(x, c, t2), c, t1))
+    assert_close(both, 2 * physics.wave(physics.wave(x, c, t2), c, t1))
 
 
-@law
+@property_test
 @given(grids())
 def test_poisson_solves_its_equation_with_mean_zero(x):
     source = torch.rand(x.shape[1:3], dtype=torch.float64) + 0.5
-    u, on = physics.poisson(x, source), physics.basis_of(x)
+    u, basis = physics.poisson(x, source), physics.basis_like(x)
     f = source[..., None] * x
-    minus_laplace = physics.inverse_dct(on.laplace[..., None] * physics.dct(u, on), on)
-    close(minus_laplace, f - f.mean((1, 2), keepdim=True))
-    close(u.mean((1, 2)), torch.zeros_like(u[:, 0, 0]))
+    minus_laplace = physics.inverse_dct(basis.laplace[..., None] * physics.dct(u, basis), basis)
+    assert_close(minus_laplace, f - f.mean((1, 2), keepdim=True))
+    assert_close(u.mean((1, 2)), torch.zeros_like(u[:, 0, 0]))
 
 
-@law
-@given(grids(square=True), times)
-def test_all_three_commute_with_a_quarter_turn(x, t):
-    def turn(grid):
+@property_test
+@given(grids(square=True), nonnegative)
+def test_all_three_commute_with_a_rotation_by_90_degrees(x, t):
+    def rotate(grid):
         return torch.rot90(grid, dims=(1, 2))
 
-    flat = torch.ones(x.shape[1:3], dtype=torch.float64)
+    constant_source = torch.ones(x.shape[1:3], dtype=torch.float64)
     for solve in (
         lambda g: physics.heat(g, 1.0, t),
         lambda g: physics.wave(g, 1.0, t),
-        lambda g: physics.poisson(g, flat),
+        lambda g: physics.poisson(g, constant_source),
     ):
-        close(solve(turn(x)), turn(solve(x)))
+        assert_close(solve(rotate(x)), rotate(solve(x)))
 
 
-@law
-@given(grids(), times, times)
+@property_test
+@given(grids(), nonnegative, nonnegative)
 def test_the_mixture_is_the_weighted_sum_of_the_three(x, c, t):
     weights = torch.rand(len(x), 3, dtype=torch.float64)
     source = torch.rand(x.shape[1:3], dtype=torch.float64)
     a = weights[:, :, None, None, None]
-    apart = a[:, 0] * physics.heat(x, 0.7, t) + a[:, 1] * physics.wave(x, c, t) + a[:, 2] * physics.poisson(x, source)
-    close(physics.mixture(x, 0.7, c, t, source, weights), apart)
+    separate = (
+        a[:, 0] * physics.heat(x, 0.7, t) + a[:, 1] * physics.wave(x, c, t) + a[:, 2] * physics.poisson(x, source)
+    )
+    assert_close(physics.mixture(x, 0.7, c, t, source, weights), separate)
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 5)])
