@@ -38,7 +38,7 @@ def image_format(config: DictConfig, asked: Mapping[str, str]) -> dict[str, Any]
     look: dict[str, Any] = {}
     if not {"size", "interpolation"} <= set(asked):
         backbone = instantiate(config, "backbone")
-        seen = backbone.preprocess(backbone.bare(drop_path=0.0))
+        seen = backbone.preprocess(backbone.create_model(drop_path=0.0))
         look = {"size": seen.size, "interpolation": seen.interpolation}
     if "size" in asked:
         look["size"] = parse_size(asked["size"])

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from moppa.backbone.model import Preprocess
+from moppa.backbone.preprocess import Preprocess
 from moppa.peft.collect import trainable_parameters
 from moppa.record.schema import key_of, read_record, with_relative_paths
 from moppa.train.loop import TrainingResult

@@ -63,7 +63,7 @@ def frozen_backbone(backbone: str) -> Any:
 @lru_cache(maxsize=1)
 def shared_backbone(backbone: str) -> Any:
     """Returns a frozen backbone with random weights, built once. Copy it before you change it."""
-    return Backbone(**json.loads(backbone), weights="random").bare(drop_path=0.0).requires_grad_(False)
+    return Backbone(**json.loads(backbone), weights="random").create_model(drop_path=0.0).requires_grad_(False)
 
 
 def count_flops(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:

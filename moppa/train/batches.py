@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moppa.backbone.model import Preprocess
+from moppa.backbone.preprocess import Preprocess
 from moppa.data.split import Split
 from moppa.train.recipe import Recipe
 from moppa.utils.seeds import generator_for
