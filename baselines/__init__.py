@@ -1,1 +1,1 @@
-"""The methods that MoPPA is compared with: one a file, each from its paper, each held to the same laws."""
+"""The methods that MoPPA is compared with: one per file, from its paper, tested by the laws of `tests/test_laws.py`."""

@@ -1,7 +1,8 @@
-"""Bottleneck adapters: one small network, and the places in a block where the papers put it.
+"""Bottleneck adapters: one small network, placed in a block as each paper does.
 
 Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019, arXiv 1902.00751.
-Pfeiffer et al., "AdapterFusion", EACL 2021, arXiv 2005.00247; in vision as the code of Jia et al., arXiv 2203.12119.
+Pfeiffer et al., "AdapterFusion", EACL 2021, arXiv 2005.00247; in vision as in the code of Jia et al.,
+arXiv 2203.12119.
 Chen et al., "AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition", NeurIPS 2022,
 arXiv 2205.13535.
 Steitz and Roth, "Adapters Strike Back", CVPR 2024, arXiv 2406.06820.
@@ -21,8 +22,7 @@ from torch import Tensor, nn
 from moppa.peft.blocks import find_transformer_blocks
 from moppa.peft.inject import wrap_module
 from moppa.utils import validate
-from moppa.utils.errors import UserError
-from moppa.utils.matmul import linear
+from moppa.utils.errors import SettingError
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 INITS = ("kaiming_uniform", "truncated_normal")
@@ -30,10 +30,10 @@ Tokens = Float[Tensor, "*batch dim"]
 
 
 class Adapter(nn.Module):
-    """A(x) = s (Up act(Down x + b) + b'), for each token alone: Houlsby, section 2.1.
+    """A(x) = s (Up act(Down x + b) + b'), token by token: Houlsby, section 2.1.
 
-    s is a number or, in Adapters Strike Back, one learned gain a channel. Houlsby and Steitz start Up near zero; here
-    it is zero as in AdaptFormer, so that the first step starts from the frozen model.
+    s is a number or, in Adapters Strike Back, one learned gain per channel. Houlsby and Steitz start Up near zero; here
+    it is zero as in AdaptFormer, so that training starts from the frozen model.
     """
 
     def __init__(
@@ -59,41 +59,41 @@ class Adapter(nn.Module):
             nn.init.trunc_normal_(self.down, std=0.01, a=-0.02, b=0.02, generator=generator)  # Houlsby, section 3.6
 
     def forward(self, x: Tokens) -> Tokens:
-        hidden = self.activation(linear(x, self.down, self.down_bias))
+        hidden = self.activation(F.linear(x, self.down, self.down_bias))
         hidden = F.dropout(hidden, self.dropout, self.training)
-        return self.drop_path(self.scale * linear(hidden, self.up, self.up_bias))
+        return self.drop_path(self.scale * F.linear(hidden, self.up, self.up_bias))
 
 
-class Beside(nn.Module):
-    """y = f(x) + A(x): AdaptFormer's AdaptMLP, where f is the MLP."""
+class ParallelAdapter(nn.Module):
+    """y = f(x) + A(x): AdaptFormer's AdaptMLP, with f the MLP."""
 
-    def __init__(self, held: nn.Module, adapter: Adapter) -> None:
+    def __init__(self, inner: nn.Module, adapter: Adapter) -> None:
         super().__init__()
-        self.held, self.adapter = held, adapter
+        self.inner, self.adapter = inner, adapter
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        return self.held(x, **kwargs) + self.adapter(x)
+        return self.inner(x, **kwargs) + self.adapter(x)
 
 
-class After(nn.Module):
-    """y = f(x) + A(f(x)): Houlsby, section 2.1, where f is attention or the MLP; "post" where f is the block."""
+class SequentialAdapter(nn.Module):
+    """y = f(x) + A(f(x)): Houlsby, section 2.1, with f attention or the MLP; Steitz's "post", with f the block."""
 
-    def __init__(self, held: nn.Module, adapter: Adapter) -> None:
+    def __init__(self, inner: nn.Module, adapter: Adapter) -> None:
         super().__init__()
-        self.held, self.adapter = held, adapter
+        self.inner, self.adapter = inner, adapter
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        y = self.held(x, **kwargs)
+        y = self.inner(x, **kwargs)
         return y + self.adapter(y)
 
 
-# the block last: its adapter stands behind those within it
+# by the module that is wrapped, the block last: it contains the others
 PLACEMENTS = {
-    "beside_attn": ("attn", Beside),
-    "beside_mlp": ("mlp", Beside),
-    "after_attn": ("attn", After),
-    "after_mlp": ("mlp", After),
-    "after_block": ("block", After),
+    "beside_attn": ("attn", ParallelAdapter),
+    "beside_mlp": ("mlp", ParallelAdapter),
+    "after_attn": ("attn", SequentialAdapter),
+    "after_mlp": ("mlp", SequentialAdapter),
+    "after_block": ("block", SequentialAdapter),
 }
 
 
@@ -109,38 +109,34 @@ def attach(
     drop_path: float,
     generator: torch.Generator | None,
 ) -> None:
-    """Gives every block of a transformer one adapter at each of the placements.
+    """Adds one adapter per placement to every block of a transformer.
 
-    Those beside and after attention and the MLP read and write inside the residual branch (after its norm, before its
-    LayerScale and drop path). AdaptFormer's equation has the norm, its code has not: ours follows the equation. An
+    Adapters beside and after attention and the MLP are inside the residual branch: after its norm, before its
+    LayerScale and drop path. AdaptFormer's equation has the norm and its code does not: this follows the equation. An
     adapter after the block has a `drop_path` of its own, as in the code of Adapters Strike Back.
     """
-    validate.integer("method.attach.bottleneck", bottleneck, minimum=1)
-    validate.one_of("method.attach.activation", activation, ACTIVATIONS)
-    validate.one_of("method.attach.init", init, INITS)
-    validate.number("method.attach.dropout", dropout, minimum=0, maximum=0.9)
-    validate.number("method.attach.drop_path", drop_path, minimum=0, maximum=0.9)
-    for placement in placements:
-        validate.one_of("method.attach.placements", placement, PLACEMENTS)
-    if not placements or len(set(placements)) < len(placements):
-        raise UserError(
-            f"method.attach.placements={list(placements)}: name at least one of {', '.join(PLACEMENTS)}, each once"
-        )
+    validate.integer("bottleneck", bottleneck, minimum=1)
+    validate.one_of("activation", activation, ACTIVATIONS)
+    validate.one_of("init", init, INITS)
+    validate.number("dropout", dropout, minimum=0, maximum=0.9)
+    validate.number("drop_path", drop_path, minimum=0, maximum=0.9)
+    validate.subset("placements", placements, PLACEMENTS)
     if not isinstance(scale, str):
-        validate.number("method.attach.scale", scale, minimum=0, exclusive_minimum=True)
+        validate.number("scale", scale, minimum=0, exclusive_minimum=True)
     elif scale != "channel":
-        raise UserError(f"method.attach.scale={scale!r}: it must be a number above 0, or channel")
-    for place in find_transformer_blocks(model, method="An adapter"):
-        for name, wrapper in (PLACEMENTS[placement] for placement in PLACEMENTS if placement in placements):
-            adapter = Adapter(
-                place.dim,
-                bottleneck=bottleneck,
-                activation=activation,
-                scale=scale,
-                init=init,
-                dropout=dropout,
-                drop_path=drop_path,
-                generator=generator,
-            )
-            owner, name = (place.owner, place.name) if name == "block" else (place.module, name)
-            wrap_module(owner, name, partial(wrapper, adapter=adapter))
+        raise SettingError("scale", f"={scale!r}: it must be a number above 0, or channel")
+    adapter = partial(
+        Adapter,
+        bottleneck=bottleneck,
+        activation=activation,
+        scale=scale,
+        init=init,
+        dropout=dropout,
+        drop_path=drop_path,
+        generator=generator,
+    )
+    for block in find_transformer_blocks(model, method="An adapter"):
+        for placement, (name, wrapper) in PLACEMENTS.items():
+            if placement in placements:
+                owner, name = (block.owner, block.name) if name == "block" else (block.module, name)
+                wrap_module(owner, name, partial(wrapper, adapter=adapter(block.dim)))

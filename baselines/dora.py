@@ -1,77 +1,57 @@
 """DoRA: Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", ICML 2024, arXiv 2402.09353."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moppa.peft.inject import DirectLinear, parametrize_weights
-from moppa.peft.low_rank import TargetLinear, checked_rank, low_rank_linear, target_linears
+from moppa.peft.inject import parametrize_weights
+from moppa.peft.targets import TargetLinear, target_linears
 from moppa.utils import validate
 
+from .lora import LoRADelta
 
-class DecomposedDelta(nn.Module):
+
+class DoRADelta(LoRADelta):
     """W' = m (W + (alpha / r) B A) / ||W + (alpha / r) B A||, equation 5, with m = ||W|| and B = 0 at the start.
 
-    The norm is one per output, over the inputs, as in the authors' code and in HF peft. Section 4.3: the norm below
-    the line is a constant to the gradient. m is learned as its distance from ||W||, so that m / ||W|| is exactly 1 at
-    the start on every device; weight decay then draws m to ||W|| and not to 0 (the authors train without decay).
-
-    W may be several matrices stacked by rows, as timm's fused qkv is: each adapted one has its own A, B and m.
+    There is one norm per output, over the inputs, as in the authors' code and in HF peft. Section 4.3: the gradient
+    treats the norm in the denominator as a constant. m is learned as its distance from ||W||, so that m / ||W|| is
+    exactly 1 at the start on every device. Weight decay then pulls m to ||W|| and not to 0; the authors train without.
     """
 
-    def __init__(self, adapted: TargetLinear, *, rank: int, alpha: float, generator: torch.Generator | None) -> None:
-        super().__init__()
-        d_out, d_in = adapted.part_shape
-        checked_rank(rank, adapted.part_shape)
-        self.parts, self.scale = adapted.parts, alpha / rank
-        count = sum(self.parts)
-        self.down = nn.ParameterList(torch.empty(rank, d_in) for _ in range(count))
-        # zero, so that the first step starts from the frozen model
-        self.up = nn.ParameterList(torch.zeros(d_out, rank) for _ in range(count))
-        self.magnitude = nn.ParameterList(torch.zeros(d_out, 1) for _ in range(count))
-        for down in self.down:
-            nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)  # as in LoRA
+    def __init__(self, target: TargetLinear, *, rank: int, alpha: float, generator: torch.Generator | None) -> None:
+        super().__init__(target, rank=rank, alpha=alpha, generator=generator)
+        self.magnitude = nn.ParameterList(torch.zeros(target.matrix_shape[0], 1) for _ in range(sum(self.is_adapted)))
 
-    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
+    def gains(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out 1"]:
+        """Returns m / ||W + (alpha / r) B A|| of each output, and 1 if its matrix is not adapted: equation 11."""
         learned = zip(self.magnitude, self.up, self.down, strict=True)
-        rows = zip(weight.chunk(len(self.parts)), self.parts, strict=True)
-        return torch.cat([self.decomposed(part, *next(learned)) if is_adapted else part for part, is_adapted in rows])
+        matrices = zip(weight.chunk(len(self.is_adapted)), self.is_adapted, strict=True)
+        return torch.cat(
+            [
+                self.gain(matrix, *next(learned)) if adapted else torch.ones_like(matrix[:, :1])
+                for matrix, adapted in matrices
+            ]
+        )
 
-    def applied(self, layer: DirectLinear, x: Tensor) -> Tensor:
-        """g (W x + (alpha / r) B A x) + b with g = m / ||W + (alpha / r) B A||, and g = 1 where nothing is adapted."""
-        learned = zip(self.magnitude, self.up, self.down, strict=True)
-        weight, bias = layer.pretrained("weight"), layer.pretrained("bias")
-        gains = [
-            self.gain(part, *next(learned)) if is_adapted else part.new_ones(len(part), 1)
-            for part, is_adapted in zip(weight.chunk(len(self.parts)), self.parts, strict=True)
-        ]
-        y = low_rank_linear(x, weight, None, self.parts, list(self.down), [self.scale * up for up in self.up])
-        gain = torch.cat(gains).flatten()
-        return gain * y if bias is None else torch.addcmul(bias, gain, y)
-
-    def gain(self, weight: Tensor, change: Tensor, up: Tensor, down: Tensor) -> Tensor:
-        """m / ||W + (alpha / r) B A|| of one of the stacked matrices, the norm a constant: equation 11."""
+    def gain(self, weight: Tensor, change: Tensor, up: Tensor, down: Tensor) -> Float[Tensor, "d_out 1"]:
+        """Returns m / ||W + (alpha / r) B A|| of one matrix, with m = ||W|| + change."""
         with torch.no_grad():
-            magnitude, norm = norm_of(weight), norm_of(torch.addmm(weight, up, down, alpha=self.scale))
+            magnitude, norm = row_norms(weight), row_norms(torch.addmm(weight, up, down, alpha=self.scale))
         return (magnitude + change) / norm
 
-    def decomposed(self, weight: Tensor, change: Tensor, up: Tensor, down: Tensor) -> Tensor:
-        """Equation 5 for one of the stacked matrices, with m = ||W|| + change."""
-        return self.gain(weight, change, up, down) * (weight + self.scale * up @ down)
 
-
-def norm_of(weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out 1"]:
-    """The norm of what leads to each output."""
+def row_norms(weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out 1"]:
+    """Returns the norm of the weights that lead to each output."""
     return torch.linalg.vector_norm(weight, dim=1, keepdim=True)
 
 
 def attach(
     model: nn.Module, *, rank: int, alpha: float, targets: Sequence[str], generator: torch.Generator | None
 ) -> None:
-    """Gives each target (q, k, v, proj, fc1, fc2) of every block a magnitude and a direction of rank `rank`."""
-    validate.number("method.attach.alpha", alpha, minimum=0, exclusive_minimum=True)
-    for adapted in target_linears(model, targets, method="DoRA"):
-        parametrize_weights(adapted.layer, weight=DecomposedDelta(adapted, rank=rank, alpha=alpha, generator=generator))
+    """Splits each target (q, k, v, proj, fc1, fc2) of every block into a magnitude and a direction of rank `rank`."""
+    validate.number("alpha", alpha, minimum=0, exclusive_minimum=True)
+    for target in target_linears(model, targets, method="DoRA"):
+        parametrize_weights(target.layer, weight=DoRADelta(target, rank=rank, alpha=alpha, generator=generator))

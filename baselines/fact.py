@@ -1,7 +1,8 @@
-"""Jie and Deng, "FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer", AAAI 2023, arXiv 2212.03145.
+"""FacT: Jie and Deng, "FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer", AAAI 2023.
 
-The weights of all L blocks are one tensor of 12 L slices, d x d, read from input to output: q, k, v, proj, the four
-side by side in fc1 and the four whose outputs fc2 adds. Its update is factorized: Delta_i = s U Sigma_i V^T.
+arXiv 2212.03145. The weights of all L blocks form one tensor of 12 L slices, d x d, from input to output: q, k, v,
+proj, the four that are side by side in fc1, and the four whose outputs fc2 adds. Its update is
+factorized: Delta_i = s U Sigma_i V^T.
 """
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from moppa.peft.blocks import find_blocks
 from moppa.peft.inject import parametrize_weights
-from moppa.peft.low_rank import TARGETS, LowRankDelta, checked_rank, target_linears
+from moppa.peft.low_rank import LowRankDelta, check_rank
+from moppa.peft.targets import TARGETS, target_linears
 from moppa.utils import validate
 from moppa.utils.errors import UserError
 
@@ -18,9 +20,9 @@ DECOMPOSITIONS = ("tensor_train", "tucker")
 
 
 class Factors(nn.Module):
-    """What the slices share: U (d, r) and V (d, r), and the Sigma (12 L, r, r) of FacT-TT.
+    """The factors that all slices share: U (d, r) and V (d, r), and the Sigma (12 L, r, r) of FacT-TT.
 
-    FacT-TK mixes the slices of one core C (r, r, r) by P (12 L, r) into it: Sigma_i = sum_t P_it C_t.
+    FacT-TK mixes the slices of one core C (r, r, r) by P (12 L, r): Sigma_i = sum_t P_it C_t.
     """
 
     def __init__(
@@ -31,29 +33,29 @@ class Factors(nn.Module):
         def uniform(*shape: int, bound: float) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
-        # the bounds are those of the authors' code, but for fc2 in FacT-TT, whose cores it starts at half of them
+        # the bounds are those of the authors' code, except for fc2 in FacT-TT, whose cores it starts at half of them
         self.input = uniform(dim, rank, bound=dim**-0.5)
         if decomposition == "tucker":
             self.core = uniform(rank, rank, rank, bound=3**0.5 / rank)
             self.mix = uniform(num_slices, rank, bound=(6 / (num_slices + rank)) ** 0.5)
         else:
             self.core, self.mix = uniform(num_slices, rank, rank, bound=rank**-0.5), None
-        self.output = nn.Parameter(torch.zeros(dim, rank))  # zero, so that the first step starts from the frozen model
+        self.output = nn.Parameter(torch.zeros(dim, rank))  # zero: training starts from the frozen model
 
     def forward(self, first: int, last: int) -> Float[Tensor, "slices rank rank"]:
-        """Sigma_i of slices first, ..., last - 1."""
+        """Returns Sigma_i of the slices first, ..., last - 1."""
         if self.mix is None:
             return self.core[first:last]
         return torch.einsum("it,tab->iab", self.mix[first:last], self.core)
 
 
-class FactorizedDelta(LowRankDelta):
-    """W' = W + s V Sigma_i^T U^T in each d x d slice of W, of which there are `rows` x `columns`.
+class FacTDelta(LowRankDelta):
+    """W' = W + s V Sigma_i^T U^T in each d x d slice of W, which has `rows` x `columns` of them.
 
-    The authors drop out a tenth of the r activations between the factors, which no weight can: we do not.
+    The authors drop out a tenth of the r activations between the factors, which a weight cannot: this does not.
     """
 
-    parts = (True,)
+    is_adapted = (True,)
 
     def __init__(self, factors: Factors, *, first: int, rows: int, columns: int, scale: float) -> None:
         super().__init__()
@@ -61,9 +63,9 @@ class FactorizedDelta(LowRankDelta):
         self.first, self.rows, self.columns = first, rows, columns
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Two factors of the whole update, of width r where the slices lie in one row or column; s is in one of them.
+        """Returns two factors of the whole update, of width r if the slices are in one row or column.
 
-        Slices under each other share U^T as the first, slices side by side V as the second.
+        Slices in one column share U^T as the first factor, slices in one row share V as the second.
         """
         cores = self.scale * self.sigma
         if self.columns <= self.rows:
@@ -82,18 +84,20 @@ class FactorizedDelta(LowRankDelta):
 def attach(model: nn.Module, *, decomposition: str, rank: int, scale: float, generator: torch.Generator | None) -> None:
     """Updates q, k, v, proj, fc1 and fc2 of every block from one set of factors, tensor_train or tucker.
 
-    The authors' FacT-TK reshapes fc1's and fc2's cores with slices and rank interleaved; ours are the paper's tensor.
+    The authors' FacT-TK reshapes the cores of fc1 and fc2 with slices and rank interleaved; this is the paper's tensor.
     """
-    validate.one_of("method.attach.decomposition", decomposition, DECOMPOSITIONS)
-    validate.number("method.attach.scale", scale, minimum=0, exclusive_minimum=True)
-    places, kind = find_blocks(model), type(model).__name__
-    dim = places[0].dim
-    if any(place.layout != "tokens" for place in places):
+    validate.one_of("decomposition", decomposition, DECOMPOSITIONS)
+    validate.number("scale", scale, minimum=0, exclusive_minimum=True)
+    blocks, kind = find_blocks(model), type(model).__name__
+    dim = blocks[0].dim
+    if any(block.layout != "tokens" for block in blocks):
         raise UserError(f"FacT shares its factors between blocks of one width, which {kind} lacks; choose a plain ViT")
-    layers = [adapted.layer for adapted in target_linears(model, TARGETS, method="FacT")]
-    checked_rank(rank, (dim, dim))
-    if odd := [layer for layer in layers if layer.out_features % dim or layer.in_features % dim]:
-        raise UserError(f"FacT cuts weights into {dim} x {dim} slices; {odd[0]} of {kind} has no whole number of them")
+    layers = [target.layer for target in target_linears(model, TARGETS, method="FacT")]
+    check_rank(rank, (dim, dim))
+    if unfit := [layer for layer in layers if layer.out_features % dim or layer.in_features % dim]:
+        raise UserError(
+            f"FacT divides weights into {dim} x {dim} slices, and {unfit[0]} of {kind} does not divide evenly"
+        )
     shapes = [(layer.out_features // dim, layer.in_features // dim) for layer in layers]
     factors = Factors(
         dim=dim,
@@ -104,7 +108,5 @@ def attach(model: nn.Module, *, decomposition: str, rank: int, scale: float, gen
     )
     first = 0
     for layer, (rows, columns) in zip(layers, shapes, strict=True):
-        parametrize_weights(
-            layer, weight=FactorizedDelta(factors, first=first, rows=rows, columns=columns, scale=scale)
-        )
+        parametrize_weights(layer, weight=FacTDelta(factors, first=first, rows=rows, columns=columns, scale=scale))
         first += rows * columns

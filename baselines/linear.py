@@ -1,8 +1,7 @@
-"""Linear probe: the backbone stays as it is and only the head is trained."""
+"""Linear probe: the backbone stays frozen and only the head is trained."""
 
-import torch
 from torch import nn
 
 
-def attach(model: nn.Module, *, generator: torch.Generator | None) -> None:
-    """Adds nothing."""
+def attach(model: nn.Module) -> None:
+    """Changes nothing: the head is trainable already."""

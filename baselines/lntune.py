@@ -1,20 +1,24 @@
 """LN-Tune: Basu et al., "Strong Baselines for Parameter-Efficient Few-Shot Fine-Tuning", AAAI 2024, arXiv 2304.01917.
 
-Found for CLIP by Kim et al., "How to Adapt Your Large-Scale Vision-and-Language Model", OpenReview EhwEUb2ynIa, 2021.
+Proposed for CLIP by Kim et al., "How to Adapt Your Large-Scale Vision-and-Language Model", 2021,
+OpenReview EhwEUb2ynIa.
 """
 
-import torch
 from torch import nn
 
 from moppa.utils.errors import UserError
 
 
-def attach(model: nn.Module, *, generator: torch.Generator | None) -> None:  # noqa: ARG001
-    """Unfreezes weight and bias of every LayerNorm: those of the blocks, the final one, and what a stage adds."""
+def attach(model: nn.Module) -> None:
+    """Unfreezes weight and bias of every LayerNorm: in the blocks, between stages, and the final one.
+
+    Raises:
+        UserError: if the model has no LayerNorm.
+    """
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     if not norms:
         raise UserError(
-            f"LN-Tune trains the LayerNorms of a model, and {type(model).__name__} has none; "
+            f"LN-Tune trains LayerNorms, and {type(model).__name__} has none; "
             f"choose a vision transformer, a Swin or a ConvNeXt of timm as the backbone"
         )
     for norm in norms:

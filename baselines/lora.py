@@ -8,31 +8,31 @@ from torch import Tensor, nn
 
 from moppa.peft.blocks import find_blocks
 from moppa.peft.inject import parametrize_weights
-from moppa.peft.low_rank import LowRankDelta, TargetLinear, checked_rank, target_linears
+from moppa.peft.low_rank import LowRankDelta, check_rank
+from moppa.peft.targets import TargetLinear, target_linears
 from moppa.utils import validate
-from moppa.utils.errors import UserError
+from moppa.utils.errors import SettingError
 
 
-class ScaledDelta(LowRankDelta):
-    """W' = W + (alpha / r) B A, section 4.1, with A: (r, d_in), B: (d_out, r) and B = 0 at the start.
+class LoRADelta(LowRankDelta):
+    """W' = W + (alpha / r) B A, section 4.1, with A (r, d_in), B (d_out, r), and B = 0 at the start.
 
-    W may be several matrices stacked by rows, as timm's fused qkv is: each adapted one has its own A and B, the
-    others pass unchanged.
+    If W is several matrices stacked by rows, as timm's qkv, each adapted one has its own A and B.
     """
 
-    def __init__(self, adapted: TargetLinear, *, rank: int, alpha: float, generator: torch.Generator | None) -> None:
+    def __init__(self, target: TargetLinear, *, rank: int, alpha: float, generator: torch.Generator | None) -> None:
         super().__init__()
-        d_out, d_in = adapted.part_shape
-        checked_rank(rank, adapted.part_shape)
-        self.parts, self.scale = adapted.parts, alpha / rank
-        self.down = nn.ParameterList(torch.empty(rank, d_in) for _ in range(sum(self.parts)))
-        # zero, so that the first step starts from the frozen model
-        self.up = nn.ParameterList(torch.zeros(d_out, rank) for _ in range(sum(self.parts)))
+        d_out, d_in = target.matrix_shape
+        check_rank(rank, target.matrix_shape)
+        self.is_adapted, self.scale = target.is_adapted, alpha / rank
+        num_adapted = sum(self.is_adapted)
+        self.down = nn.ParameterList(torch.empty(rank, d_in) for _ in range(num_adapted))
+        self.up = nn.ParameterList(torch.zeros(d_out, rank) for _ in range(num_adapted))
         for down in self.down:
             nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)  # as in the authors' code
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
-        """A and (alpha / r) B of each adapted part."""
+        """Returns A and (alpha / r) B of each adapted matrix."""
         return list(self.down), [self.scale * up for up in self.up]
 
 
@@ -44,20 +44,20 @@ def attach(
     targets: Sequence[str],
     generator: torch.Generator | None,
 ) -> None:
-    """Gives each target (q, k, v, proj, fc1, fc2) of every block an update of rank `rank`, scaled by alpha / rank.
+    """Adds to each target (q, k, v, proj, fc1, fc2) of every block an update of rank `rank`, scaled by alpha / rank.
 
-    Several ranks share the depth equally among them, in this order; with fewer blocks than ranks some go unused.
+    A list of ranks divides the depth equally among its ranks, in order. With fewer blocks than ranks some go unused.
     """
-    validate.number("method.attach.alpha", alpha, minimum=0, exclusive_minimum=True)
-    ranks = ranks_of(rank, num_blocks=len(find_blocks(model)))
-    for adapted in target_linears(model, targets, method="LoRA"):
-        delta = ScaledDelta(adapted, rank=ranks[adapted.depth], alpha=alpha, generator=generator)
-        parametrize_weights(adapted.layer, weight=delta)
+    validate.number("alpha", alpha, minimum=0, exclusive_minimum=True)
+    ranks = ranks_by_depth(rank, num_blocks=len(find_blocks(model)))
+    for target in target_linears(model, targets, method="LoRA"):
+        delta = LoRADelta(target, rank=ranks[target.depth], alpha=alpha, generator=generator)
+        parametrize_weights(target.layer, weight=delta)
 
 
-def ranks_of(rank: int | Sequence[int], *, num_blocks: int) -> list[int]:
-    """The rank of each block: of several, the one in whose share of the depth the block's middle lies."""
+def ranks_by_depth(rank: int | Sequence[int], *, num_blocks: int) -> list[int]:
+    """Returns the rank of each block: of a list, the rank whose share of the depth contains the block's middle."""
     ranks = list(rank) if isinstance(rank, Sequence) else [rank]
     if not ranks:
-        raise UserError("method.attach.rank=[]: give one rank, or several that share the depth")
+        raise SettingError("rank", "=[]: give one rank, or several that divide the depth")
     return [ranks[(2 * depth + 1) * len(ranks) // (2 * num_blocks)] for depth in range(num_blocks)]

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from moppa.peft.inject import parametrize_weights
-from moppa.peft.low_rank import LowRankDelta, TargetLinear, checked_rank, target_linears
+from moppa.peft.low_rank import LowRankDelta, check_rank
+from moppa.peft.targets import TargetLinear, target_linears
 from moppa.utils import validate
 from moppa.utils.seeds import generator_for
 
 
 class Bases(nn.Module):
-    """The frozen random A_i and B_j: one set for each width, drawn from a seed of their own and shared by all layers.
+    """The frozen random A_i and B_j: one set for each width, drawn from a separate seed and shared by all layers.
 
-    A set is (k, r x width), its values uniform within 1 / sqrt(r x width), as in the authors' code for ViT. It is never
-    saved: the seed, which a record's config holds, gives it again.
+    A set is (k, r x width), uniform within 1 / sqrt(r x width), as in the authors' code for ViT. It is never saved: the
+    seed in the config reproduces it.
     """
 
     def __init__(
@@ -34,24 +35,23 @@ class Bases(nn.Module):
                 self.register_buffer(f"{side}_{width}", basis, persistent=False)
 
 
-class CombinedDelta(LowRankDelta):
+class NOLADelta(LowRankDelta):
     """W' = W + (scale / r) B A with A = sum_i alpha_i A_i and B = sum_j beta_j B_j, section 3.2; beta = 0 at the start.
 
-    Only alpha and beta are learned, for each of the matrices stacked in W that is adapted. The authors' code starts
-    them all at 1 / k, which is an update from the first step on.
+    Only alpha and beta are learned, for each adapted one of the matrices stacked in W. The authors' code starts all of
+    them at 1 / k, which is an update from the first step on.
     """
 
-    def __init__(self, adapted: TargetLinear, bases: Bases, *, scale: float, generator: torch.Generator | None) -> None:
+    def __init__(self, target: TargetLinear, bases: Bases, *, scale: float, generator: torch.Generator | None) -> None:
         super().__init__()
-        self.parts, (self.d_out, self.d_in) = adapted.parts, adapted.part_shape
+        self.is_adapted, (self.d_out, self.d_in) = target.is_adapted, target.matrix_shape
         self.bases, self.scale = bases, scale / bases.rank
-        self.alpha = nn.Parameter(torch.empty(sum(self.parts), bases.num_bases))
-        # zero, so that the first step starts from the frozen model
-        self.beta = nn.Parameter(torch.zeros(sum(self.parts), bases.num_bases))
+        self.alpha = nn.Parameter(torch.empty(sum(self.is_adapted), bases.num_bases))
+        self.beta = nn.Parameter(torch.zeros(sum(self.is_adapted), bases.num_bases))
         nn.init.normal_(self.alpha, std=bases.num_bases**-0.5, generator=generator)  # A is then as large as one A_i
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
-        """A and (scale / r) B of each adapted part."""
+        """Returns A and (scale / r) B of each adapted matrix."""
         down = self.alpha @ self.bases.get_buffer(f"down_{self.d_in}")
         up = (self.scale * self.beta) @ self.bases.get_buffer(f"up_{self.d_out}")
         return list(down.unflatten(1, (-1, self.d_in))), list(up.unflatten(1, (self.d_out, -1)))
@@ -67,16 +67,16 @@ def attach(
     bases_seed: int,
     generator: torch.Generator | None,
 ) -> None:
-    """Gives each target (q, k, v, proj, fc1, fc2) of every block an update of rank `rank`, scaled by scale / rank.
+    """Adds to each target (q, k, v, proj, fc1, fc2) of every block an update of rank `rank`, scaled by scale / rank.
 
-    `num_bases` is k, for A and for B; `bases_seed` alone decides the bases, the generator only where alpha starts.
+    `num_bases` is k, for A and for B. Only `bases_seed` decides the bases; the generator draws alpha.
     """
-    validate.integer("method.attach.num_bases", num_bases, minimum=1)
-    validate.integer("method.attach.bases_seed", bases_seed, minimum=0)
-    validate.number("method.attach.scale", scale, minimum=0, exclusive_minimum=True)
+    validate.integer("num_bases", num_bases, minimum=1)
+    validate.integer("bases_seed", bases_seed, minimum=0)
+    validate.number("scale", scale, minimum=0, exclusive_minimum=True)
     linears = target_linears(model, targets, method="NOLA")
-    outs, ins = ({adapted.part_shape[side] for adapted in linears} for side in (0, 1))
-    checked_rank(rank, (min(outs), min(ins)))
-    bases = Bases(widths_in=ins, widths_out=outs, rank=rank, num_bases=num_bases, seed=bases_seed)
-    for adapted in linears:
-        parametrize_weights(adapted.layer, weight=CombinedDelta(adapted, bases, scale=scale, generator=generator))
+    widths_out, widths_in = ({target.matrix_shape[side] for target in linears} for side in (0, 1))
+    check_rank(rank, (min(widths_out), min(widths_in)))
+    bases = Bases(widths_in=widths_in, widths_out=widths_out, rank=rank, num_bases=num_bases, seed=bases_seed)
+    for target in linears:
+        parametrize_weights(target.layer, weight=NOLADelta(target, bases, scale=scale, generator=generator))

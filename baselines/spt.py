@@ -1,12 +1,13 @@
 """SPT: He et al., "Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning", ICCV 2023, arXiv 2303.08566.
 
-Before training, the gradients of a few batches say which single weights matter most (section 3.1); matrices with many
-of them get a LoRA or an adapter, and of the others those weights alone are tuned (section 3.2).
+Before training, the gradients of a few batches show which weights are most sensitive (section 3.1). A matrix with many
+of them gets a LoRA or an adapter; in the others only the sensitive weights are tuned (section 3.2).
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +15,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from moppa.peft.inject import parametrize_weights, wrap_module
-from moppa.peft.low_rank import PATHS, QKV, LowRankDelta, TargetLinear, checked_rank, target_linears
+from moppa.peft.low_rank import check_rank
+from moppa.peft.sensitivity import Batches, Piece, select_sensitive, sensitivities
+from moppa.peft.targets import TARGETS, TargetLinear, target_linears
 from moppa.utils import validate
-from moppa.utils.errors import UserError
+from moppa.utils.errors import SettingError
+
+from .lora import LoRADelta
 
 STRUCTURES = ("lora", "adapter")
-Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 class SparseDelta(nn.Module):
-    """W' = W + values at some positions of W, which start at zero."""
+    """W' = W + values at some positions of W, zero at the start."""
 
     def __init__(self, index: Int[Tensor, " positions"], like: Tensor) -> None:
         super().__init__()
@@ -34,64 +38,42 @@ class SparseDelta(nn.Module):
         return weight.flatten().index_add(0, self.index, self.values).view_as(weight)
 
 
-class PartsLowRank(LowRankDelta):
-    """W' = W + B A for each part that is tuned as a whole, B = 0 at the start."""
+class StackedAdapters(nn.Module):
+    """y' = y + Up(GELU(Down(y))), y = W x, for each adapted one of the matrices stacked in W; Up = 0 at the start."""
 
-    def __init__(self, adapted: TargetLinear, parts: list[bool], rank: int, generator: torch.Generator | None) -> None:
+    def __init__(self, inner: nn.Module, target: TargetLinear, *, rank: int, generator: torch.Generator | None) -> None:
         super().__init__()
-        d_out, d_in = adapted.part_shape
-        new = adapted.layer.weight.new_zeros
-        self.parts = tuple(parts)
-        self.down = nn.ParameterList(drawn(new(rank, d_in), generator) for _ in range(sum(parts)))
-        self.up = nn.ParameterList(new(d_out, rank) for _ in range(sum(parts)))
-
-    def factors(self) -> tuple[nn.ParameterList, nn.ParameterList]:
-        """A and B of each tuned part."""
-        return self.down, self.up
-
-
-class PartsAdapter(nn.Module):
-    """y' = y + Up(GELU(Down(y))), y = W x, for each part that is tuned as a whole, Up = 0 at the start."""
-
-    def __init__(
-        self, linear: nn.Module, adapted: TargetLinear, parts: list[bool], rank: int, generator: torch.Generator | None
-    ) -> None:
-        super().__init__()
-        width, new = adapted.part_shape[0], adapted.layer.weight.new_zeros
-        self.linear, self.parts = linear, tuple(parts)
-        self.down = nn.ParameterList(drawn(new(rank, width), generator) for _ in range(sum(parts)))
-        self.down_bias = nn.ParameterList(new(rank) for _ in range(sum(parts)))
-        self.up = nn.ParameterList(new(width, rank) for _ in range(sum(parts)))
-        self.up_bias = nn.ParameterList(new(width) for _ in range(sum(parts)))
+        self.inner, self.is_adapted = inner, target.is_adapted
+        width, num_adapted = target.matrix_shape[0], sum(target.is_adapted)
+        self.down = nn.ParameterList(torch.empty(rank, width) for _ in range(num_adapted))
+        self.down_bias = nn.ParameterList(torch.zeros(rank) for _ in range(num_adapted))
+        self.up = nn.ParameterList(torch.zeros(width, rank) for _ in range(num_adapted))
+        self.up_bias = nn.ParameterList(torch.zeros(width) for _ in range(num_adapted))
+        for down in self.down:
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)  # as in the authors' code
 
     def forward(self, x: Tensor) -> Tensor:
-        factors = zip(self.down, self.down_bias, self.up, self.up_bias, strict=True)
-        found = []
-        for y, is_adapted in zip(self.linear(x).chunk(len(self.parts), dim=-1), self.parts, strict=True):
-            if is_adapted:
-                down, down_bias, up, up_bias = next(factors)
-                found.append(y + F.linear(F.gelu(F.linear(y, down, down_bias)), up, up_bias))
-            else:
-                found.append(y)
-        return torch.cat(found, dim=-1)
+        adapters = zip(self.down, self.down_bias, self.up, self.up_bias, strict=True)
+        outputs = self.inner(x).chunk(len(self.is_adapted), dim=-1)
+        return torch.cat(
+            [
+                adapted(y, *next(adapters)) if is_adapted else y
+                for y, is_adapted in zip(outputs, self.is_adapted, strict=True)
+            ],
+            dim=-1,
+        )
+
+
+def adapted(y: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor) -> Tensor:
+    """Returns y + Up(GELU(Down(y)))."""
+    return y + F.linear(F.gelu(F.linear(y, down, down_bias)), up, up_bias)
 
 
 @dataclass(kw_only=True)
-class Piece:
-    """One matrix or vector: rows `start` to `stop` of a tensor, what tuning it whole costs, and when that is done."""
+class MatrixPiece(Piece):
+    """A matrix of a linear layer, one of those that are stacked in the layer's weight."""
 
-    layer: nn.Module
-    tensor: str
-    start: int
-    stop: int
-    whole_cost: int
-    whole_from: float
-    adapted: TargetLinear | None
-
-    @property
-    def parameter(self) -> nn.Parameter:
-        """The pretrained tensor that holds it."""
-        return getattr(self.layer, self.tensor)
+    target: TargetLinear
 
 
 def attach(
@@ -109,149 +91,100 @@ def attach(
 ) -> None:
     """Tunes at most `budget` parameters, where the gradients of the first `num_batches` of `examples` are largest.
 
-    A matrix is tuned by a `structure` (lora or adapter) of rank `rank` where it holds at least 1 / `matrix_ratio` as
-    many sensitive weights as that has parameters, a vector whole where at least 1 / `vector_ratio` of it is sensitive
-    (the authors' alpha and beta). The head, still untrained, is drawn from `head_seed` for the estimate alone: where
-    to tune then does not depend on the seed of the cell. The class token is tuned too, as in the authors' code.
+    A matrix gets a `structure` (lora or adapter) of rank `rank` if it has at least 1 / `matrix_ratio` as many sensitive
+    weights as the structure has parameters. A vector is tuned as a whole if at least 1 / `vector_ratio` of it is
+    sensitive (the authors' alpha and beta). The untrained head is drawn from `head_seed` for the estimate only, so that
+    the selection does not depend on the cell's seed. The class token is tuned too, as in the authors' code.
     """
-    validate.one_of("method.attach.structure", structure, STRUCTURES)
-    validate.integer("method.attach.budget", budget, minimum=1)
-    validate.number("method.attach.matrix_ratio", matrix_ratio, minimum=0, exclusive_minimum=True)
-    validate.number("method.attach.vector_ratio", vector_ratio, minimum=0, exclusive_minimum=True)
-    validate.integer("method.attach.num_batches", num_batches, minimum=1)
-    validate.integer("method.attach.head_seed", head_seed, minimum=0)
-    pieces = pieces_of(model, structure, rank, matrix_ratio, vector_ratio)
-    scores = sensitivities(model, pieces, examples(), num_batches, head_seed)
-    token = getattr(model, "cls_token", None)
-    left = budget - (0 if token is None else token.numel())
-    if left < 1:
-        raise UserError(f"method.attach.budget={budget} is spent on the class token alone ({token.numel()}): raise it")
-    picked = chosen(scores, pieces, left)
-    if token is not None:
-        token.requires_grad_(True)
-    tune(pieces, picked, structure, rank, generator)
+    validate.one_of("structure", structure, STRUCTURES)
+    validate.integer("budget", budget, minimum=1)
+    validate.number("matrix_ratio", matrix_ratio, minimum=0, exclusive_minimum=True)
+    validate.number("vector_ratio", vector_ratio, minimum=0, exclusive_minimum=True)
+    validate.integer("num_batches", num_batches, minimum=1)
+    validate.integer("head_seed", head_seed, minimum=0)
+    pieces = find_pieces(model, structure, rank, matrix_ratio, vector_ratio)
+    scores = sensitivities(model, pieces, examples(), num_batches, head_seed=head_seed)
+    class_token = getattr(model, "cls_token", None)
+    remaining = budget - (0 if class_token is None else class_token.numel())
+    if remaining < 1:
+        raise SettingError("budget", f"={budget} is spent on the class token alone ({class_token.numel()}): raise it")
+    sensitive = select_sensitive(scores, pieces, remaining)
+    if class_token is not None:
+        class_token.requires_grad_(True)
+    tensors: dict[tuple[int, str], list[tuple[Piece, Tensor]]] = {}
+    for piece, index in zip(pieces, sensitive, strict=True):
+        tensors.setdefault((id(piece.layer), piece.tensor), []).append((piece, index))
+    for members in tensors.values():
+        tune_tensor(members, structure, rank, generator)
 
 
-def pieces_of(model: nn.Module, structure: str, rank: int, matrix_ratio: float, vector_ratio: float) -> list[Piece]:
-    """The matrices of all blocks, q, k and v apart, and the vectors beside them: norms and biases."""
-    pieces = []
-
-    def add_vector(layer: nn.Module, tensor: str, num_parts: int = 1) -> None:
-        if getattr(layer, tensor, None) is not None:
-            size = len(getattr(layer, tensor)) // num_parts
-            for part in range(num_parts):
-                rows = {"start": part * size, "stop": (part + 1) * size}
-                cost = {"whole_cost": size, "whole_from": size / vector_ratio}
-                pieces.append(Piece(layer=layer, tensor=tensor, adapted=None, **rows, **cost))
-
-    for adapted in target_linears(model, (*QKV, *PATHS), method="SPT"):
-        d_out, d_in = adapted.part_shape
-        checked_rank(rank, adapted.part_shape)
+def find_pieces(model: nn.Module, structure: str, rank: int, matrix_ratio: float, vector_ratio: float) -> list[Piece]:
+    """Returns the matrices of all blocks, with q, k and v apart, their biases, and the vectors of all norms."""
+    pieces: list[Piece] = []
+    for target in target_linears(model, TARGETS, method="SPT"):
+        d_out, d_in = target.matrix_shape
+        check_rank(rank, target.matrix_shape)
         cost = rank * (d_in + d_out) if structure == "lora" else 2 * rank * d_out + rank + d_out
-        for part in range(len(adapted.parts)):
-            rows = {"start": part * d_out, "stop": (part + 1) * d_out}
+        for index in range(len(target.is_adapted)):
             pieces.append(
-                Piece(
-                    layer=adapted.layer,
+                MatrixPiece(
+                    layer=target.layer,
                     tensor="weight",
-                    adapted=adapted,
+                    start=index * d_out,
+                    stop=(index + 1) * d_out,
                     whole_cost=cost,
                     whole_from=cost / matrix_ratio,
-                    **rows,
+                    target=target,
                 )
             )
-        add_vector(adapted.layer, "bias", len(adapted.parts))
+        pieces += vector_pieces(target.layer, "bias", vector_ratio, count=len(target.is_adapted))
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
-            add_vector(module, "weight")
-            add_vector(module, "bias")
+            pieces += vector_pieces(module, "weight", vector_ratio)
+            pieces += vector_pieces(module, "bias", vector_ratio)
     return pieces
 
 
-def sensitivities(
-    model: nn.Module, pieces: list[Piece], batches: Batches, num_batches: int, head_seed: int
-) -> list[Tensor]:
-    """Per piece, the sum over batches of each weight's squared gradient: equation 4, the loss that one step gains."""
-    head = model.get_classifier()
-    kept = [(tensor, tensor.detach().clone()) for tensor in head.parameters()]
-    tuned = list({id(piece.parameter): piece.parameter for piece in pieces}.values())
-    with torch.no_grad():
-        head.weight.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(head_seed)).mul_(0.02))
-    for parameter in tuned:
-        parameter.requires_grad_(True)
-    totals = {id(parameter): torch.zeros_like(parameter) for parameter in tuned}
-    seen, was_training = 0, model.training
-    model.eval()  # no drop path: the estimate draws nothing
-    for images, labels in batches:
-        for parameter, gradient in zip(
-            tuned, torch.autograd.grad(F.cross_entropy(model(images), labels), tuned), strict=True
-        ):
-            totals[id(parameter)] += gradient**2
-        if (seen := seen + 1) == num_batches:
-            break
-    model.train(was_training)
-    with torch.no_grad():
-        for tensor, value in kept:
-            tensor.copy_(value)
-    for parameter in tuned:
-        parameter.requires_grad_(False)
-    return [totals[id(piece.parameter)][piece.start : piece.stop].flatten() for piece in pieces]
+def vector_pieces(layer: nn.Module, tensor: str, vector_ratio: float, count: int = 1) -> list[Piece]:
+    """Returns `count` equal pieces of a vector, or none if the layer has no such vector."""
+    vector = getattr(layer, tensor, None)
+    if vector is None:
+        return []
+    size = len(vector) // count
+    return [
+        Piece(
+            layer=layer,
+            tensor=tensor,
+            start=index * size,
+            stop=(index + 1) * size,
+            whole_cost=size,
+            whole_from=size / vector_ratio,
+        )
+        for index in range(count)
+    ]
 
 
-def chosen(scores: list[Tensor], pieces: list[Piece], budget: int) -> list[Tensor]:
-    """Per piece, which of its weights are sensitive: the most sensitive of all, as many as the budget can pay.
-
-    How many that is has no closed form, since a piece tuned whole costs what its structure costs: eighty numbers are
-    tried, up to four times the budget.
-    """
-    everything = torch.cat(scores)
-    sizes = torch.tensor([len(score) for score in scores], device=everything.device)
-    ends = sizes.cumsum(0)
-    order = everything.topk(min(4 * budget, len(everything))).indices
-    piece_of = torch.bucketize(order, ends, right=True)
-    whole_cost = torch.tensor([piece.whole_cost for piece in pieces], device=everything.device)
-    whole_from = torch.tensor([piece.whole_from for piece in pieces], device=everything.device)
-    best = 1  # the cheapest that can be: one weight
-    for step in range(1, 81):
-        count = math.ceil(len(order) * step / 80)
-        counts = torch.bincount(piece_of[:count], minlength=len(pieces))
-        if int(torch.where(counts >= whole_from, whole_cost, counts).sum()) <= budget:
-            best = count
-    starts = ends - sizes
-    return [order[:best][piece_of[:best] == i] - starts[i] for i in range(len(pieces))]
-
-
-def tune(
-    pieces: list[Piece], picked: list[Tensor], structure: str, rank: int, generator: torch.Generator | None
+def tune_tensor(
+    members: Sequence[tuple[Piece, Tensor]], structure: str, rank: int, generator: torch.Generator | None
 ) -> None:
-    """Attaches what was chosen: structures where a matrix is tuned whole, single weights elsewhere."""
-    tensors: dict[tuple[int, str], list[tuple[Piece, Tensor]]] = {}
-    for piece, index in zip(pieces, picked, strict=True):
-        tensors.setdefault((id(piece.layer), piece.tensor), []).append((piece, index))
-    for members in tensors.values():
-        first = members[0][0]
-        is_whole = [len(index) >= piece.whole_from for piece, index in members]
-        columns = first.parameter[0].numel()
-        single = [
-            piece.start * columns
-            + (torch.arange((piece.stop - piece.start) * columns, device=index.device) if whole else index)
-            for (piece, index), whole in zip(members, is_whole, strict=True)
-            if not (whole and piece.adapted)
-        ]
-        if positions := [index for index in single if len(index)]:
-            parametrize_weights(first.layer, **{first.tensor: SparseDelta(torch.cat(positions), like=first.parameter)})
-        if first.adapted and any(is_whole):
-            adapted = first.adapted
-            if structure == "lora":
-                parametrize_weights(first.layer, weight=PartsLowRank(adapted, is_whole, rank, generator))
-            else:
-                wrap_module(
-                    adapted.owner,
-                    adapted.name,
-                    lambda linear, a=adapted, w=is_whole: PartsAdapter(linear, a, w, rank, generator),
-                )
-
-
-def drawn(factor: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A factor drawn as the authors draw it."""
-    return nn.init.kaiming_uniform_(factor, a=math.sqrt(5), generator=generator)
+    """Attaches to one tensor what was selected for its pieces: a structure for whole matrices, else single weights."""
+    piece = members[0][0]
+    is_whole = tuple(len(index) >= member.whole_from for member, index in members)
+    num_columns = piece.parameter[0].numel()
+    positions = []
+    for (member, index), whole in zip(members, is_whole, strict=True):
+        if whole and not isinstance(member, MatrixPiece):
+            index = torch.arange((member.stop - member.start) * num_columns, device=index.device)
+        if not (whole and isinstance(member, MatrixPiece)) and len(index):
+            positions.append(member.start * num_columns + index)
+    if positions:
+        parametrize_weights(piece.layer, **{piece.tensor: SparseDelta(torch.cat(positions), like=piece.parameter)})
+    if isinstance(piece, MatrixPiece) and any(is_whole):
+        target = replace(piece.target, is_adapted=is_whole)
+        if structure == "lora":
+            delta = LoRADelta(target, rank=rank, alpha=rank, generator=generator)
+            parametrize_weights(piece.layer, weight=delta)
+        else:
+            wrap_module(
+                target.owner, target.name, partial(StackedAdapters, target=target, rank=rank, generator=generator)
+            )

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from moppa.backbone.efficient_blocks import SKIPPABLE, skip_unused
 from moppa.bench.timing import interleaved
 from moppa.peft.collect import count_parameters, penalties, trainable_parameters
-from moppa.peft.inject import DirectLinear, merge
+from moppa.peft.inject import disable_output_deltas, merge
+from moppa.peft.method import attach_method
 from moppa.sweep.cost import counted
 from moppa.train.loop import compile_model, train_step
-from moppa.utils.config import call_with_supported, instantiate
-from moppa.utils.device import autocast, peak_memory_bytes
-from moppa.utils.matmul import as_chosen, matmul_backend, set_matmul_backend
+from moppa.utils.config import instantiate
+from moppa.utils.device import forward_context, peak_memory_bytes
+from moppa.utils.matmul import matmul_backend, set_matmul_backend
 
 DROP_PATH = 0.1  # the common recipe's
 Batch = tuple[Tensor, Tensor]
@@ -42,12 +43,12 @@ def method_cost(
     of it, as a method at the first block would need. `compiled` is `run.compile`, for both.
     """
     images, labels = shown(batch, size, device)
-    model = with_method(configs, method, as_chosen(frozen(timm_name, size)), (images.cpu(), labels.cpu())).to(device)
+    model = with_method(configs, method, frozen(timm_name, size), (images.cpu(), labels.cpu())).to(device)
     skip_unused(model, SKIPPABLE)
     step = step_of(model, images, labels, compiled=compiled)
     step()
     peak = peak_memory_bytes(device)
-    bare = skip_unused(as_chosen(frozen(timm_name, size)), SKIPPABLE).to(device)
+    bare = skip_unused(frozen(timm_name, size), SKIPPABLE).to(device)
     plain = step_of(bare, images.clone().requires_grad_(True), labels, compiled=compiled)
     look = look_of(merge(copy.deepcopy(model)), images)
     seconds = interleaved({"plain": plain, "step": step, "look": look}, device, rounds)
@@ -66,7 +67,7 @@ def optimization_gains(
 ) -> dict[str, dict[str, float]]:
     """LoRA's step and look in seconds an image: with everything, and without one thing at a time."""
     images, labels = shown(batch, size, device)
-    stock = with_method(configs, "lora", as_chosen(frozen(timm_name, size, drop_path=DROP_PATH))).to(device)
+    stock = with_method(configs, "lora", frozen(timm_name, size, drop_path=DROP_PATH)).to(device)
 
     def model(ways: Sequence[str] = SKIPPABLE) -> nn.Module:
         return skip_unused(copy.deepcopy(stock), ways)
@@ -76,16 +77,16 @@ def optimization_gains(
         "products by torch": on_torch(step_of(model(), images, labels)),
         "all tokens of the last block": step_of(model(("dropped_samples",)), images, labels),
         "dropped images computed too": step_of(model(("last_block_tokens",)), images, labels),
-        "gradients of whole weights": step_of(by_weights(model()), images, labels),
+        "gradients of whole weights": step_of(disable_output_deltas(model()), images, labels),
         "AdamW not fused": step_of(model(), images, labels, fused=False),
-        "without any": on_torch(step_of(by_weights(model(())), images, labels, fused=False)),
+        "without any": on_torch(step_of(disable_output_deltas(model(())), images, labels, fused=False)),
     }
     looks = {
         "with everything": look_of(merge(model()), images),
         "products by torch": on_torch(look_of(merge(model()), images)),
         "all tokens of the last block": look_of(merge(model(("dropped_samples",))), images),
-        "not merged": look_of(by_weights(model()), images),
-        "without any": on_torch(look_of(by_weights(model(())), images)),
+        "not merged": look_of(disable_output_deltas(model()), images),
+        "without any": on_torch(look_of(disable_output_deltas(model(())), images)),
     }
     return {
         kind: {name: seconds / batch for name, seconds in interleaved(works, device, rounds).items()}
@@ -103,14 +104,6 @@ def on_torch(work: Callable[[], object]) -> Callable[[], object]:
         set_matmul_backend(before)
 
     return done
-
-
-def by_weights(model: nn.Module) -> nn.Module:
-    """Reweighted layers make their whole weight in every step, and its whole gradient."""
-    for layer in model.modules():
-        if isinstance(layer, DirectLinear):
-            layer.quick.clear()
-    return model
 
 
 def shown(batch: int, size: int, device: torch.device) -> Batch:
@@ -132,8 +125,7 @@ def with_method(configs: Path, method: str, model: nn.Module, *examples: Batch) 
     with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
         config = compose("cell", overrides=[f"method={method}", "task=cifar100"])
     attach = instantiate(config, "method.attach", _partial_=True)
-    call_with_supported(attach, model, generator=torch.Generator().manual_seed(0), examples=lambda: examples)
-    return model
+    return attach_method(model, attach, generator=torch.Generator().manual_seed(0), examples=lambda: examples)
 
 
 def step_of(
@@ -151,7 +143,7 @@ def look_of(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
     model.eval()
 
     def look() -> Tensor:
-        with torch.inference_mode(), autocast(images.device):
+        with torch.inference_mode(), forward_context(images.device):
             return model(images)
 
     return look

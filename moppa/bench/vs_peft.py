@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from moppa.backbone.efficient_blocks import SKIPPABLE, skip_unused
-from moppa.backbone.model import Preprocess
+from moppa.backbone.preprocess import Preprocess
 from moppa.bench.steps import DROP_PATH, frozen, on_torch, with_method
 from moppa.bench.timing import interleaved
 from moppa.data.cache import Split
@@ -33,7 +33,6 @@ from moppa.train.checkpoint import Checkpoint
 from moppa.train.evaluate import predict
 from moppa.train.loggers import NoLogger
 from moppa.train.loop import Recipe, train
-from moppa.utils.matmul import as_chosen
 
 JPEG_SIZE = (500, 375)  # what most photographs of VTAB's natural tasks measure
 RANK, NUM_CLASSES = 8, 10
@@ -119,7 +118,7 @@ def our_side(
     np.save(folder / "images.npy", prepare())
     images = np.load(folder / "images.npy", mmap_mode="r")
     learned = Split(images=images, labels=labels_of(files), digest="")
-    model = skip_unused(lora(work, as_chosen(stock(work))), SKIPPABLE)
+    model = skip_unused(lora(work, stock(work)), SKIPPABLE)
     normalize = work.preprocess.normalize
 
     def epoch() -> None:

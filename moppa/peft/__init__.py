@@ -1,1 +1,1 @@
-"""How a method meets a backbone: injection, blocks, target layers, and what is collected from them."""
+"""How a method attaches to a backbone: injection, blocks, target layers, and what is collected from them."""

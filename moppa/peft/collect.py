@@ -1,17 +1,17 @@
-"""What a model with a method attached holds: its trainable parameters, auxiliary losses and diagnostics."""
+"""Reads trainable parameters, auxiliary losses and diagnostics from a model with a method attached."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 
 @runtime_checkable
 class HasDiagnostics(Protocol):
-    """A module that reports what it has learned."""
+    """A module that reports values during training, for a record and for a logger."""
 
     def diagnostics(self, *, is_last: bool) -> dict[str, Tensor]:
-        """Returns tensors by name, over the steps since the last call; after the last step it may return more."""
+        """Returns values by name, over the steps since the last call. After the last step it may add more."""
         ...
 
 
@@ -20,23 +20,23 @@ class HasPenalty(Protocol):
     """A module with an auxiliary loss."""
 
     def penalty(self, progress: float) -> Tensor:
-        """Returns the loss of the last forward and forgets it. `progress` runs from 0 to 1 over the training."""
+        """Returns the loss of the last forward pass and clears it. `progress` runs from 0 to 1 over the training."""
         ...
 
 
 def penalty(model: nn.Module, progress: float) -> Tensor | float:
-    """Returns the sum of the modules' auxiliary losses; `progress` runs from 0 to 1 over the training."""
+    """Returns the sum of all auxiliary losses, to be added to the loss. `progress` runs from 0 to 1."""
     return penalties(model)(progress)
 
 
 def penalties(model: nn.Module) -> Callable[[float], Tensor | float]:
-    """Returns `penalty` of this model as a function of progress. The modules are searched once, which takes milliseconds."""
+    """Returns `penalty` of this model as a function of `progress`, for a loop: the modules are searched only once."""
     modules = [module for module in model.modules() if isinstance(module, HasPenalty)]
     return lambda progress: sum((module.penalty(progress) for module in modules), start=0.0)
 
 
 def collect_diagnostics(model: nn.Module, *, is_last: bool) -> dict[str, Tensor]:
-    """Returns the modules' diagnostics as CPU tensors, named `module/name`."""
+    """Returns the diagnostics of all modules on the CPU, by `module/name`."""
     return {
         f"{path}/{name}": tensor.detach().cpu()
         for path, module in model.named_modules()
@@ -46,21 +46,26 @@ def collect_diagnostics(model: nn.Module, *, is_last: bool) -> dict[str, Tensor]
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Returns the parameters of method and head by name."""
+    """Returns the parameters of the method and of the head by name: all that a checkpoint needs."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def trains_only_head(model: nn.Module) -> bool:
-    """Returns whether only the head is trained."""
-    head = {id(parameter) for parameter in model.get_classifier().parameters()}
+    """Returns whether only the head is trained. The backbone then runs in eval mode."""
+    head = head_parameter_ids(model)
     return all(id(parameter) in head for parameter in trainable_parameters(model).values())
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Returns the number of trained parameters of the method and of the head, which some papers do not count."""
-    head = {id(parameter) for parameter in model.get_classifier().parameters()}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Returns the numbers of trained parameters of the method and of the head. Papers often count the former only."""
+    head = head_parameter_ids(model)
+    trained = trainable_parameters(model).values()
     return {
-        "trainable_params": sum(p.numel() for p in trained if id(p) not in head),
-        "head_params": sum(p.numel() for p in trained if id(p) in head),
+        "trainable_params": sum(parameter.numel() for parameter in trained if id(parameter) not in head),
+        "head_params": sum(parameter.numel() for parameter in trained if id(parameter) in head),
     }
+
+
+def head_parameter_ids(model: Any) -> set[int]:
+    """Returns the ids of the parameters of the classification head."""
+    return {id(parameter) for parameter in model.get_classifier().parameters()}

@@ -1,100 +1,117 @@
-"""The only two ways in which a method touches a backbone, and what undoes or collects them.
+"""The only two ways in which a method changes a backbone, and the merge that folds the first into the weights.
 
-`reweight` where a weight changes (a torch parametrization: the pretrained tensor stays, `merge` folds it in);
-`hold` where activations change (a module that wraps the one it stands for). No hooks, no patched `forward`.
+`parametrize_weights` changes a weight: the pretrained tensor stays, frozen, and a module computes the new one from it.
+`wrap_module` changes activations: a module takes the place of the one that it wraps. There are no hooks and no patched
+`forward`.
 """
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from moppa.utils.matmul import linear
-
-KINDS: dict[tuple[Any, ...], type] = {}  # of reweighted layers, by stock class, tensors, whether it is Applying
+ClassKey = tuple[type, frozenset[str], bool]
+PARAMETRIZED_CLASSES: dict[ClassKey, type] = {}
 
 
 def parametrize_weights(layer: nn.Module, **deltas: nn.Module) -> None:
-    """From now on `layer.weight` is `deltas["weight"](pretrained weight)`, the bias likewise; both stay, frozen.
+    """Replaces `layer.weight` by `deltas["weight"](pretrained weight)`, and `layer.bias` likewise.
 
-    Where a delta of a linear layer is `Applied`, a step goes its way: it gives the same without the gradient of a whole
-    weight, which alone costs half as much as the frozen layer's step.
+    The pretrained tensors stay in the layer, frozen. If the layer is linear and a delta is an `OutputDelta`, the
+    forward pass uses its `layer_output`: the same result without the gradient of the whole weight, which alone takes
+    half as long as the frozen layer's step.
     """
-    was_stock = not parametrize.is_parametrized(layer)
-    if was_stock:
+    is_first = not parametrize.is_parametrized(layer)
+    if is_first:
         layer.stock_class = type(layer)  # type: ignore[assignment]
-    else:  # torch writes what comes now into the layer's class, which others share
+    else:  # torch adds the next tensor to the layer's class, which other layers share
         layer.__class__ = type(type(layer).__name__, (type(layer),), {})
     for tensor, delta in deltas.items():
         parametrize.register_parametrization(layer, tensor, delta, unsafe=True)  # unsafe: no trial run, also on meta
-    quick = [delta for delta in deltas.values() if isinstance(delta, DirectDelta)]
-    if quick and was_stock and isinstance(layer, nn.Linear):
-        layer.quick = quick  # type: ignore[assignment]  # a list, so that no parameter has a second name
-        layer.__class__ = type("Applying", (DirectLinear, type(layer)), {})
-    elif isinstance(layer, DirectLinear):
-        layer.quick.clear()  # what came later is not in it
-    # torch makes a class for each layer: with one for all alike, what torch.compile made for a model serves the next
-    kind = (layer.stock_class, frozenset(layer.parametrizations), isinstance(layer, DirectLinear))
-    layer.__class__ = KINDS.setdefault(kind, type(layer))
+    output_deltas = [delta for delta in deltas.values() if isinstance(delta, OutputDelta)]
+    if output_deltas and is_first and isinstance(layer, nn.Linear):
+        layer.output_deltas = output_deltas  # type: ignore[assignment]  # a list, which registers no parameter twice
+        layer.__class__ = type("ParametrizedLinear", (ParametrizedLinear, type(layer)), {})
+    elif isinstance(layer, ParametrizedLinear):
+        layer.output_deltas.clear()  # they do not know the later delta
+    share_class(layer)
 
 
-class DirectLinear:
-    """A reweighted linear layer that computes its output the quick way."""
+def share_class(layer: Any) -> None:
+    """Gives all layers that are parametrized alike one class, so that a graph of torch.compile serves every model.
+
+    torch creates a class for each layer.
+    """
+    key = (layer.stock_class, frozenset(layer.parametrizations), isinstance(layer, ParametrizedLinear))
+    layer.__class__ = PARAMETRIZED_CLASSES.setdefault(key, type(layer))
+
+
+class ParametrizedLinear:
+    """A parametrized linear layer that computes its output by an `OutputDelta`, without building the weight."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        return self.quick[0].applied(self, x) if self.quick else super().forward(x)
+        return self.output_deltas[0].layer_output(self, x) if self.output_deltas else super().forward(x)
 
-    def plain(self: Any, x: Tensor) -> Tensor:
-        """The output of the pretrained layer."""
-        return linear(x, self.pretrained("weight"), self.pretrained("bias"))
+    def pretrained_output(self: Any, x: Tensor) -> Tensor:
+        """Returns the output of the pretrained layer."""
+        return F.linear(x, self.pretrained("weight"), self.pretrained("bias"))
 
     def pretrained(self: Any, tensor: str) -> Tensor:
-        """The pretrained weight or bias."""
-        held = self.parametrizations
-        return held[tensor].original if tensor in held else getattr(self, tensor)
+        """Returns the pretrained weight or bias."""
+        parametrizations = self.parametrizations
+        return parametrizations[tensor].original if tensor in parametrizations else getattr(self, tensor)
 
 
 @runtime_checkable
-class DirectDelta(Protocol):
-    """A delta that knows what its layer gives out without making the layer's weight."""
+class OutputDelta(Protocol):
+    """A delta that can compute the output of its layer without building the layer's weight."""
 
-    def applied(self, layer: DirectLinear, x: Tensor) -> Tensor:
-        """The reweighted layer's output."""
+    def layer_output(self, layer: ParametrizedLinear, x: Tensor) -> Tensor:
+        """Returns the output of the parametrized layer."""
         ...
 
 
+def disable_output_deltas(model: nn.Module) -> nn.Module:
+    """Makes parametrized layers build their weight in every forward pass. For tests and benchmarks."""
+    for module in model.modules():
+        if isinstance(module, ParametrizedLinear):
+            module.output_deltas.clear()
+    return model
+
+
 def wrap_module(owner: nn.Module, name: str, wrap: Callable[[nn.Module], nn.Module]) -> None:
-    """From now on `owner.name` is `wrap(owner.name)`."""
+    """Replaces `owner.name` by `wrap(owner.name)`."""
     setattr(owner, name, wrap(getattr(owner, name)))
 
 
 @torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
-    """Folds every `reweight` into its weight, in place, and lets what is held compute once what no input changes.
+    """Folds every parametrization into its weight, in place, and calls `merge` of each `Mergeable` module.
 
-    The model is then for evaluation; where no module is held it is a stock one.
+    The merged model is for evaluation. Without wrapped modules it is a stock timm model.
     """
-    for layer in list(model.modules()):
-        if parametrize.is_parametrized(layer):
-            restore_layer(layer)
-        if isinstance(layer, Mergeable):
-            layer.merge()
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            merge_parametrizations(module)
+        if isinstance(module, Mergeable):
+            module.merge()
     return model
 
 
-def restore_layer(layer: nn.Module) -> None:
-    """Puts what the `reweight`s of a layer give in the place of its pretrained tensors, and makes it a plain layer.
+def merge_parametrizations(layer: nn.Module) -> None:
+    """Writes the parametrized values into the pretrained tensors and restores the layer's stock class.
 
-    torch's own removal would take the tensor's name from the class too, which deep copies of the layer share.
+    torch's own removal would also delete the property from the class, which deep copies of the layer share.
     """
-    held: Any = layer.parametrizations
-    merged = {tensor: getattr(layer, tensor) for tensor in held}  # all, before any is replaced
-    pretrained = {tensor: held[tensor].original for tensor in merged}
+    parametrizations: Any = layer.parametrizations
+    merged = {tensor: getattr(layer, tensor) for tensor in parametrizations}  # all of them before any is replaced
+    pretrained = {tensor: parametrizations[tensor].original for tensor in merged}
     del layer.parametrizations
     layer.__class__ = layer.__dict__.pop("stock_class")
-    layer.__dict__.pop("quick", None)
+    layer.__dict__.pop("output_deltas", None)
     for tensor, parameter in pretrained.items():
         parameter.copy_(merged[tensor])
         layer.register_parameter(tensor, parameter)
@@ -102,8 +119,8 @@ def restore_layer(layer: nn.Module) -> None:
 
 @runtime_checkable
 class Mergeable(Protocol):
-    """A held module with something to compute once before an evaluation."""
+    """A module that can compute something once before an evaluation."""
 
     def merge(self) -> None:
-        """Computes it."""
+        """Computes and stores it."""
         ...

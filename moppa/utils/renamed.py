@@ -14,12 +14,14 @@ VALUES = {
     "protocol": {"paper": "best_on_test"},
 }
 TARGETS = {
+    "baselines.binary.attach_adaptformer": "baselines.bi_adaptformer.attach",
+    "baselines.binary.attach_lora": "baselines.bi_lora.attach",
     "moppa.backbone.Backbone": "moppa.backbone.model.Backbone",
     "moppa.data.mini.MiniSource": "moppa.data.mini.source.MiniSource",
     "moppa.log.NoLogger": "moppa.train.loggers.NoLogger",
     "moppa.log.TensorBoardLogger": "moppa.train.loggers.TensorBoardLogger",
     "moppa.log.WandbLogger": "moppa.train.loggers.WandbLogger",
-    "moppa.mixture.attach": "moppa.mixture.unit.attach",
+    "moppa.mixture.attach": "moppa.mixture.insert.attach",
     "moppa.train.Recipe": "moppa.train.recipe.Recipe",
 }
 

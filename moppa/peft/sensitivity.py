@@ -1,0 +1,96 @@
+"""Which pretrained weights matter most for a task, and which of them a budget of trainable parameters can pay for.
+
+He et al., "Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning", ICCV 2023, arXiv 2303.08566, section 3.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NUM_CANDIDATES, MAX_FACTOR = 80, 4  # numbers of sensitive weights to try, up to this multiple of the budget
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(kw_only=True)
+class Piece:
+    """One matrix or vector: rows `start` to `stop` of a tensor.
+
+    It is tuned as a whole, for `whole_cost` parameters, if at least `whole_from` of its weights are sensitive.
+    """
+
+    layer: nn.Module
+    tensor: str
+    start: int
+    stop: int
+    whole_cost: int
+    whole_from: float
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The pretrained tensor that contains the piece."""
+        return getattr(self.layer, self.tensor)
+
+
+def sensitivities(
+    model: nn.Module, pieces: Sequence[Piece], batches: Batches, num_batches: int, *, head_seed: int
+) -> list[Tensor]:
+    """Returns each weight's squared gradient summed over batches, per piece: the loss that one step gains, equation 4.
+
+    The model runs in eval mode, without drop path. Its head, still untrained, is drawn from `head_seed` and restored
+    afterwards. No parameter is changed.
+    """
+    parameters = list({id(piece.parameter): piece.parameter for piece in pieces}.values())
+    totals = {id(parameter): torch.zeros_like(parameter) for parameter in parameters}
+    head: Any = model.get_classifier()
+    initial_head = [(tensor, tensor.detach().clone()) for tensor in head.parameters()]
+    was_training = model.training
+
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(head_seed)).mul_(0.02))
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    model.eval()
+    for index, (images, labels) in enumerate(batches, start=1):
+        gradients = torch.autograd.grad(F.cross_entropy(model(images), labels), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            totals[id(parameter)] += gradient**2
+        if index == num_batches:
+            break
+
+    model.train(was_training)
+    with torch.no_grad():
+        for tensor, value in initial_head:
+            tensor.copy_(value)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    return [totals[id(piece.parameter)][piece.start : piece.stop].flatten() for piece in pieces]
+
+
+def select_sensitive(scores: Sequence[Tensor], pieces: Sequence[Piece], budget: int) -> list[Tensor]:
+    """Returns the indices of each piece's sensitive weights: the highest scores of all, as many as the budget can pay.
+
+    Their number has no closed form, since a piece that is tuned as a whole costs `whole_cost`. The largest affordable
+    one of 80 numbers up to four times the budget is taken.
+    """
+    everything = torch.cat(list(scores))
+    sizes = torch.tensor([len(score) for score in scores], device=everything.device)
+    ends = sizes.cumsum(0)
+    order = everything.topk(min(MAX_FACTOR * budget, len(everything))).indices
+    piece_of = torch.bucketize(order, ends, right=True)
+    whole_cost = torch.tensor([piece.whole_cost for piece in pieces], device=everything.device)
+    whole_from = torch.tensor([piece.whole_from for piece in pieces], device=everything.device)
+    num_sensitive = 1  # the lowest possible cost: one weight
+    for step in range(1, NUM_CANDIDATES + 1):
+        candidate = math.ceil(len(order) * step / NUM_CANDIDATES)
+        counts = torch.bincount(piece_of[:candidate], minlength=len(pieces))
+        if int(torch.where(counts >= whole_from, whole_cost, counts).sum()) <= budget:
+            num_sensitive = candidate
+    starts = ends - sizes
+    sensitive, owners = order[:num_sensitive], piece_of[:num_sensitive]
+    return [sensitive[owners == index] - starts[index] for index in range(len(pieces))]
