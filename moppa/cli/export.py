@@ -1,7 +1,7 @@
-"""Writes a finished cell as plain timm weights: python scripts/export.py results/records/.../seed0.json FILE.
+"""Writes a finished cell as plain timm weights: moppa export results/records/.../seed0.json FILE.
 
-Where the method folds into the weights (lora, ssf, bitfit, ...), the file needs nothing of this project:
-`timm.create_model(NAME, num_classes=N, img_size=S, checkpoint_path="FILE")`; its metadata hold the three.
+The method must merge into the weights (lora, ssf, bitfit, ...). The file then needs nothing of this project:
+`timm.create_model(NAME, num_classes=N, img_size=S, checkpoint_path=FILE)`, with the three values from its metadata.
 """
 
 import argparse
@@ -13,18 +13,18 @@ from moppa.utils.errors import UserError
 
 
 def main() -> int:
-    """Prints the path of the file; 1 where the cell cannot be exported."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("record", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--weights", help="the backbone's checkpoint, where it moved since")
-    asked = parser.parse_args()
+    """Prints the path of the file, or returns 1 if the cell cannot be exported."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("record", type=Path, help="the JSON file of a finished cell")
+    parser.add_argument("out", type=Path, help="the safetensors file to write")
+    parser.add_argument("--weights", metavar="FILE", help="the backbone's checkpoint, if it has moved")
+    args = parser.parse_args()
     try:
-        export(asked.record, asked.out, weights=asked.weights)
+        export(args.record, args.out, weights=args.weights)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(asked.out)
+    print(args.out)
     return 0
 
 

@@ -1,0 +1,130 @@
+"""The command `moppa`: its usage, its dispatch, and what it says about a missing extra."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import requires
+
+import pytest
+
+from moppa.cli import main as cli
+from tests.conftest import METHODS, ROOT, config_of
+
+
+def moppa(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["moppa", *words])
+    return cli.main()
+
+
+def run_python(program):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_without_a_command_it_prints_one_line_per_command(words, monkeypatch, capsys):
+    assert moppa(monkeypatch, *words) == 0
+    printed = capsys.readouterr().out
+    assert [name for name in cli.COMMANDS if not re.search(rf"^  {name} +\w.*\S$", printed, re.MULTILINE)] == []
+
+
+def test_the_usage_imports_neither_torch_nor_the_harness():
+    run = run_python("import sys; sys.argv = ['moppa']; from moppa.cli.main import main; main(); print(*sys.modules)")
+    assert run.returncode == 0, run.stderr
+    imported = run.stdout.splitlines()[-1].split()
+    assert not {"torch", "hydra", "numpy", "rich"} & set(imported)
+
+
+def test_an_unknown_command_is_an_error_with_the_usage(monkeypatch, capsys):
+    assert moppa(monkeypatch, "tabel") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: there is no command 'tabel'\nusage: moppa COMMAND")
+
+
+def test_a_group_of_commands_prints_its_members(monkeypatch, capsys):
+    assert moppa(monkeypatch, "data") == 0
+    assert re.findall(r"^  (\w[\w -]*?)  ", capsys.readouterr().out, re.MULTILINE) == [
+        name for name in cli.COMMANDS if name.startswith("data ")
+    ]
+    assert moppa(monkeypatch, "data", "chekc") == 2
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_a_main(name):
+    assert callable(cli.import_command(name))
+
+
+def test_the_arguments_of_a_command_are_passed_on(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        moppa(monkeypatch, "data", "noah-jpeg", "--help")
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: moppa data noah-jpeg ")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_runs_the_command_that_it_names(path):
+    tree = ast.parse(path.read_text())
+    name = re.fullmatch(r"The same as `moppa ([\w -]+)`\.", ast.get_docstring(tree))[1]
+    [module] = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert module == cli.COMMANDS[name][0]
+    assert callable(import_module(module).main)
+
+
+def test_a_missing_extra_is_named_in_one_line(monkeypatch, capsys):
+    def fail(_):
+        raise ModuleNotFoundError("No module named 'hydra'", name="hydra.core")
+
+    monkeypatch.setattr(cli, "import_command", fail)
+    assert moppa(monkeypatch, "run", "task=eurosat") == 1
+    assert capsys.readouterr().err == "error: moppa run needs hydra.core: pip install 'moppa[harness]'\n"
+
+
+def test_a_missing_module_of_no_extra_is_raised(monkeypatch):
+    def fail(_):
+        raise ModuleNotFoundError("No module named 'moppa.typo'", name="moppa.typo")
+
+    monkeypatch.setattr(cli, "import_command", fail)
+    with pytest.raises(ModuleNotFoundError):
+        moppa(monkeypatch, "run")
+
+
+HARNESS = sorted(
+    re.split(r"[^\w.-]", requirement)[0]
+    for requirement in requires("moppa")
+    if re.search(r"extra == .harness", requirement)
+)
+
+
+@pytest.mark.parametrize("distribution", HARNESS)
+def test_every_module_of_the_harness_belongs_to_its_extra(distribution):
+    module = cli.MODULES.get(distribution, distribution.replace("-", "_"))
+    import_module(module)
+    assert cli.missing_extra(f"{module}.inner") == "harness"
+
+
+def test_the_methods_need_nothing_of_the_harness():
+    modules = {
+        config_of("task=eurosat", f"method={name}").method.attach._target_.rpartition(".")[0] for name in METHODS
+    }
+    required_by_torch_or_timm = {"PIL", "filelock", "jinja2"}
+    blocked = sorted({cli.MODULES.get(name, name.replace("-", "_")) for name in HARNESS} - required_by_torch_or_timm)
+    run = run_python(f"""
+import sys
+for name in {blocked}:
+    sys.modules[name] = None  # an import of it raises ImportError
+import moppa, timm, torch
+from importlib import import_module
+for name in {sorted(modules)}:
+    import_module(name)
+model = moppa.attach(timm.create_model("test_vit", num_classes=10))
+print(moppa.merge(model.eval())(torch.zeros(1, 3, 160, 160)).shape)
+""")
+    assert run.stdout == "torch.Size([1, 10])\n", run.stderr
