@@ -1,96 +1,99 @@
-"""Draws results/figures/ from records and published rows: python scripts/figures.py [RESULTS] [--baseline ROW].
+"""Draws the figures in results/figures/ from the records and the published rows, as PNG and SVG.
 
-PNG and SVG. Tables of protocol final are drawn; what cannot be drawn of one is said with the reason.
+    python scripts/figures.py [RESULTS] [--baseline ROW]
+
+The tables of protocol `final` are drawn with the charts of the page. A figure that cannot be drawn is named with the
+reason.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from moppa.report import published
 from moppa.report.build import list_excluded, read_tables
-from moppa.report.columns import suite_columns, task_groups
-from moppa.report.plots import static, style
+from moppa.report.columns import suite_columns
+from moppa.report.plots.charts import CHARTS, ROUTE_CHARTS
 from moppa.report.plots.data import PlotData, plot_data, published_plot_data
-from moppa.report.plots.routes import blocks_with_routes, responses, routes
-from moppa.report.render.comparison import baseline_of
+from moppa.report.plots.encodings import Spec
+from moppa.report.plots.figure_files import write_figure
+from moppa.report.plots.routes import read_routes
 from moppa.report.table import Table
 from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, ROOT
 
+PUBLISHED_BASELINE = "LoRA"
+
 
 def main() -> int:
-    """Prints the path of every picture; 1 where a record or a row is wrong, 3 where records were left out."""
+    """Prints the path of each figure; returns 1 if a record or row is wrong and 3 if records were excluded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results")
+    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="the folder of the results")
     parser.add_argument(
-        "--baseline", help="the row, by name or method, that the heat map compares with; the smallest if not said"
+        "--baseline",
+        metavar="ROW",
+        help="name or method of the row that the heat map compares with (default: the row with the fewest parameters)",
     )
-    asked = parser.parse_args()
-    out = asked.results / "figures"
+    args = parser.parse_args()
     try:
-        tables, left_out = read_tables(asked.results, CONFIGS)
-        for name, draw in [*ours(tables, asked.baseline), *theirs(asked.results / "published.csv")]:
+        tables, excluded = read_tables(args.results, CONFIGS)
+        for name, spec in [*table_figures(tables, args.baseline), *published_figures(args.results / "published.csv")]:
             try:
-                written = style.save(draw(), out / name)
+                paths = write_figure(spec(), args.results / "figures" / name)
             except UserError as error:
                 print(f"not drawn: {name}: {error}")
                 continue
-            print(*written, sep="\n")
+            print(*paths, sep="\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(list_excluded(left_out, asked.results), end="", file=sys.stderr)
-    return 3 if left_out else 0
+    print(list_excluded(excluded, args.results), end="", file=sys.stderr)
+    return 3 if excluded else 0
 
 
-def ours(tables: list[Table], baseline: str | None) -> Iterator[tuple[str, Any]]:
-    """The name of every picture of every table, and what draws it."""
+def table_figures(tables: list[Table], baseline: str | None) -> Iterator[tuple[str, Callable[[], Spec]]]:
+    """Yields the name of each figure of each table and the function that returns its specification."""
     for table in tables:
         if table.protocol != "final" or not table.rows:
             continue
-        if (shown := plot_data(table)) is None:
+        data = plot_data(table, baseline)
+        if data is None:
             print(f"not drawn: {table.name}: its rows share no task")
             continue
-        names = set(shown.accuracies.index)
-        base = baseline_of(table, baseline).name
-        yield from of_rows(table.name, shown, base if base in names else next(iter(shown.accuracies.index)))
-        yield f"{table.name}-learning-curves", partial(static.learning_curves, shown)
-        yield f"{table.name}-cost", partial(static.cost, shown)
-        yield from of_units(table)
+        yield from chart_figures(table.name, data)
+        yield from route_figures(table)
 
 
-def of_rows(name: str, shown: PlotData, baseline: str) -> Iterator[tuple[str, Any]]:
-    """The pictures that need accuracies alone."""
-    yield f"{name}-parameters", partial(static.accuracy_against_parameters, shown)
-    yield f"{name}-heat-map", partial(static.heat_map, shown, baseline)
-    yield f"{name}-groups", partial(static.group_bars, shown)
-    yield f"{name}-critical-difference", partial(static.critical_difference, shown)
+def chart_figures(prefix: str, data: PlotData) -> Iterator[tuple[str, Callable[[], Spec]]]:
+    """Yields the charts of rows; those that need records only if there are records."""
+    for chart in CHARTS:
+        if data.rows or not chart.needs_records:
+            yield f"{prefix}-{chart.name}", partial(chart.spec, data)
 
 
-def of_units(table: Table) -> Iterator[tuple[str, Any]]:
-    """The routes and responses of the first cell of every row whose units told of them."""
+def route_figures(table: Table) -> Iterator[tuple[str, Callable[[], Spec]]]:
+    """Yields the mixing weights and impulse responses of the first cell of each row whose method mixes priors."""
     for row in table.rows:
-        one = row.setting.records[0]
+        record = row.records[0]
         try:
-            told = blocks_with_routes(one.path)
+            routes = read_routes(record.path)
         except UserError:
             continue
-        priors = one["config"]["method"]["attach"]["priors"]
-        name = f"{table.name}-{one['method']}-{one['key']}-{one['task']}"
-        yield f"{name}-routes", partial(routes, told, priors)
-        yield f"{name}-responses", partial(responses, told)
+        prefix = f"{table.name}-{record['method']}-{record['key']}-{record['task']}"
+        title = f"{table.title}; {row.name}, {record['task']}, seed {record['seed']}"
+        for name, chart in ROUTE_CHARTS.items():
+            yield f"{prefix}-{name}", partial(chart, {row.name: routes}, title)
 
 
-def theirs(file: Path) -> Iterator[tuple[str, Any]]:
-    """The pictures of the published rows that were tuned on val200 and read after the last epoch."""
-    columns = suite_columns("vtab1k", CONFIGS)
-    shown = published_plot_data(published.load(file, task_groups(columns)), columns)
-    if shown is not None:
-        yield from of_rows("published", shown, "LoRA")
+def published_figures(path: Path) -> Iterator[tuple[str, Callable[[], Spec]]]:
+    """Yields the charts of the published rows that were tuned on val200 and evaluated after the last epoch."""
+    rows_by_suite = published.load(path, CONFIGS)
+    for suite, rows in rows_by_suite.items():
+        data = published_plot_data(rows, suite_columns(suite, CONFIGS), PUBLISHED_BASELINE)
+        if data is not None:
+            yield from chart_figures("published" if len(rows_by_suite) == 1 else f"published-{suite}", data)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Makes the page results/report/index.html from results/records/: python scripts/report.py [RESULTS].
+"""Writes the page results/report/index.html from the records.
 
-The folder works from file:// without a network.
+    python scripts/report.py [RESULTS]
+
+The page opens from its folder, without a server or a network.
 """
 
 import argparse
@@ -14,18 +16,18 @@ from moppa.utils.paths import CONFIGS, ROOT
 
 
 def main() -> int:
-    """Prints the paths written; 1 where a record cannot be shown, 3 where records were left out."""
+    """Prints the paths of the page; returns 1 if a record is wrong and 3 if records were excluded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results")
-    asked = parser.parse_args()
+    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="the folder of the results")
+    args = parser.parse_args()
     try:
-        tables, left_out = read_tables(asked.results, CONFIGS)
-        print(*write_page(tables, asked.results / "report"), sep="\n")
+        tables, excluded = read_tables(args.results, CONFIGS)
+        print(*write_page(tables, args.results / "report"), sep="\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(list_excluded(left_out, asked.results), end="", file=sys.stderr)
-    return 3 if left_out else 0
+    print(list_excluded(excluded, args.results), end="", file=sys.stderr)
+    return 3 if excluded else 0
 
 
 if __name__ == "__main__":

@@ -1,37 +1,36 @@
-"""Draws what a MoPPA cell learned: python scripts/plot_routes.py results/records/.../seed0.json [--out FOLDER].
+"""Draws the mixing weights and impulse responses of a MoPPA cell, as PNG and SVG.
 
-Two pictures, PNG and SVG: the mixing weights over depth and epochs, and the impulse response of each block's operator
-at the end of the training, which is what one token in the middle of the grid spreads to its neighbors.
+    python scripts/plot_routes.py results/records/.../seed0.json [--out FOLDER]
+
+The first figure shows the mixing weights over blocks and epochs. The second shows the impulse response of each block's
+operator after the training: how a token in the middle of the grid spreads to its neighbors.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from moppa.record.schema import read_record
-from moppa.report.plots.routes import blocks_with_routes, responses, routes
+from moppa.report.plots.charts import ROUTE_CHARTS
+from moppa.report.plots.figure_files import write_figure
+from moppa.report.plots.routes import read_routes
 from moppa.utils.errors import UserError
 
 
 def main() -> int:
-    """Prints the paths of the pictures; 1 where the record holds no routes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("record", type=Path)
-    parser.add_argument("--out", type=Path, help="where the pictures go; beside the record by default")
-    asked = parser.parse_args()
+    """Prints the paths of the figures; returns 1 if the record holds no routes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("record", type=Path, help="the record of the cell, a seed*.json")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the folder of the figures (default: the record's)")
+    args = parser.parse_args()
+    folder = args.out or args.record.parent
     try:
-        told = blocks_with_routes(asked.record)
-        priors = read_record(asked.record)["config"]["method"]["attach"]["priors"]
+        routes = read_routes(args.record)
+        for name, chart in ROUTE_CHARTS.items():
+            spec = chart({args.record.stem: routes}, str(args.record))
+            print(*write_figure(spec, folder / f"{args.record.stem}-{name}"), sep="\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    out = asked.out or asked.record.parent
-    out.mkdir(parents=True, exist_ok=True)
-    for name, figure in {"routes": routes(told, priors), "responses": responses(told)}.items():
-        for suffix in ("png", "svg"):
-            path = out / f"{asked.record.stem}-{name}.{suffix}"
-            figure.savefig(path, dpi=150)
-            print(path)
     return 0
 
 

@@ -1,9 +1,9 @@
-"""The page: `results/report/index.html` and what it needs beside it, to be opened from a folder without a network."""
+"""Writes the page `results/report/index.html` and the chart library beside it; the folder can be opened offline."""
 
 import base64
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -12,176 +12,185 @@ import numpy as np
 
 from moppa.report import bootstrap
 from moppa.report.load import ValidRecord, read_predictions
+from moppa.report.plots.charts import page_charts
 from moppa.report.plots.data import plot_data, published_plot_data
-from moppa.report.plots.vega import charts_of
+from moppa.report.plots.training import spread_indices
 from moppa.report.published import FLAGS, Published
-from moppa.report.render.comparison import seed_for
 from moppa.report.render.latex_html import HTML, environment
-from moppa.report.render.markdown import Head, caption, heads_of, notes_of, published_text, text
-from moppa.report.significance import SEED
+from moppa.report.render.text import (
+    PUBLISHED_NOTE,
+    Header,
+    caption,
+    cell_text,
+    published_text,
+    table_headers,
+    table_notes,
+)
+from moppa.report.significance import SEED, seed_for
 from moppa.report.table import Row, Table
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
 
-MOST_CLASSES = 20
-MOST_EPOCHS = 32
+TEMPLATES = Path(__file__).parent / "render" / "templates"
+MAX_CLASSES = 20  # of a confusion matrix
+MAX_EPOCHS = 32  # of a cell's curve
+NOT_SHOWN = ("seed", "run", "logger")  # parts of a config that do not identify a cell
 
 
 def write_page(tables: list[Table], folder: Path) -> list[Path]:
-    """Writes the page and the charts' library; the same tables give the same bytes."""
+    """Writes the page and returns the paths of its files; the same tables give the same bytes."""
     from vl_convert import javascript_bundle
 
-    template = environment().get_template("page.html")
-    parts: dict[str, int] = {}
-    data = {"tables": [table_data(table, parts) for table in tables]}
-    data["parts"] = [json.loads(part) for part in parts]
-    index = template.render(
-        tables=[view_of(index, table) for index, table in enumerate(tables)],
-        flags=FLAGS,
-        data=packed(data),
-        style=asset("page.css"),
-        script=asset("page.js"),
+    config_ids: dict[str, int] = {}
+    data = {"tables": [table_data(table, config_ids) for table in tables]}
+    data["configs"] = [json.loads(config) for config in config_ids]
+    page = (
+        environment()
+        .get_template("page.html")
+        .render(
+            tables=[table_view(index, table) for index, table in enumerate(tables)],
+            flags=FLAGS,
+            data=compress(data),
+            style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
+            script=(TEMPLATES / "page.js").read_text(encoding="utf-8"),
+        )
     )
     library = f"(function () {{{javascript_bundle('window.vegaEmbed = vegaEmbed;')}}})();\n"
-    written = []
-    for name, content in {"index.html": index, "vega.js": library}.items():
+    paths = []
+    for name, content in {"index.html": page, "vega.js": library}.items():
         with atomic_write(folder / name) as temporary:
-            temporary.write_text(content)
-        written.append(folder / name)
-    return written
+            temporary.write_text(content, encoding="utf-8")
+        paths.append(folder / name)
+    return paths
 
 
-def asset(name: str) -> str:
-    """A file of this package that goes into the page as it is."""
-    return (Path(__file__).parent / "render" / "templates" / name).read_text()
+def compress(data: Any) -> str:
+    """Returns data as gzipped JSON in base64, which holds no markup and no date."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode("utf-8"), mtime=0)).decode("ascii")
 
 
-def packed(data: Any) -> str:
-    """JSON, gzipped without a date, in base64: text that no page can take for markup."""
-    plain = json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
-    return base64.b64encode(gzip.compress(plain, mtime=0)).decode()
-
-
-def view_of(index: int, table: Table) -> dict[str, Any]:
-    """What the template shows of a table."""
-    heads = heads_of(table)
+def table_view(index: int, table: Table) -> dict[str, Any]:
+    """Returns the values that the template shows of a table."""
+    headers = table_headers(table)
     return {
         "index": index,
         "table": table,
-        "heads": heads,
+        "headers": headers,
         "caption": caption(table),
-        "notes": [note for note in notes_of(table) if not note.startswith("In italics")],
-        "ours": [(row, [our_cell(row, head) for head in heads]) for row in table.rows],
-        "published": [
-            (row, row.flags(table.checkpoint), [their_cell(row, head) for head in heads]) for row in table.published
+        "notes": [note for note in table_notes(table) if note != PUBLISHED_NOTE],
+        "rows": [(row, [row_cell(row, header) for header in headers]) for row in table.rows],
+        "published_rows": [
+            (row, row.flags(table.checkpoint), [published_cell(row, header) for header in headers])
+            for row in table.published
         ],
     }
 
 
-def our_cell(row: Row, head: Head) -> dict[str, Any]:
-    """Text, the number that is sorted by, and whether a record can be opened."""
-    shown = text(row, head, HTML)
-    if head.kind in ("task", "mean"):
-        number = row.values[head.key].mean
-    elif head.kind == "size":
-        number = getattr(row, head.key)
+def row_cell(row: Row, header: Header) -> dict[str, Any]:
+    """Returns a cell's text, the number to sort by, and the task whose records it opens."""
+    if header.kind in ("task", "mean"):
+        number = row.values[header.key].mean
+    elif header.kind == "size":
+        number = getattr(row, header.key)
     else:
-        beside = row.beside.get(head.key.removesuffix("_deviation"))
-        number = beside and (beside.deviation if head.key.endswith("_deviation") else beside.mean)
-    task = head.key if head.kind == "task" and number is not None else ""
-    return {"text": shown, "number": "" if number is None else f"{number:.6g}", "task": task}
+        reference = row.references.get(header.key.removesuffix("_deviation"))
+        number = reference and (reference.deviation if header.key.endswith("_deviation") else reference.mean)
+    return {
+        "text": cell_text(row, header, HTML),
+        "number": "" if number is None else f"{number:.6g}",
+        "task": header.key if header.kind == "task" and number is not None else "",
+    }
 
 
-def their_cell(row: Published, head: Head) -> dict[str, str]:
-    """Text and the number that is sorted by."""
-    shown = published_text(row, head)
+def published_cell(row: Published, header: Header) -> dict[str, str]:
+    """Returns the text of a published cell and the number to sort by."""
+    text = published_text(row, header)
     try:
-        number = f"{1e6 * float(shown):.6g}" if head.kind == "size" else f"{float(shown):.6g}"
+        number = f"{1e6 * float(text):.6g}" if header.kind == "size" else f"{float(text):.6g}"
     except ValueError:
         number = ""
-    return {"text": shown, "number": number}
+    return {"text": text, "number": number}
 
 
-def table_data(table: Table, parts: dict[str, int]) -> dict[str, Any]:
-    """What a script shows of a table: its cells' records, and its pictures."""
-    shown = plot_data(table)
-    charts = charts_of(shown) if shown is not None else {}
-    theirs = published_plot_data(table.published, table.columns)
-    charts |= {f"{title}: {theirs.title}": spec for title, spec in charts_of(theirs).items()} if theirs else {}
+def table_data(table: Table, config_ids: dict[str, int]) -> dict[str, Any]:
+    """Returns what the page's script shows of a table: the records of its cells, and the charts."""
+    data = plot_data(table)
+    charts = page_charts(data) if data else {}
+    published = published_plot_data(table.published, table.columns)
+    if published:
+        charts |= {f"{heading}, published rows": spec for heading, spec in page_charts(published).items()}
     return {
         "title": table.title,
         "columns": {column.task: column.title for column in table.columns},
         "rows": [row.name for row in table.rows],
-        "cells": {f"{row} {task}": cell for row, task, cell in cells_of(table, parts)},
+        "cells": {
+            f"{index} {task}": cell_data(records, task, config_ids)
+            for index, row in enumerate(table.rows)
+            for task, records in row.records_by_task.items()
+        },
         "charts": charts,
     }
 
 
-def cells_of(table: Table, parts: dict[str, int]) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Every cell: the row's index, the task, and what its records say."""
-    for index, row in enumerate(table.rows):
-        for task, records in row.setting.cells.items():
-            yield index, task, cell_data(records, task, parts)
-
-
-def cell_data(records: list[ValidRecord], task: str, parts: dict[str, int]) -> dict[str, Any]:
-    """One cell over its seeds. Parts of the config that cells share are kept once, in `parts`."""
+def cell_data(records: Sequence[ValidRecord], task: str, config_ids: dict[str, int]) -> dict[str, Any]:
+    """Returns one cell over its seeds. Sections of a config are numbered in `config_ids`, because cells share them."""
     first = records[0]
-    config = {name: value for name, value in first["config"].items() if name not in ("seed", "run", "logger")}
-    numbered = {}
-    for name, part in config.items():
-        numbered[name] = parts.setdefault(json.dumps(part, sort_keys=True), len(parts))
-    right, confusion = answers_data(records)
-    found: dict[str, Any] = {
+    config = {}
+    for name, section in first["config"].items():
+        if name not in NOT_SHOWN:
+            config[name] = config_ids.setdefault(json.dumps(section, sort_keys=True), len(config_ids))
+    data: dict[str, Any] = {
         "key": first["key"],
-        "place": first.place,
-        "config": numbered,
+        "path": first.relative_path,
+        "config": config,
         "split": {name: first["split"][name] for name in ("verdict", "lineage")},
         "preprocess": first["preprocess"],
         "weights": first["weights"],
         "params": [first["trainable_params"], first["head_params"]],
         "tuned": first.content.get("tuned"),
-        "seeds": [seed_data(one) for one in records],
+        "seeds": [seed_data(record) for record in records],
     }
-    if right is not None:
-        interval = bootstrap.accuracy_interval(right, seed=seed_for(task, SEED))
-        found["interval"] = [round(interval.low, 2), round(interval.high, 2)]
-    if confusion is not None:
-        found["confusion"] = confusion.tolist()
-    return found
+    return data | prediction_data(records, task)
 
 
-def answers_data(records: list[ValidRecord]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Which images were right, (seeds, images), and the confusion matrix over the seeds (label by predicted class).
+def prediction_data(records: Sequence[ValidRecord], task: str) -> dict[str, Any]:
+    """Returns the interval of the accuracy and the confusion matrix, summed over seeds: labels by predicted classes.
 
-    None where predictions are missing or false, and where there are more classes than a matrix can be read of.
+    Both are left out if predictions are missing or contradict their record, the matrix also if it is too large.
     """
     try:
-        kept = [answers for one in records if (answers := read_predictions(one)) is not None]
+        by_seed = [predictions for record in records if (predictions := read_predictions(record)) is not None]
     except UserError:
-        return None, None
-    if len(kept) < len(records):
-        return None, None
-    right = np.stack([predicted == label for predicted, label in kept])
-    classes = records[0]["config"]["task"]["num_classes"]
-    if classes > MOST_CLASSES:
-        return right, None
-    codes = np.concatenate([classes * label.astype(int) + predicted for predicted, label in kept])
-    return right, np.bincount(codes, minlength=classes**2).reshape(classes, classes)
+        return {}
+    if len(by_seed) < len(records):
+        return {}
+    correct = np.stack([predicted == labels for predicted, labels in by_seed])
+    interval = bootstrap.accuracy_interval(correct, seed=seed_for(task, SEED))
+    data: dict[str, Any] = {"interval": [round(interval.low, 2), round(interval.high, 2)]}
+    num_classes = records[0]["config"]["task"]["num_classes"]
+    if num_classes <= MAX_CLASSES:
+        pairs = np.concatenate([num_classes * labels.astype(int) + predicted for predicted, labels in by_seed])
+        counts = np.bincount(pairs, minlength=num_classes**2)
+        data["confusion"] = counts.reshape(num_classes, num_classes).tolist()
+    return data
 
 
-def seed_data(one: ValidRecord) -> dict[str, Any]:
-    """One seed's counts, measures and curve, with at most `MOST_EPOCHS` points."""
-    losses = [epoch["loss"] for epoch in one["curve"]]
-    kept = np.unique(np.linspace(0, len(losses) - 1, MOST_EPOCHS).astype(int)) if losses else []
+def seed_data(record: ValidRecord) -> dict[str, Any]:
+    """Returns the counts, measurements and learning curve of one seed."""
+    losses = [epoch["loss"] for epoch in record["curve"]]
     return {
-        "seed": one["seed"],
-        "correct": one["correct"],
-        "total": one["total"],
-        "seconds": round(one["seconds"]["train"], 1),
-        "memory": round(one["peak_memory_bytes"] / 2**20),
-        "device": one["device"]["name"],
-        "dtype": one["dtype"],
-        "commit": f"{one['git']['commit'] or 'none'}"[:10] + "+" * bool(one["git"]["dirty"]),
-        "curve": [[int(i) + 1, float(f"{losses[i]:.3g}")] for i in kept if isfinite(losses[i])],
+        "seed": record["seed"],
+        "correct": record["correct"],
+        "total": record["total"],
+        "seconds": round(record["seconds"]["train"], 1),
+        "memory": round(record["peak_memory_bytes"] / 2**20),
+        "device": record["device"]["name"],
+        "dtype": record["dtype"],
+        "commit": f"{record['git']['commit'] or 'none'}"[:10] + "+" * bool(record["git"]["dirty"]),
+        "curve": [
+            [index + 1, float(f"{losses[index]:.3g}")]
+            for index in spread_indices(len(losses), MAX_EPOCHS)
+            if isfinite(losses[index])
+        ],
     }

@@ -1,34 +1,51 @@
-"""Pictures: every kind is drawn, the same bytes twice, and shows the rows and numbers of the table."""
+"""Charts show the rows and numbers of the table, and figures of the same chart have the same bytes."""
+
+import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from moppa.report import published
 from moppa.report.build import read_tables
-from moppa.report.columns import Column
-from moppa.report.plots import static, style
-from moppa.report.plots.data import PlotData, plot_data
-from moppa.report.plots.vega import charts_of
+from moppa.report.columns import Column, suite_columns
+from moppa.report.plots import accuracy, rank_diagram, routes, training
+from moppa.report.plots.charts import CHARTS, page_charts
+from moppa.report.plots.data import PlotData, plot_data, published_plot_data
+from moppa.report.plots.encodings import log_ticks
+from moppa.report.plots.figure_files import number_ids, write_figure
+from moppa.report.ranks import friedman
 from moppa.utils.errors import UserError
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, ROOT
 from tests.factories import put
 
 COLUMNS = [Column(task=f"t{i}", title=f"Task {i}", group="natural" if i < 3 else "structured") for i in range(5)]
+RENDER = """
+import json, sys
+from pathlib import Path
+from moppa.report.plots.figure_files import write_figure
+for index, spec in enumerate(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))):
+    write_figure(spec, Path(sys.argv[2]) / str(index))
+"""
 
 
 @pytest.fixture
-def shown():
-    accuracies = pd.DataFrame(
-        np.random.default_rng(0).uniform(50, 90, (4, 5)), index=["a", "b", "c", "d"], columns=[c.task for c in COLUMNS]
-    )
+def data():
+    accuracies = np.random.default_rng(0).uniform(50, 90, (4, 5))
     return PlotData(
-        title="made", columns=COLUMNS, accuracies=accuracies, params=pd.Series([0.0, 1e5, 2e5, 8e7], list("abcd"))
+        title="synthetic",
+        columns=COLUMNS,
+        accuracies=pd.DataFrame(accuracies, index=list("abcd"), columns=[column.task for column in COLUMNS]),
+        params=pd.Series([0.0, 1e5, 2e5, 8e7], list("abcd")),
+        baseline="b",
     )
 
 
 @pytest.fixture
-def ours(tmp_path):
-    """Two rows on two tasks, with predictions and curves."""
+def record_data(tmp_path):
+    """Two rows on two tasks, with predictions and learning curves."""
     for method, percent in (("linear", 60), ("lora", 80)):
         for task in ("dtd", "svhn"):
             for seed in (0, 1):
@@ -37,83 +54,189 @@ def ours(tmp_path):
     return plot_data(table)
 
 
-PICTURES = {
-    "parameters": static.accuracy_against_parameters,
-    "heat map": lambda shown: static.heat_map(shown, shown.accuracies.index[0]),
-    "groups": static.group_bars,
-}
+@pytest.fixture
+def two_cells():
+    """The routes of two cells with three blocks, five epochs and two priors."""
+    generator = np.random.default_rng(0)
+    return {
+        name: routes.Routes(
+            priors=["heat", "wave"],
+            weights=generator.dirichlet([1, 1], (3, 5)),
+            responses=list(generator.normal(size=(3, 4, 4))),
+        )
+        for name in ("first", "second")
+    }
 
 
-@pytest.mark.parametrize("name", [*PICTURES, "critical difference"])
-def test_the_same_picture_has_the_same_bytes_without_dates(name, shown, tmp_path):
-    draw = PICTURES.get(name, static.critical_difference)
-    first = [path.read_bytes() for path in style.save(draw(shown), tmp_path / "one")]
-    assert [path.read_bytes() for path in style.save(draw(shown), tmp_path / "two")] == first
-    assert first[0].startswith(b"\x89PNG")
-    assert b"dc:date" not in first[1]
+@pytest.fixture
+def specs(data, record_data, two_cells):
+    """A specification of every chart, by name."""
+    specs = {chart.name: chart.spec(record_data if chart.needs_records else data) for chart in CHARTS}
+    route_charts = {"routes": routes.mixing_weights, "responses": routes.impulse_responses}
+    return specs | {name: chart(two_cells, "synthetic") for name, chart in route_charts.items()}
 
 
-@pytest.mark.parametrize("name", [*PICTURES, "curves", "cost"])
-def test_our_rows_are_drawn(name, ours, tmp_path):
-    draw = PICTURES.get(name) or {"curves": static.learning_curves, "cost": static.cost}[name]
-    png, svg = style.save(draw(ours), tmp_path / "picture")
-    assert png.stat().st_size > 5000
-    assert svg.stat().st_size > 5000
+def layer_values(spec):
+    """The rows of all data in a specification."""
+    found = list(spec.get("data", {}).get("values", []))
+    for layer in spec.get("layer", []):
+        found += layer_values(layer)
+    return found
 
 
-def test_a_mean_lies_within_its_interval_and_published_rows_have_none(ours, shown):
-    mean = ours.mean("lora", ["dtd", "svhn"])
+def test_figures_have_the_same_bytes_in_any_process_and_order(specs, tmp_path):
+    (tmp_path / "specs.json").write_text(json.dumps(list(specs.values())[::-1]), encoding="utf-8")
+    command = [sys.executable, "-c", RENDER, tmp_path / "specs.json", tmp_path / "other"]
+    subprocess.run(command, check=True, cwd=ROOT)
+    for index, (name, spec) in enumerate(specs.items()):
+        png, svg = (path.read_bytes() for path in write_figure(spec, tmp_path / name))
+        other = tmp_path / "other" / str(len(specs) - 1 - index)
+        assert png.startswith(b"\x89PNG"), name
+        assert svg.startswith(b"<svg"), name
+        assert (png, svg) == tuple(other.with_suffix(suffix).read_bytes() for suffix in (".png", ".svg")), name
+
+
+def test_ids_of_an_svg_are_numbered_in_order_of_appearance():
+    svg = '<clipPath id="clip7"/><linearGradient id="gradient_3"/><g clip-path="url(#clip7)" fill="url(#gradient_3)"/>'
+    assert number_ids(svg) == (
+        '<clipPath id="clip0"/><linearGradient id="gradient_1"/><g clip-path="url(#clip0)" fill="url(#gradient_1)"/>'
+    )
+
+
+def test_a_figure_shows_titles_and_rows(specs, record_data, tmp_path):
+    _, svg = write_figure(specs["cost"], tmp_path / "cost")
+    text = svg.read_text(encoding="utf-8")
+    for shown in (record_data.title, "linear", "lora", "peak memory (GiB)", "measured on x86_64"):
+        assert shown in text, shown
+
+
+def test_the_heat_map_shows_differences_from_the_baseline(data, tmp_path):
+    _, svg = write_figure(accuracy.heat_map(data), tmp_path / "map")
+    text = svg.read_text(encoding="utf-8")
+    assert "accuracy minus that of b, in points" in text
+    differences = data.accuracies - data.accuracies.loc["b"]
+    for value in differences.to_numpy().ravel():
+        assert f"{round(value, 1) + 0.0:+.1f}".replace("-", "−") in text
+
+
+def test_group_bars_show_the_mean_of_each_group(data):
+    values = accuracy.group_bars(data)["data"]["values"]
+    means = {(value["group"], value["row"]): value["mean"] for value in values}
+    assert means["Natural: mean of 3 tasks", "c"] == pytest.approx(data.accuracies.loc["c"].iloc[:3].mean(), abs=1e-3)
+    assert means["Structured: mean of 2 tasks", "a"] == pytest.approx(
+        data.accuracies.loc["a"].iloc[3:].mean(), abs=1e-3
+    )
+
+
+def test_learning_curves_show_mean_and_range_over_seeds(tmp_path):
+    for seed, losses in enumerate(([2.0, 1.0], [4.0, 3.0])):
+        put(tmp_path, "method=lora", "task=dtd", seed=seed, curve=[{"loss": loss} for loss in losses])
+    [table], _ = read_tables(tmp_path, CONFIGS)
+    values = training.learning_curves(plot_data(table))["data"]["values"]
+    assert [(value["epoch"], value["loss"], value["low"], value["high"]) for value in values] == [
+        (1, 3.0, 2.0, 4.0),
+        (2, 2.0, 1.0, 3.0),
+    ]
+
+
+def test_cost_shows_mean_seconds_and_largest_memory(record_data):
+    values = {value["row"]: value for value in training.cost(record_data)["data"]["values"]}
+    assert values["lora"]["seconds"] == pytest.approx(60.5)
+    assert values["lora"]["memory"] == pytest.approx(1.5e9 / 2**30, rel=1e-5)
+
+
+def test_a_mean_lies_within_its_interval_and_published_rows_have_none(record_data, data):
+    mean = record_data.mean("lora", ["dtd", "svhn"])
     assert mean.value == pytest.approx(80.5, abs=0.05)
     assert mean.low < mean.value < mean.high
-    assert shown.mean("a", ["t0"]).low == shown.mean("a", ["t0"]).high
+    assert data.mean("a", ["t0"]).low == data.mean("a", ["t0"]).high
 
 
-def test_the_pareto_front_by_hand():
+def test_the_pareto_front_of_five_rows():
     params = pd.Series({"a": 0.0, "b": 10.0, "c": 10.0, "d": 20.0, "e": 30.0})
-    accuracy = pd.Series({"a": 50.0, "b": 60.0, "c": 61.0, "d": 55.0, "e": 62.0})
-    assert static.pareto(params, accuracy) == ["a", "c", "e"]
+    accuracies = pd.Series({"a": 50.0, "b": 60.0, "c": 61.0, "d": 55.0, "e": 62.0})
+    assert accuracy.pareto_front(params, accuracies) == ["a", "c", "e"]
 
 
-def test_two_rows_have_no_critical_difference(ours):
+def test_ticks_of_a_logarithmic_axis_cover_its_range():
+    assert log_ticks(0.08, 500) == pytest.approx([0.05, 0.1, 1, 10, 100, 1000][1:])
+    assert log_ticks(12_000, 40_000) == [10_000, 20_000, 30_000, 50_000]
+
+
+def test_two_rows_have_no_critical_difference(record_data):
     with pytest.raises(UserError, match="3 methods"):
-        static.critical_difference(ours)
+        rank_diagram.critical_difference(record_data)
 
 
-def test_whole_rows_are_shown_where_there_are_two_else_the_tasks_that_all_share(tmp_path):
+def test_bars_join_exactly_the_ranks_within_the_critical_difference():
+    assert rank_diagram.indistinct_ranges([1.0, 2.0, 2.9, 3.5, 9.0], 2.0) == [(0, 2), (1, 3)]
+    assert rank_diagram.indistinct_ranges([1.0, 4.0, 7.0], 2.0) == []
+    assert rank_diagram.indistinct_ranges([2.0, 2.0, 2.0], 1.0) == [(0, 2)]
+
+
+def test_the_rank_diagram_labels_every_row_with_its_rank(data):
+    labels = {value["label"] for value in layer_values(rank_diagram.critical_difference(data)) if "label" in value}
+    ranks = friedman(data.accuracies).average_ranks
+    assert labels == {
+        *(f"{n}  {r:.1f}" for n, r in ranks[:2].items()),
+        *(f"{r:.1f}  {n}" for n, r in ranks[2:].items()),
+    }
+
+
+def test_routes_show_every_block_epoch_and_prior(two_cells):
+    values = routes.mixing_weights(two_cells, "synthetic")["data"]["values"]
+    weights = two_cells["second"].weights
+    shown = {(v["row"], v["block"], v["epoch"], v["order"]): v["weight"] for v in values}
+    assert len(shown) == 2 * weights.size
+    assert shown["second", 3, 5, 1] == pytest.approx(weights[2, 4, 1], rel=1e-5)
+    last = weights[:, -1, 0].mean()
+    assert f"heat (last epoch: {last:.2f})" in {value["prior"] for value in values}
+
+
+def test_complete_rows_are_drawn_if_there_are_two_else_the_shared_tasks(tmp_path):
     put(tmp_path, "method=lora", "task=dtd")
     put(tmp_path, "method=lora", "task=svhn")
     put(tmp_path, "method=linear", "task=dtd")
     [table], _ = read_tables(tmp_path, CONFIGS)
-    shown = plot_data(table)
-    assert shown.tasks == ["dtd"]
-    assert shown.about == "DTD"
+    data = plot_data(table)
+    assert data.tasks == ["dtd"]
+    assert data.mean_label == "DTD"
+    assert data.baseline == "linear"
+    assert plot_data(table, "lora").baseline == "lora"
+    with pytest.raises(UserError, match="vera"):
+        plot_data(table, "vera")
     put(tmp_path, "method=moppa", "task=kitti")
     [table], _ = read_tables(tmp_path, CONFIGS)
     assert plot_data(table) is None
 
 
-def test_every_chart_of_the_page_is_a_valid_vega_lite_specification(shown, ours):
+def test_every_chart_of_the_page_is_a_valid_vega_lite_specification(data, record_data):
     from vl_convert import vegalite_to_svg
 
-    made = charts_of(shown) | {f"ours {title}": spec for title, spec in charts_of(ours).items()}
-    assert {"Accuracy against parameters", "Average ranks", "ours Learning curves", "ours Time and memory"} <= set(made)
-    for title, spec in made.items():
-        assert "<svg" in vegalite_to_svg(spec), title
+    charts = page_charts(data) | {f"records: {heading}": spec for heading, spec in page_charts(record_data).items()}
+    assert {"Average ranks", "records: Learning curves", "records: Time and memory"} <= set(charts)
+    assert not {"Learning curves", "Time and memory", "records: Average ranks"} & set(charts)
+    for heading, spec in charts.items():
+        assert "<svg" in vegalite_to_svg(spec), heading
 
 
-def test_of_many_rows_one_a_method_is_shown_and_not_the_one_that_tests_best(tmp_path, monkeypatch):
-    monkeypatch.setattr("moppa.report.plots.data.MOST_ROWS", 2)
+def test_of_many_rows_one_for_each_method_is_drawn_but_not_the_one_with_the_best_test_accuracy(tmp_path, monkeypatch):
+    monkeypatch.setattr("moppa.report.plots.data.MAX_ROWS", 2)
     put(tmp_path, "method=lora", "task=dtd", percent=60)
     put(tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", percent=90)
     put(tmp_path, "method=linear", "task=dtd", "train.lr=0.01", percent=90)
     put(tmp_path, "method=linear", "task=dtd", "train.lr=0.1", percent=20, tuned={"val200": 0.5, "num_settings": 2})
     [table], _ = read_tables(tmp_path, CONFIGS)
-    assert list(plot_data(table).accuracies.index) == ["linear (settings tuned on val200)", "lora"]
+    assert plot_data(table).row_names == ["linear (settings tuned on val200)", "lora"]
 
 
-def test_a_bar_that_joins_ranks_does_not_depend_on_the_order_of_a_set(shown):
-    figure = static.critical_difference(shown)
-    bars = [line for line in figure.axes[0].lines if line.get_linewidth() == 2.5]
-    assert bars
-    for bar in bars:
-        assert list(bar.get_xdata()) == sorted(bar.get_xdata())
+def test_published_data_are_the_rows_tuned_on_val200():
+    [(suite, rows)] = published.load(ROOT / "results" / "published.csv", CONFIGS).items()
+    columns = suite_columns(suite, CONFIGS)
+    data = published_plot_data(rows, columns, "LoRA")
+    assert data.baseline == "LoRA"
+    assert len(data.row_names) == sum(row.selection == "last_epoch" for row in rows)
+    assert "OSU" in data.title
+    assert not any("OSU" in name for name in data.row_names)
+    assert published_plot_data(rows, columns, "nowhere").baseline == data.row_names[0]
+    assert published_plot_data([], columns) is None

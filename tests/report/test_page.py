@@ -1,4 +1,4 @@
-"""The page in a headless Chromium, opened from its folder: sort, filter, open a cell, colors, keys, escaping."""
+"""The page in a headless Chromium, opened from its folder: sort, filter, cells, themes, keys, escaping, charts."""
 
 import json
 import shutil
@@ -11,29 +11,34 @@ from moppa.report.page import write_page
 from tests.conftest import CONFIGS, ROOT
 from tests.factories import put
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 
 
-def made(results):
-    """The page of three rows beside published ones; one row's name holds markup."""
+def make_page(results):
+    """Writes the page of three methods beside published rows; the name of one row holds markup."""
     shutil.copy(ROOT / "results" / "published.csv", results / "published.csv")
-    back = "backbone=vit_b16_in21k"
+    backbone = "backbone=vit_b16_in21k"
     for method, percent in (("linear", 60), ("lora", 80), ("moppa", 70)):
         for seed in (0, 1):
-            put(results, back, f"method={method}", "task=svhn", seed=seed, percent=percent + seed, predictions=True)
-    put(results, back, "method=lora", "task=dtd", percent=65, predictions=True)
+            put(results, backbone, f"method={method}", "task=svhn", seed=seed, percent=percent + seed, predictions=True)
+    put(results, backbone, "method=lora", "task=dtd", percent=65, predictions=True)
     for task in ("svhn", "dtd"):
-        put(results, back, "method=lora", f"task={task}", "+train.note='<script>document.title=1</script>'", percent=50)
+        put(
+            results,
+            backbone,
+            "method=lora",
+            f"task={task}",
+            "+train.note='<script>document.title=1</script>'",
+            percent=50,
+        )
     tables, _ = read_tables(results, CONFIGS)
     return write_page(tables, results / "report")
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    return made(tmp_path_factory.mktemp("page"))[0]
+    return make_page(tmp_path_factory.mktemp("page"))[0]
 
 
 @pytest.fixture(scope="module")
@@ -54,22 +59,22 @@ def browser():
 
 @pytest.fixture
 def page(browser, index):
-    """The page freshly opened; afterwards nothing was said in the console."""
+    """The page, newly opened; the browser's console must be empty afterwards."""
     browser.get(index.as_uri())
     wait(lambda: browser.execute_script("return document.documentElement.dataset.ready"))
     yield browser
     assert browser.get_log("browser") == []
 
 
-def wait(until, seconds=10):
+def wait(condition, seconds=10):
     end = time.monotonic() + seconds
-    while not (found := until()):
-        assert time.monotonic() < end, "it did not happen"
+    while not (result := condition()):
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.02)
-    return found
+    return result
 
 
-def names(page):
+def visible_names(page):
     rows = "section:not([hidden]) tbody tr:not([hidden]) th"
     return page.execute_script(f"return [...document.querySelectorAll('{rows}')].map(x => x.textContent)")
 
@@ -80,21 +85,21 @@ def click(page, selector):
 
 def choose(page, selector, value):
     page.execute_script(
-        "const it = document.querySelector(arguments[0]); it.value = arguments[1];"
-        "it.dispatchEvent(new Event('input')); it.dispatchEvent(new Event('change'))",
+        "const input = document.querySelector(arguments[0]); input.value = arguments[1];"
+        "input.dispatchEvent(new Event('input')); input.dispatchEvent(new Event('change'))",
         selector,
         value,
     )
 
 
-def test_a_click_on_a_head_sorts_by_number_and_what_is_missing_stays_last(page):
+def test_a_click_on_a_header_sorts_by_number_with_missing_cells_last(page):
     column = page.execute_script(
-        "return [...document.querySelectorAll('thead [data-sort]')].find(x => x.textContent === 'DTD').dataset.sort"
+        "return [...document.querySelectorAll('thead [data-column]')].find(x => x.textContent === 'DTD').dataset.column"
     )
     for _ in range(2):
-        click(page, f"[data-sort='{column}']")
+        click(page, f"[data-column='{column}']")
         texts = page.execute_script(
-            f"return [...document.querySelectorAll('tbody tr')].map(row => row.children[{column}].dataset.v ?? '')"
+            f"return [...document.querySelectorAll('tbody tr')].map(row => row.children[{column}].dataset.value ?? '')"
         )
         numbers = [float(text) for text in texts if text]
         assert texts[: len(numbers)] == [text for text in texts if text]
@@ -103,30 +108,30 @@ def test_a_click_on_a_head_sorts_by_number_and_what_is_missing_stays_last(page):
         assert direction == ("ascending" if numbers == sorted(numbers) else "descending")
 
 
-def test_rows_are_filtered_by_name_and_published_rows_go_on_and_off(page):
-    everything = names(page)
-    assert any("OSU" in name for name in everything)
+def test_rows_are_filtered_by_name_and_published_rows_can_be_hidden(page):
+    all_names = visible_names(page)
+    assert any("OSU" in name for name in all_names)
     choose(page, "#filter", "moppa")
-    assert [name.split()[0] for name in names(page)] == ["moppa"]
+    assert [name.split()[0] for name in visible_names(page)] == ["moppa"]
     choose(page, "#filter", "")
-    click(page, "#published")
-    assert len(names(page)) == 4
-    assert page.execute_script("return document.querySelector('#count').textContent").startswith("4 of")
-    click(page, "#published")
-    assert names(page) == everything
+    click(page, "#show-published")
+    assert len(visible_names(page)) == 4
+    assert page.execute_script("return document.querySelector('#row-count').textContent").startswith("4 of")
+    click(page, "#show-published")
+    assert visible_names(page) == all_names
 
 
-def test_a_cell_opens_its_record_with_curve_and_confusion_matrix_and_escape_closes_it(page):
+def test_a_cell_opens_its_records_with_curve_and_confusion_matrix_and_escape_closes_it(page):
     from selenium.webdriver.common.keys import Keys
 
     button = page.find_element("css selector", "[data-cell$=' svhn']")
     button.send_keys(Keys.ENTER)
     wait(lambda: page.execute_script("return document.querySelector('#cell').open"))
-    said = page.execute_script("return document.querySelector('#cell').textContent")
+    text = page.execute_script("return document.querySelector('#cell').textContent")
     for fact in ("linear, SVHN", "official, lineage tfds", "15619 of 26032", "0123456789", "95% interval"):
-        assert fact in said, fact
+        assert fact in text, fact
     wait(lambda: page.find_elements("css selector", "#cell .curve svg"))
-    assert len(page.find_elements("css selector", "#cell .matrix td")) == 100
+    assert len(page.find_elements("css selector", "#cell .confusion td")) == 100
     config = json.loads(page.execute_script("return document.querySelector('#cell pre').textContent"))
     assert config["method"]["name"] == "linear"
     assert config["task"]["name"] == "svhn"
@@ -134,16 +139,16 @@ def test_a_cell_opens_its_record_with_curve_and_confusion_matrix_and_escape_clos
     wait(lambda: not page.execute_script("return document.querySelector('#cell').open"))
 
 
-def test_a_matrix_of_more_than_twenty_classes_is_not_shown(page):
+def test_a_confusion_matrix_of_more_than_twenty_classes_is_not_shown(page):
     click(page, "[data-cell$=' dtd']")
     wait(lambda: page.execute_script("return document.querySelector('#cell').open"))
-    assert not page.find_elements("css selector", "#cell .matrix")
+    assert not page.find_elements("css selector", "#cell .confusion")
     click(page, "#cell form button")
 
 
 def test_text_from_records_stays_text(page):
     assert page.title == "MoPPA: results"
-    assert any("<script>" in name for name in names(page))
+    assert any("<script>" in name for name in visible_names(page))
     click(page, "tr[data-name*='script'] [data-cell]")
     wait(lambda: page.execute_script("return document.querySelector('#cell').open"))
     assert "<script>" in page.execute_script("return document.querySelector('#cell-title').textContent")
@@ -151,7 +156,7 @@ def test_text_from_records_stays_text(page):
     click(page, "#cell form button")
 
 
-def test_arrow_keys_walk_through_the_cells(page):
+def test_arrow_keys_move_between_cells(page):
     from selenium.webdriver.common.keys import Keys
 
     first = page.find_element("css selector", "[data-cell$=' svhn']")
@@ -161,34 +166,34 @@ def test_arrow_keys_walk_through_the_cells(page):
     assert focused != first.get_attribute("data-cell")
 
 
-def test_light_and_dark_are_chosen_and_kept(page):
-    def ground():
+def test_the_chosen_theme_is_kept(page):
+    def background():
         return page.execute_script("return getComputedStyle(document.body).backgroundColor")
 
     choose(page, "#theme", "dark")
-    dark = ground()
+    dark = background()
     page.refresh()
     wait(lambda: page.execute_script("return document.documentElement.dataset.ready"))
-    assert ground() == dark
+    assert background() == dark
     choose(page, "#theme", "light")
-    assert ground() != dark
+    assert background() != dark
     choose(page, "#theme", "auto")
 
 
-def test_pictures_are_drawn_when_they_are_scrolled_to(page):
+def test_charts_are_drawn_when_they_are_scrolled_to(page):
     for figure in page.find_elements("css selector", "figure"):
         page.execute_script("arguments[0].scrollIntoView()", figure)
         wait(lambda figure=figure: figure.find_elements("css selector", "svg"))
-    titles = page.execute_script("return [...document.querySelectorAll('figcaption')].map(x => x.textContent)")
-    assert {"Accuracy against parameters", "Learning curves", "Time and memory"} <= set(titles)
-    assert any(title.startswith("Average ranks: OSU") for title in titles)
+    headings = page.execute_script("return [...document.querySelectorAll('figcaption')].map(x => x.textContent)")
+    charts = {"Accuracy against parameters", "Learning curves", "Time and memory", "Average ranks, published rows"}
+    assert charts <= set(headings)
 
 
-def test_the_page_asks_for_nothing_from_a_network(index):
-    text = index.read_text() + (ROOT / "moppa/report/templates/page.js").read_text()
+def test_the_page_requests_nothing_from_a_network(index):
+    text = index.read_text(encoding="utf-8")
     assert "http://" not in text
     assert "https://" not in text
 
 
 def test_the_same_records_give_the_same_page(index, tmp_path):
-    assert made(tmp_path)[0].read_bytes() == index.read_bytes()
+    assert make_page(tmp_path)[0].read_bytes() == index.read_bytes()

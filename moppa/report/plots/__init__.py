@@ -1,1 +1,1 @@
-"""Figures of a table: data, style, static and interactive charts."""
+"""Charts of the tables as Vega-Lite specifications, which serve both the page and the figures."""

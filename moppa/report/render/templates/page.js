@@ -1,67 +1,68 @@
 "use strict";
-// Text reaches the page through textContent alone, so that what a record says stays text.
+// Text from records is set with textContent only, so that it is never parsed as markup.
 const find = (selector, root = document) => root.querySelector(selector);
-const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-const element = (name, text, attributes = {}) => {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
+const findAll = (selector, root = document) => [...root.querySelectorAll(selector)];
+const createElement = (name, text, attributes = {}) => {
+  const element = document.createElement(name);
+  if (text !== undefined) element.textContent = text;
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
 };
 
-const unpacked = (async () => {
-  const bytes = Uint8Array.from(atob(find("#data").textContent), (sign) => sign.charCodeAt(0));
-  const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return JSON.parse(await new Response(plain).text());
+const pageData = (async () => {
+  const bytes = Uint8Array.from(atob(find("#data").textContent), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
 })();
 
-const section = () => find("section:not([hidden])");
+const currentSection = () => find("section:not([hidden])");
 const isDark = () => {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const theme = document.documentElement.dataset.theme;
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 };
 
-// The rows that are shown.
-function filter() {
-  if (!section()) return;
-  const asked = find("#filter").value.trim().toLowerCase();
-  const rows = all("tbody tr", section());
+// Shows the rows that match the filter and the check boxes.
+function filterRows() {
+  if (!currentSection()) return;
+  const query = find("#filter").value.trim().toLowerCase();
+  const rows = findAll("tbody tr", currentSection());
   for (const row of rows) {
     row.hidden =
-      !row.dataset.name.toLowerCase().includes(asked) ||
-      (row.classList.contains("published") && !find("#published").checked) ||
-      (!row.classList.contains("whole") && find("#whole").checked);
+      !row.dataset.name.toLowerCase().includes(query) ||
+      (row.classList.contains("published") && !find("#show-published").checked) ||
+      (!row.classList.contains("complete") && find("#only-complete").checked);
   }
-  find("#count").textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+  find("#row-count").textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
 }
 
-// Numbers from high to low first, names from A to Z first; what is missing is last either way.
-function sort(button) {
-  const head = button.closest("th");
-  const column = Number(button.dataset.sort);
-  const before = head.getAttribute("aria-sort");
-  const isUp = column === 0 ? before !== "ascending" : before === "descending";
-  for (const other of all("th[aria-sort]", section())) other.removeAttribute("aria-sort");
-  head.setAttribute("aria-sort", isUp ? "ascending" : "descending");
-  const body = find("tbody", section());
-  const value = (row) => (column === 0 ? row.dataset.name : Number(row.children[column].dataset.v ?? NaN));
-  const keyed = [...body.rows].map((row) => [value(row), row]);
-  const sign = isUp ? 1 : -1;
-  keyed.sort(([one], [other]) => {
-    if (column === 0) return sign * one.localeCompare(other);
-    if (Number.isNaN(one) || Number.isNaN(other)) return Number.isNaN(one) - Number.isNaN(other);
-    return sign * (one - other);
+// Sorts the rows by a column. The first click sorts numbers in descending and names in ascending order. Missing numbers
+// are last in both orders.
+function sortRows(button) {
+  const header = button.closest("th");
+  const column = Number(button.dataset.column);
+  const previous = header.getAttribute("aria-sort");
+  const isAscending = column === 0 ? previous !== "ascending" : previous === "descending";
+  for (const sorted of findAll("th[aria-sort]", currentSection())) sorted.removeAttribute("aria-sort");
+  header.setAttribute("aria-sort", isAscending ? "ascending" : "descending");
+  const body = find("tbody", currentSection());
+  const valueOf = (row) => (column === 0 ? row.dataset.name : Number(row.children[column].dataset.value ?? NaN));
+  const sign = isAscending ? 1 : -1;
+  const keyedRows = [...body.rows].map((row) => [valueOf(row), row]);
+  keyedRows.sort(([left], [right]) => {
+    if (column === 0) return sign * left.localeCompare(right);
+    if (Number.isNaN(left) || Number.isNaN(right)) return Number.isNaN(left) - Number.isNaN(right);
+    return sign * (left - right);
   });
-  body.append(...keyed.map(([, row]) => row));
+  body.append(...keyedRows.map(([, row]) => row));
 }
 
-// Arrow keys go from cell to cell.
-function walk(event) {
+// Moves the focus with the arrow keys to the next cell that has records.
+function moveFocus(event) {
   const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-  const from = event.target.closest("tbody td");
-  if (!step || !from) return;
-  const rows = all("tbody tr:not([hidden])", section());
-  let [row, column] = [rows.indexOf(from.parentElement), from.cellIndex];
+  const start = event.target.closest("tbody td");
+  if (!step || !start) return;
+  const rows = findAll("tbody tr:not([hidden])", currentSection());
+  let [row, column] = [rows.indexOf(start.parentElement), start.cellIndex];
   for (;;) {
     row += step[0];
     column += step[1];
@@ -76,7 +77,7 @@ function walk(event) {
   }
 }
 
-const theme = () => ({
+const embedOptions = () => ({
   actions: false,
   renderer: "svg",
   theme: isDark() ? "dark" : undefined,
@@ -84,53 +85,59 @@ const theme = () => ({
     background: "transparent",
     font: "system-ui, sans-serif",
     axis: { gridColor: isDark() ? "#33373f" : "#e4e7ec" },
+    rule: { color: isDark() ? "#e6e8ec" : "#16181d" },
+    text: { color: isDark() ? "#e6e8ec" : "#16181d" },
   },
 });
 
+// Adds the charts of the current table; each is drawn when it is scrolled into view.
 async function drawCharts() {
-  const place = section() && find(".charts", section());
-  if (!place) return;
-  place.replaceChildren();
-  const { charts } = (await unpacked).tables[Number(section().dataset.table)];
-  const seen = new IntersectionObserver((entries) => {
+  const container = currentSection() && find(".charts", currentSection());
+  if (!container) return;
+  container.replaceChildren();
+  const { charts } = (await pageData).tables[Number(currentSection().dataset.table)];
+  const observer = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
       if (!isIntersecting) continue;
-      seen.unobserve(target);
-      vegaEmbed(find("div", target), charts[target.dataset.chart], theme());
+      observer.unobserve(target);
+      vegaEmbed(find("div", target), charts[target.dataset.chart], embedOptions());
     }
   }, { rootMargin: "300px" });
-  for (const title of Object.keys(charts)) {
-    const figure = element("figure", undefined, { "data-chart": title });
-    figure.append(element("figcaption", title), element("div"));
-    place.append(figure);
-    seen.observe(figure);
+  for (const heading of Object.keys(charts)) {
+    const figure = createElement("figure", undefined, { "data-chart": heading });
+    figure.append(createElement("figcaption", heading), createElement("div"));
+    container.append(figure);
+    observer.observe(figure);
   }
 }
 
-function grid(head, lines, name = "") {
-  const table = element("table", undefined, name ? { class: name } : {});
-  const top = table.createTHead().insertRow();
-  for (const title of head) top.append(element("th", title, { scope: "col" }));
+function createTable(titles, lines, className = "") {
+  const table = createElement("table", undefined, className ? { class: className } : {});
+  const headerRow = table.createTHead().insertRow();
+  for (const title of titles) headerRow.append(createElement("th", title, { scope: "col" }));
   const body = table.createTBody();
   for (const line of lines) {
     const row = body.insertRow();
-    line.forEach((text, at) => row.append(at ? element("td", text) : element("th", text, { scope: "row" })));
+    line.forEach((text, index) => {
+      row.append(index ? createElement("td", text) : createElement("th", text, { scope: "row" }));
+    });
   }
   return table;
 }
 
-function confusion(counts) {
-  const most = Math.max(...counts.flat());
-  const table = grid(["label \\ predicted", ...counts.keys()], counts.map((row, label) => [label, ...row]), "matrix");
-  for (const cell of all("td", table)) {
-    const share = Number(cell.textContent) / most;
+function confusionMatrix(counts) {
+  const largest = Math.max(...counts.flat());
+  const lines = counts.map((row, label) => [label, ...row]);
+  const table = createTable(["label \\ predicted", ...counts.keys()], lines, "confusion");
+  for (const cell of findAll("td", table)) {
+    const share = Number(cell.textContent) / largest;
     cell.style.background = `color-mix(in srgb, var(--accent) ${Math.round(70 * share)}%, transparent)`;
   }
   return table;
 }
 
-function curve(seeds) {
-  const values = seeds.flatMap((one) => one.curve.map(([epoch, loss]) => ({ seed: one.seed, epoch, loss })));
+function learningCurve(seeds) {
+  const values = seeds.flatMap(({ seed, curve }) => curve.map(([epoch, loss]) => ({ seed, epoch, loss })));
   return {
     width: 300, height: 220, data: { values }, mark: { type: "line", tooltip: true },
     encoding: {
@@ -141,63 +148,78 @@ function curve(seeds) {
   };
 }
 
-async function open(button) {
-  const { tables, parts } = await unpacked;
-  const table = tables[Number(section().dataset.table)];
-  const [row, task] = button.dataset.cell.split(" ");
-  const cell = table.cells[button.dataset.cell];
-  const config = Object.fromEntries(Object.entries(cell.config).map(([name, part]) => [name, parts[part]]));
-  find("#cell-title").textContent = `${table.rows[Number(row)]}, ${table.columns[task]}`;
-  const percent = (one) => `${((100 * one.correct) / one.total).toFixed(2)} %`;
-  const seeds = cell.seeds.map((one) => [
-    one.seed, `${one.correct} of ${one.total}`, percent(one), `${one.seconds} s`, `${one.memory} MiB`, one.device, one.dtype,
-    one.commit,
+function seedTable(seeds) {
+  const percent = ({ correct, total }) => `${((100 * correct) / total).toFixed(2)} %`;
+  const lines = seeds.map((seed) => [
+    seed.seed, `${seed.correct} of ${seed.total}`, percent(seed), `${seed.seconds} s`, `${seed.memory} MiB`, seed.device,
+    seed.dtype, seed.commit,
   ]);
-  const facts = [
-    ["split", `${cell.split.verdict}, lineage ${cell.split.lineage}`],
-    ["95% interval", cell.interval ? `${cell.interval[0]} to ${cell.interval[1]} %` : "no predictions kept"],
-    ["settings", cell.tuned ? `the best of ${cell.tuned.num_settings} on val200 (${(100 * cell.tuned.val200).toFixed(1)} %)` : "as given"],
-    ["parameters", `${cell.params[0].toLocaleString("en")} and ${cell.params[1].toLocaleString("en")} of the head`],
-    ["weights", `${cell.weights.name}, sha256 ${cell.weights.sha256}`],
-    ["key", cell.key],
-    ["first record", cell.place],
-  ];
-  const details = element("details");
-  details.append(element("summary", "config"), element("pre", JSON.stringify({ ...config, preprocess: cell.preprocess }, null, 2)));
-  const pair = element("div", undefined, { class: "pair" });
-  const plot = element("div", undefined, { class: "curve" });
-  pair.append(plot);
-  if (cell.confusion) pair.append(confusion(cell.confusion));
-  find("#cell-body").replaceChildren(
-    grid(["seed", "right", "accuracy", "training", "memory", "device", "dtype", "commit"], seeds),
-    grid(["", ""], facts, "facts"), pair, details,
-  );
-  find("#cell").showModal();
-  if (cell.seeds.some((one) => one.curve.length)) await vegaEmbed(plot, curve(cell.seeds), theme());
+  const titles = ["seed", "correct", "accuracy", "training time", "peak memory", "device", "dtype", "commit"];
+  return createTable(titles, lines);
 }
 
-function show(index) {
-  for (const one of all("section")) one.hidden = one.dataset.table !== index;
-  filter();
+function factTable(cell) {
+  const [trainable, head] = cell.params.map((count) => count.toLocaleString("en"));
+  const tuned = cell.tuned;
+  return createTable(["", ""], [
+    ["split check", `${cell.split.verdict}, lineage ${cell.split.lineage}`],
+    ["95% interval", cell.interval ? `${cell.interval[0]} to ${cell.interval[1]} %` : "unknown: no predictions are kept"],
+    ["settings", tuned ? `best of ${tuned.num_settings} on val200 (${(100 * tuned.val200).toFixed(1)} %)` : "not tuned"],
+    ["trainable parameters", `${trainable}, plus ${head} in the head`],
+    ["weights", `${cell.weights.name}, sha256 ${cell.weights.sha256}`],
+    ["key", cell.key],
+    ["first record", cell.path],
+  ], "facts");
+}
+
+// Opens the dialog with the records of a cell.
+async function openCell(button) {
+  const { tables, configs } = await pageData;
+  const table = tables[Number(currentSection().dataset.table)];
+  const [row, task] = button.dataset.cell.split(" ");
+  const cell = table.cells[button.dataset.cell];
+  const config = Object.fromEntries(Object.entries(cell.config).map(([name, index]) => [name, configs[index]]));
+  find("#cell-title").textContent = `${table.rows[Number(row)]}, ${table.columns[task]}`;
+  const details = createElement("details");
+  details.append(
+    createElement("summary", "config"),
+    createElement("pre", JSON.stringify({ ...config, preprocess: cell.preprocess }, null, 2)),
+  );
+  const panels = createElement("div", undefined, { class: "panels" });
+  const curve = createElement("div", undefined, { class: "curve" });
+  panels.append(curve);
+  if (cell.confusion) panels.append(confusionMatrix(cell.confusion));
+  find("#cell-body").replaceChildren(seedTable(cell.seeds), factTable(cell), panels, details);
+  find("#cell").showModal();
+  if (cell.seeds.some((seed) => seed.curve.length)) {
+    await vegaEmbed(curve, learningCurve(cell.seeds), embedOptions());
+  }
+}
+
+function showTable(index) {
+  for (const section of findAll("section")) section.hidden = section.dataset.table !== index;
+  filterRows();
   drawCharts();
 }
 
-function paint(chosen) {
-  if (chosen === "auto") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = chosen;
-  try { localStorage.setItem("theme", chosen); } catch { /* a browser may forbid it; the choice then lasts a visit */ }
+function setTheme(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  try { localStorage.setItem("theme", theme); } catch { /* some browsers forbid it: the choice is then not stored */ }
 }
 
 try { find("#theme").value = localStorage.getItem("theme") ?? "auto"; } catch { /* as above */ }
-paint(find("#theme").value);
-find("#theme").addEventListener("change", (event) => { paint(event.target.value); drawCharts(); });
-find("#table").addEventListener("change", (event) => show(event.target.value));
-for (const name of ["#filter", "#published", "#whole"]) find(name).addEventListener("input", filter);
-document.addEventListener("keydown", walk);
+setTheme(find("#theme").value);
+find("#theme").addEventListener("change", (event) => { setTheme(event.target.value); drawCharts(); });
+find("#table").addEventListener("change", (event) => showTable(event.target.value));
+for (const selector of ["#filter", "#show-published", "#only-complete"]) {
+  find(selector).addEventListener("input", filterRows);
+}
+document.addEventListener("keydown", moveFocus);
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
-  if (button?.dataset.sort !== undefined) sort(button);
-  if (button?.dataset.cell !== undefined) open(button);
+  if (button?.dataset.column !== undefined) sortRows(button);
+  if (button?.dataset.cell !== undefined) openCell(button);
 });
-filter();
+filterRows();
 drawCharts().then(() => { document.documentElement.dataset.ready = "yes"; });

@@ -1,0 +1,123 @@
+"""The critical-difference diagram: average ranks over tasks, and which of them Nemenyi's test does not tell apart.
+
+Source: Demsar, Statistical Comparisons of Classifiers over Multiple Data Sets, JMLR 7 (2006).
+"""
+
+from collections.abc import Sequence
+
+from moppa.report.plots.data import PlotData
+from moppa.report.plots.encodings import COLORS, Spec, chart_title, round_number, tooltip
+from moppa.report.ranks import friedman
+
+
+def critical_difference(data: PlotData) -> Spec:
+    """Shows the average rank of each row; a bar joins rows whose ranks do not differ significantly.
+
+    Raises:
+        UserError: with fewer than 3 rows or 2 tasks.
+    """
+    test = friedman(data.accuracies)
+    names, ranks = list(test.average_ranks.index), [float(rank) for rank in test.average_ranks]
+    cliques = indistinct_ranges(ranks, test.critical_difference)
+    num_left = -(-len(ranks) // 2)
+    values = []
+    for index, (name, rank) in enumerate(zip(names, ranks, strict=True)):
+        is_left = index < num_left
+        values.append(
+            {
+                "row": name,
+                "rank": round_number(rank),
+                "top": 0,
+                "level": len(cliques) + 1 + (index if is_left else len(ranks) - 1 - index),
+                "edge": round_number(ranks[0] if is_left else ranks[-1]),
+                "label": f"{name}  {rank:.1f}" if is_left else f"{rank:.1f}  {name}",
+            }
+        )
+    bars = [
+        {"from": round_number(ranks[first]), "to": round_number(ranks[last]), "level": level}
+        for level, (first, last) in enumerate(cliques, start=1)
+    ]
+    num_levels = len(cliques) + num_left
+    subtitle = (
+        f"average rank over {test.num_tasks} tasks (Friedman: p = {test.p_value:.2g}); bars join rows whose ranks "
+        f"differ by less than the critical difference, {test.critical_difference:.2f} (Nemenyi, 5%)"
+    )
+    return {
+        "title": chart_title(data, subtitle),
+        "width": 520,
+        "height": 20 * num_levels,
+        "layer": [*elbows(values, num_levels, ranks), *labels(values, num_left), *clique_bars(bars), points(values)],
+        "config": {"view": {"stroke": None}},
+    }
+
+
+def indistinct_ranges(ranks: Sequence[float], critical_difference: float) -> list[tuple[int, int]]:
+    """Returns the longest ranges (first, last) of sorted ranks that differ by less than the critical difference."""
+    ranges: list[tuple[int, int]] = []
+    for first, rank in enumerate(ranks):
+        last = max(index for index, other in enumerate(ranks) if other - rank < critical_difference)
+        if last > first and (not ranges or last > ranges[-1][1]):
+            ranges.append((first, last))
+    return ranges
+
+
+def elbows(values: list[Spec], num_levels: int, ranks: Sequence[float]) -> list[Spec]:
+    """Draws the line from each rank on the axis down and then out to its label."""
+    margin = 0.5 if ranks[0] == ranks[-1] else 0
+    x = {
+        "field": "rank",
+        "type": "quantitative",
+        "title": "average rank (1 is best)",
+        "axis": {"orient": "top", "grid": False},
+        "scale": {"zero": False, "nice": False, "domain": [ranks[0] - margin, ranks[-1] + margin]},
+    }
+    y = {
+        "field": "level",
+        "type": "quantitative",
+        "axis": None,
+        "scale": {"domain": [0, num_levels], "reverse": True, "nice": False},
+    }
+    down = {"x": x, "y": {**y, "field": "top"}, "y2": {"field": "level"}}
+    out = {"x": x, "x2": {"field": "edge"}, "y": y}
+    return [{"data": {"values": values}, "mark": "rule", "encoding": encoding} for encoding in (out, down)]
+
+
+def labels(values: list[Spec], num_left: int) -> list[Spec]:
+    """Draws the names and ranks of the better half to the left and of the other half to the right."""
+    sides = (("right", -6, values[:num_left]), ("left", 6, values[num_left:]))
+    return [
+        {
+            "data": {"values": side},
+            "mark": {"type": "text", "align": align, "dx": offset, "fontSize": 11},
+            "encoding": {
+                "x": {"field": "edge", "type": "quantitative"},
+                "y": {"field": "level", "type": "quantitative"},
+                "text": {"field": "label"},
+            },
+        }
+        for align, offset, side in sides
+    ]
+
+
+def clique_bars(bars: list[Spec]) -> list[Spec]:
+    """Draws the bars that join rows; no layer when every pair of rows differs."""
+    encoding = {
+        "x": {"field": "from", "type": "quantitative"},
+        "x2": {"field": "to"},
+        "y": {"field": "level", "type": "quantitative"},
+    }
+    mark = {"type": "rule", "color": COLORS[1], "strokeWidth": 4, "strokeCap": "round"}
+    return [{"data": {"values": bars}, "mark": mark, "encoding": encoding}] if bars else []
+
+
+def points(values: list[Spec]) -> Spec:
+    """Draws a point for each rank on the axis."""
+    return {
+        "data": {"values": values},
+        "mark": {"type": "point", "filled": True, "size": 45, "opacity": 1, "color": COLORS[0]},
+        "encoding": {
+            "x": {"field": "rank", "type": "quantitative"},
+            "y": {"field": "top", "type": "quantitative"},
+            "tooltip": tooltip("row", "rank"),
+        },
+    }
