@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -27,7 +28,7 @@ def aggregate_values(
         (row.name, task, record["seed"], record.accuracy)
         for row in rows for task, records in row.by_task.items() for record in records
     ]  # fmt: skip
-    frame = pd.DataFrame(accuracies, columns=["row", "task", "seed", "accuracy"])
+    frame: Any = pd.DataFrame(accuracies, columns=["row", "task", "seed", "accuracy"])
     tasks = [task for members in groups.values() for task in members]
     by_seed = append_means(frame.pivot(index=["row", "seed"], columns="task", values="accuracy"), groups)
     means = append_means(frame.groupby(["row", "task"])["accuracy"].mean().unstack(), groups)

@@ -68,7 +68,7 @@ def write_tables(results: Path, configs: Path, *, strict: bool = False) -> Writt
     tables, excluded = read_tables(results, configs, check_predictions=strict)
     if strict and excluded:
         raise UserError(
-            f"nothing was written, because {len(excluded)} record(s) had to be excluded:\n"
+            f"nothing was written, because records had to be excluded ({len(excluded)}):\n"
             f"{list_excluded(excluded, results).rstrip()}"
         )
     written = []

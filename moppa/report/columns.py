@@ -40,7 +40,7 @@ def suite_columns(suite: str, configs: Path) -> list[Column]:
 def read_tasks(configs: Path) -> tuple[dict[str, Any], ...]:
     """Returns suite, name, title, group and column of every task that has a YAML file."""
     names = ("suite", "name", "title", "group", "column")
-    tasks = [OmegaConf.load(path) for path in sorted((configs / "task").rglob("*.yaml"))]
+    tasks: list[Any] = [OmegaConf.load(path) for path in sorted((configs / "task").rglob("*.yaml"))]
     return tuple({name: task[name] for name in names} for task in tasks)
 
 

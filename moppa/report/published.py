@@ -6,12 +6,11 @@ checkpoint, how the epoch was selected (`last_epoch`, `best_on_test`), data line
 millions, the accuracy on each task in percent, means as printed, a note and the source. Unknown values are empty.
 """
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-
-import pandas as pd
 
 from moppa.data.task import GROUPS
 from moppa.report.columns import suite_columns, task_groups
@@ -86,46 +85,41 @@ def load(path: Path, configs: Path) -> dict[str, list[Published]]:
     """
     if not path.exists():
         return {}
+    rows: dict[str, list[Published]] = {}
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-        return {
-            str(suite): load_suite(rows, task_groups(suite_columns(str(suite), configs)))
-            for suite, rows in frame.groupby("suite", sort=False)
-        }
+        with path.open(encoding="utf-8", newline="") as file:
+            for line in csv.DictReader(file):
+                groups = task_groups(suite_columns(line["suite"], configs))
+                rows.setdefault(line["suite"], []).append(parse_row(line, groups))
+    except UserError:
+        raise
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{path} is not a table of published rows: {error}; see its first line for its columns"
         ) from error
+    return rows
 
 
-def load_suite(frame: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> list[Published]:
-    """Returns the rows of one suite, whose tasks are columns of the file."""
-    tasks = [task for members in groups.values() for task in members]
-    columns = [*tasks, *(f"printed_{name}" for name in MEANS), "params_m"]
-    numbers = frame[columns].map(lambda text: float(text or "nan")).astype(float)
-    return [load_row(frame.iloc[index], numbers.iloc[index], groups) for index in range(len(frame))]
-
-
-def load_row(text: pd.Series, numbers: pd.Series, groups: Mapping[str, Sequence[str]]) -> Published:
+def parse_row(line: Mapping[str, str], groups: Mapping[str, Sequence[str]]) -> Published:
     """Returns one line of the file."""
-    known = numbers.dropna()
-    accuracies = {task: float(known[task]) for members in groups.values() for task in members if task in known}
-    printed = {name: float(known[f"printed_{name}"]) for name in MEANS if f"printed_{name}" in known}
+    tasks = [task for members in groups.values() for task in members]
+    accuracies = {task: float(line[task]) for task in tasks if line[task]}
+    printed = {name: float(line[f"printed_{name}"]) for name in MEANS if line[f"printed_{name}"]}
     return Published(
-        name=text["row"],
-        method=text["method"],
-        study=text["study"],
-        pretraining=text["pretraining"],
-        checkpoint=text["checkpoint"],
-        selection=text["selection"],
-        lineage=text["lineage"],
-        normalization=text["normalization"],
-        params_m=float(known["params_m"]) if "params_m" in known else None,
+        name=line["row"],
+        method=line["method"],
+        study=line["study"],
+        pretraining=line["pretraining"],
+        checkpoint=line["checkpoint"],
+        selection=line["selection"],
+        lineage=line["lineage"],
+        normalization=line["normalization"],
+        params_m=float(line["params_m"]) if line["params_m"] else None,
         accuracies=accuracies,
         printed=printed,
         means=recompute_means(accuracies, printed, groups),
-        note=text["note"],
-        source=text["source"],
+        note=line["note"],
+        source=line["source"],
     )
 
 

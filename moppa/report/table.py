@@ -20,7 +20,7 @@ from moppa.report.significance import PairedBootstrap
 
 INCOMPLETE, HAS_EXCLUDED, UNEVEN_SEEDS = "†", "‡", "§"
 MARKS = {
-    INCOMPLETE: "some tasks are missing; the means over them are withheld",
+    INCOMPLETE: "some tasks are missing; means that include them are withheld",
     HAS_EXCLUDED: "some records of this row were excluded",
     UNEVEN_SEEDS: "its cells have different seeds",
 }

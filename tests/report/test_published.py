@@ -1,24 +1,24 @@
-"""Published rows: what their cells give, what is flagged, and how they stand beside ours."""
+"""Published rows: recomputed means, flags, and the comparison with our rows."""
 
 import csv
+import shutil
 
 import pytest
 
 from moppa.report import published
 from moppa.report.build import write_tables
-from moppa.report.columns import suite_columns, task_groups
 from moppa.utils.errors import UserError
 from tests.conftest import CONFIGS, ROOT
 from tests.factories import put
 from tests.test_configs import TASKS
 
-GROUPS = task_groups(suite_columns("vtab1k", CONFIGS))
-ROWS = published.load(ROOT / "results" / "published.csv", GROUPS)
+PUBLISHED = ROOT / "results" / "published.csv"
+ROWS = published.load(PUBLISHED, CONFIGS)["vtab1k"]
 IN21K, AUGREG = "vit_base_patch16_224.orig_in21k", "vit_base_patch16_224.augreg_in21k"
-OSU_NAMES = {"cifar": "cifar100"}  # the study's name of a task where it is not ours
+OSU_NAMES = {"cifar": "cifar100"}  # tasks that the study names differently
 MAE = "vit_base_patch16_224.mae"
 
-# Mean of group means, as protocols of the field quote them: the papers' own, and those tuned on val200 (last epoch).
+# The mean of group means as other papers quote it: (the paper's own row, the row tuned on val200, last epoch).
 QUOTED = {
     "linear": (57.6, 60.5), "bitfit": (65.2, 74.5), "vpt_shallow": (67.8, 66.1), "vpt_deep": (72.0, 73.4),
     "lora": (74.6, 75.2), "fact_tk": (75.6, 75.7), "ssf": (75.7, 75.1), "repadapter": (76.1, 75.8),
@@ -32,31 +32,30 @@ QUOTED_MAE = {
 
 
 @pytest.mark.parametrize("method", QUOTED)
-def test_means_recomputed_from_cells_are_those_that_are_quoted(method):
-    rows = published.for_checkpoint(ROWS, IN21K)
-    for row, quoted in zip(
-        (published.paper_row(rows, method), published.honest_row(rows, method)), QUOTED[method], strict=True
-    ):
+def test_recomputed_means_equal_the_quoted_ones(method):
+    rows = published.same_pretraining(ROWS, IN21K)
+    found = published.paper_row(rows, method), published.val_tuned_row(rows, method)
+    for row, quoted in zip(found, QUOTED[method], strict=True):
         if quoted is not None:
             assert row.mean_of_groups == pytest.approx(quoted, abs=0.05 + 0.005)
 
 
 @pytest.mark.parametrize("method", QUOTED_MAE)
-def test_means_of_mae_rows_are_those_that_are_quoted(method):
-    row = published.paper_row(published.for_checkpoint(ROWS, MAE), method)
+def test_recomputed_means_of_mae_rows_equal_the_quoted_ones(method):
+    row = published.paper_row(published.same_pretraining(ROWS, MAE), method)
     assert row.mean_of_groups == pytest.approx(QUOTED_MAE[method], abs=0.05)
 
 
-def test_the_304_cells_tuned_on_val200_aggregate_to_their_published_means():
-    honest = [row for row in ROWS if row.selection == "last_epoch"]
-    assert sum(len(row.cells) for row in honest) == 304
-    for row in honest:
+def test_the_304_cells_tuned_on_val200_give_their_published_means():
+    tuned = [row for row in ROWS if row.selection == "last_epoch"]
+    assert sum(len(row.accuracies) for row in tuned) == 304
+    for row in tuned:
         assert set(row.printed) == set(published.MEANS)
         for name, mean in row.printed.items():
             assert row.means[name] == pytest.approx(mean, abs=0.05)
 
 
-def test_known_misprints_are_flagged_and_nothing_else():
+def test_only_known_misprints_are_flagged():
     flagged = {(row.name, row.pretraining, row.source[:6]) for row in ROWS if "M" in row.flags(row.checkpoint)}
     assert flagged == {
         ("Convpass", "in21k", "HyperA"), ("NOAH", "in21k", "PACE, "), ("VPT-Deep", "mae", "DA-VPT"),
@@ -65,65 +64,66 @@ def test_known_misprints_are_flagged_and_nothing_else():
 
 
 def test_flags_say_what_makes_a_row_incomparable():
-    rows = published.for_checkpoint(ROWS, IN21K)
+    rows = published.same_pretraining(ROWS, IN21K)
     assert published.paper_row(rows, "convpass").flags(IN21K) == "BJ"
-    assert published.honest_row(rows, "convpass").flags(IN21K) == "JN"
+    assert published.val_tuned_row(rows, "convpass").flags(IN21K) == "JN"
     assert published.paper_row(rows, "ssf").flags(IN21K) == "BC"
     assert published.paper_row(rows, "ssf").flags(AUGREG) == "B"
-    assert published.for_checkpoint(ROWS, "convnext_base.fb_in22k") == []
+    assert published.same_pretraining(ROWS, "convnext_base.fb_in22k") == []
 
 
-def test_a_cell_that_is_no_number_is_named(tmp_path):
-    text = (ROOT / "results" / "published.csv").read_text().replace("68.9,87.7", "68.9,many")
-    (tmp_path / "published.csv").write_text(text)
+def test_a_cell_that_is_not_a_number_is_an_error(tmp_path):
+    text = PUBLISHED.read_text(encoding="utf-8").replace("68.9,87.7", "68.9,many")
+    (tmp_path / "published.csv").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="many"):
-        published.load(tmp_path / "published.csv", GROUPS)
-    assert published.load(tmp_path / "none.csv", GROUPS) == []
+        published.load(tmp_path / "published.csv", CONFIGS)
+    assert published.load(tmp_path / "none.csv", CONFIGS) == {}
 
 
-def test_ours_stands_beside_the_papers_number_and_the_honest_one(tmp_path):
-    (tmp_path / "published.csv").write_text((ROOT / "results" / "published.csv").read_text())
+def test_our_rows_are_compared_with_the_papers_mean_and_the_tuned_one(tmp_path):
+    shutil.copy(PUBLISHED, tmp_path)
     for task in TASKS:
         put(tmp_path, "backbone=vit_b16_in21k", "method=lora", f"task={task}", percent=76)
     put(tmp_path, "backbone=vit_b16_in21k", "method=moppa", "task=dtd")
     put(tmp_path, "backbone=vit_b16_in21k", "method=ssf", "task=dtd")
-    made = write_tables(tmp_path, CONFIGS)
-    rows = {row.method: row.beside for row in made.tables[0].rows}
+    output = write_tables(tmp_path, CONFIGS)
+    rows = {row.method: row.references for row in output.tables[0].rows}
     assert rows["moppa"] == {}
     assert rows["lora"]["paper"].deviation == pytest.approx(76 - 74.60, abs=0.02)
     assert rows["lora"]["paper"].flags == "BJ"
     assert rows["lora"]["tuned"].deviation == pytest.approx(76 - 75.24, abs=0.02)
-    assert rows["ssf"]["paper"].deviation is None  # ours is not whole
-    [text] = [path.read_text() for path in made.written if path.suffix == ".md"]
+    assert rows["ssf"]["paper"].deviation is None  # our row is incomplete
+    [text] = [path.read_text(encoding="utf-8") for path in output.written if path.suffix == ".md"]
     assert "74.6 BJ" in text
     assert "J JPEG lineage" in text
     assert "C another checkpoint" in text
     assert "V-PETL" in text
 
 
-def test_published_rows_stand_beside_neither_val200_nor_another_size(tmp_path):
-    (tmp_path / "published.csv").write_text((ROOT / "results" / "published.csv").read_text())
+def test_there_are_no_published_rows_for_val200_and_other_image_sizes(tmp_path):
+    shutil.copy(PUBLISHED, tmp_path)
     put(tmp_path, "backbone=vit_b16_in21k", "method=lora", "task=dtd", protocol="tune")
     put(tmp_path, "backbone=vit_b16_augreg", "backbone.image_size=112", "method=lora", "task=dtd")
     assert all(not table.published for table in write_tables(tmp_path, CONFIGS).tables)
 
 
-def test_every_number_of_the_collection_is_there_and_no_other(shared):
-    """Against the collected facts, from which the file was made."""
-    with (shared / "vtab" / "published.csv").open() as file:
-        given = [line for line in csv.DictReader(file) if line["accuracy"] != "absent"]
-    cells = sorted((float(x["accuracy"]), x["task"]) for x in given if not x["task"].startswith("mean"))
-    assert cells == sorted((value, task) for row in ROWS for task, value in row.cells.items())
-    means = sorted((float(x["accuracy"]), x["task"]) for x in given if x["task"].startswith("mean"))
-    assert means == sorted((value, f"mean_{name}") for row in ROWS for name, value in row.printed.items())
+def test_the_numbers_are_exactly_those_of_the_collection(shared):
+    """The collection lists every published number with its source; the file was made from it."""
+    with (shared / "vtab" / "published.csv").open(encoding="utf-8") as file:
+        numbers = [(float(x["accuracy"]), x["task"]) for x in csv.DictReader(file) if x["accuracy"] != "absent"]
+    cells = sorted((value, task) for value, task in numbers if not task.startswith("mean"))
+    assert cells == sorted((value, task) for row in ROWS for task, value in row.accuracies.items())
+    means = sorted((value, task) for value, task in numbers if task.startswith("mean"))
+    names = {"tasks": "19"}
+    assert means == sorted((v, f"mean_{names.get(name, name)}") for row in ROWS for name, v in row.printed.items())
 
 
-def test_the_304_cells_are_those_of_the_collection(shared):
-    with (shared / "vtab" / "osu_best_tune.csv").open() as file:
-        given = list(csv.DictReader(file))
+def test_the_304_cells_equal_those_of_the_study(shared):
+    with (shared / "vtab" / "osu_best_tune.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
     for column, selection in (("last_epoch_acc", "last_epoch"), ("best_on_test_acc", "best_on_test")):
-        rows = [row for row in ROWS if row.selection == selection and "OSU" in row.name]
-        ours = sorted((round(value, 2), task) for row in rows for task, value in row.cells.items())
+        rows = [row for row in ROWS if row.selection == selection and row.study == "OSU"]
+        ours = sorted((round(value, 2), task) for row in rows for task, value in row.accuracies.items())
         assert ours == sorted(
-            (round(float(line[column]), 2), OSU_NAMES.get(line["task"], line["task"])) for line in given
+            (round(float(line[column]), 2), OSU_NAMES.get(line["task"], line["task"])) for line in lines
         )

@@ -1,9 +1,10 @@
-"""The scripts that make pictures, comparisons and the page, as a user starts them; and what they cost."""
+"""The scripts for tables, comparisons, figures and the page, run as a user runs them, and their cost."""
 
 import json
 import resource
 import shutil
 import time
+from itertools import islice, product
 
 import pytest
 
@@ -25,9 +26,9 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_figures_are_drawn_of_ours_and_of_the_published_rows(results):
-    done = script("figures", results, "--baseline", "lora")
-    assert done.returncode == 0, done.stderr
+def test_figures_show_our_rows_and_the_published_rows(results):
+    process = script("figures", results, "--baseline", "lora")
+    assert process.returncode == 0, process.stderr
     drawn = {path.name for path in (results / "figures").iterdir()}
     kinds = ("parameters", "heat-map", "groups", "critical-difference")
     assert {f"published-{kind}.{suffix}" for kind in kinds for suffix in ("png", "svg")} <= drawn
@@ -35,78 +36,76 @@ def test_figures_are_drawn_of_ours_and_of_the_published_rows(results):
     assert {f"vtab1k-vit_b16_in21k-final-{kind}.png" for kind in ours} <= drawn
 
 
-def test_comparisons_say_intervals_paired_tests_and_why_there_is_none_over_tasks(results):
-    done = script("compare", results, "--baseline", "moppa")
-    assert done.returncode == 0, done.stderr
-    text = (results / "tables" / "vtab1k-vit_b16_in21k-final-compare.md").read_text()
+def test_comparisons_have_intervals_and_paired_tests_and_say_why_there_is_no_test_over_tasks(results):
+    process = script("compare", results, "--baseline", "moppa")
+    assert process.returncode == 0, process.stderr
+    text = (results / "tables" / "vtab1k-vit_b16_in21k-final-compare.md").read_text(encoding="utf-8")
     assert "Differences from moppa" in text
     assert "50.0 [" in text
     assert " p " in text
-    assert "No test over tasks" in text  # no row is whole
-    assert "Friedman: chi-squared" in (results / "tables" / "published.md").read_text()
+    assert "No test over tasks" in text  # no row is complete
+    assert "Friedman: chi-squared" in (results / "tables" / "published.md").read_text(encoding="utf-8")
 
 
-def test_a_baseline_that_is_no_row_is_named(results):
-    done = script("compare", results, "--baseline", "nosuch")
-    assert done.returncode == 1
-    assert "'nosuch'" in done.stderr
-    assert "linear, moppa, lora" in done.stderr
+def test_an_unknown_baseline_is_an_error_that_lists_the_rows(results):
+    process = script("compare", results, "--baseline", "nosuch")
+    assert process.returncode == 1
+    assert "'nosuch'" in process.stderr
+    assert "linear, moppa, lora" in process.stderr
 
 
-def test_the_page_is_made(results):
-    done = script("report", results)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(results / "report" / name) for name in ("index.html", "vega.js")]
+def test_the_page_is_written(results):
+    process = script("report", results)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines() == [str(results / "report" / name) for name in ("index.html", "vega.js")]
 
 
-def test_the_terminal_shows_the_numbers_and_names_what_is_empty(results):
-    done = script("tables", results)
-    assert done.returncode == 0, done.stderr
-    for text in ("lora", "70.0", "EuroSAT", "no number yet: CIFAR-100", "digest"):
-        assert text in done.stdout, text
+def test_the_terminal_shows_the_numbers_and_lists_empty_columns(results):
+    process = script("tables", results)
+    assert process.returncode == 0, process.stderr
+    for text in ("lora", "70.0", "EuroSAT", "Not run yet: CIFAR-100", "digest"):
+        assert text in process.stdout, text
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    """10,000 records with 100 epochs each: rows that differ in rate and length, on all tasks, three seeds."""
+def many_results(tmp_path_factory):
+    """10,000 records with 100 epochs each: rows of several learning rates and epochs, on all tasks, three seeds."""
     folder = tmp_path_factory.mktemp("many")
     plain = {task: record_of("method=lora", f"task={task}", epochs=100) for task in TASKS}
-    cells = [
-        (rate, epochs, task, seed)
-        for epochs in range(1, 20)
-        for rate in range(1, 11)
-        for task in TASKS
-        for seed in range(3)
-    ]
-    for rate, epochs, task, seed in cells[:10_000]:
+    for epochs, step, task, seed in islice(product(range(1, 20), range(1, 11), TASKS, range(3)), 10_000):
         config = json.loads(json.dumps(plain[task]["config"]))
-        config["train"] |= {"lr": rate / 1000, "epochs": epochs}
+        config["train"] |= {"lr": step / 1000, "epochs": epochs}
         config["seed"] = seed
-        correct = int(plain[task]["total"] * (0.5 + 0.01 * rate + 0.005 * epochs + 0.001 * seed))
-        written = plain[task] | {"config": config, "seed": seed, "key": key_of(config, "w" * 64), "correct": correct}
+        correct = int(plain[task]["total"] * (0.5 + 0.01 * step + 0.005 * epochs + 0.001 * seed))
+        written = plain[task] | {
+            "config": config,
+            "seed": seed,
+            "key": key_of(config, "w" * 64, "float32"),
+            "correct": correct,
+        }
         path = folder / "records" / place_of(written)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(written))
+        path.write_text(json.dumps(written), encoding="utf-8")
     return folder
 
 
 @pytest.mark.slow
-def test_ten_thousand_records_are_a_table_in_five_seconds(many):
-    """Of one core, start of the interpreter included: what else the machine does is not counted."""
+def test_a_table_of_ten_thousand_records_takes_five_seconds_of_one_core(many_results):
+    """The CPU time counts, with the start of the interpreter, so that other processes do not matter."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = script("tables", many, "--quiet", measured=True)
+    process = script("tables", many_results, "--quiet", measured=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
 
 
 @pytest.mark.slow
-def test_ten_thousand_records_are_a_page_of_less_than_five_megabytes_that_opens_in_two_seconds(many):
+def test_a_page_of_ten_thousand_records_has_less_than_five_megabytes_and_opens_in_two_seconds(many_results):
     from tests.report.test_page import CHROMIUM, DRIVER, wait
 
-    done = script("report", many)
-    assert done.returncode == 0, done.stderr
-    assert sum(path.stat().st_size for path in (many / "report").iterdir()) < 5e6
+    process = script("report", many_results)
+    assert process.returncode == 0, process.stderr
+    assert sum(path.stat().st_size for path in (many_results / "report").iterdir()) < 5e6
     selenium = pytest.importorskip("selenium.webdriver")
     if not CHROMIUM or not DRIVER:
         pytest.skip("needs a Chromium and its chromedriver to open it")
@@ -116,6 +115,6 @@ def test_ten_thousand_records_are_a_page_of_less_than_five_megabytes_that_opens_
         options.add_argument(argument)
     with selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER)) as browser:
         start = time.monotonic()
-        browser.get((many / "report" / "index.html").as_uri())
+        browser.get((many_results / "report" / "index.html").as_uri())
         wait(lambda: browser.execute_script("return document.documentElement.dataset.ready"))
         assert time.monotonic() - start < 2

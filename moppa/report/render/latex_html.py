@@ -1,5 +1,7 @@
 """Tables as a LaTeX document and as an HTML page, both complete on their own."""
 
+from typing import Any
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from moppa.report.render.text import (
@@ -25,7 +27,7 @@ HTML = Style(
 )
 
 
-def environment(**delimiters: str) -> Environment:
+def environment(**delimiters: Any) -> Environment:
     """Returns the environment of this package's templates; values are escaped in those for HTML."""
     return Environment(
         loader=PackageLoader("moppa.report.render", "templates"),
