@@ -75,9 +75,9 @@ class MoSDelta(LowRankDelta):
 
     def factors(self) -> tuple[list[Tensor], list[Tensor]]:
         """Returns A and (alpha / r) B."""
-        (pools,) = self.shared  # (r, l, d / l) becomes (r, d)
-        down, up = pools.down[self.indices_down].flatten(1), pools.up[self.indices_up].flatten(1)
-        return [down], [self.scale * up.T]
+        (pools,) = self.shared
+        down, up = pools.down[self.get_buffer("indices_down")], pools.up[self.get_buffer("indices_up")]
+        return [down.flatten(1)], [self.scale * up.flatten(1).T]  # (r, l, d / l) to (r, d)
 
 
 def attach(

@@ -35,7 +35,7 @@ class SparseDelta(nn.Module):
         self.values = nn.Parameter(like.new_zeros(len(index)))
 
     def forward(self, weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return weight.flatten().index_add(0, self.index, self.values).view_as(weight)
+        return weight.flatten().index_add(0, self.get_buffer("index"), self.values).view_as(weight)
 
 
 class StackedAdapters(nn.Module):
@@ -105,10 +105,10 @@ def attach(
     pieces = find_pieces(model, structure, rank, matrix_ratio, vector_ratio)
     scores = sensitivities(model, pieces, examples(), num_batches, head_seed=head_seed)
     class_token = getattr(model, "cls_token", None)
-    remaining = budget - (0 if class_token is None else class_token.numel())
-    if remaining < 1:
-        raise SettingError("budget", f"={budget} is spent on the class token alone ({class_token.numel()}): raise it")
-    sensitive = select_sensitive(scores, pieces, remaining)
+    num_token_values = 0 if class_token is None else class_token.numel()
+    if budget <= num_token_values:
+        raise SettingError("budget", f"={budget} is spent on the class token alone ({num_token_values}): raise it")
+    sensitive = select_sensitive(scores, pieces, budget - num_token_values)
     if class_token is not None:
         class_token.requires_grad_(True)
     tensors: dict[tuple[int, str], list[tuple[Piece, Tensor]]] = {}

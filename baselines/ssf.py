@@ -1,5 +1,7 @@
 """SSF: Lian et al., "Scaling & Shifting Your Features", NeurIPS 2022, arXiv 2210.08823."""
 
+from typing import Any
+
 import torch
 from timm.models.swin_transformer import PatchMerging
 from torch import nn
@@ -31,7 +33,7 @@ def attach(model: nn.Module) -> None:
         append_scale_and_shift(operation, scale=gamma, shift=nn.Parameter(torch.zeros_like(gamma)))
 
 
-def scaled_operations(model: nn.Module) -> dict[str, nn.Module]:
+def scaled_operations(model: Any) -> dict[str, Any]:
     """Returns the operations that SSF scales and shifts, by name.
 
     As in the authors' code, the linear layer of a Swin's patch merging is not one; the norm before it is.

@@ -62,7 +62,8 @@ def attach(
             f"choose another backbone or another method"
         )
     dim, num_prefix_tokens = blocks[0].dim, blocks[0].num_prefix_tokens
-    bound = math.sqrt(6 / (3 * math.prod(model.patch_embed.patch_size) + dim))
+    patch_embed: Any = model.patch_embed
+    bound = math.sqrt(6 / (3 * math.prod(patch_embed.patch_size) + dim))
 
     def insert(block: nn.Module) -> nn.Module:
         prompts = torch.empty(num_prompts, dim).uniform_(-bound, bound, generator=generator)

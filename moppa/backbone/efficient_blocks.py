@@ -1,8 +1,16 @@
-"""What a step computes for nothing, left out of a plain vision transformer: `run.skip_unused` names it."""
+"""Removes computation that cannot affect the result from a plain vision transformer: `run.skip_unused`.
 
+The classes restate the forward passes of timm's `Block` and `Attention`, whose sources are checked by hash.
+"""
+
+import hashlib
+import inspect
+import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
+import timm
 import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention
@@ -13,97 +21,127 @@ from torch import Tensor, nn
 from moppa.peft.collect import HasPenalty
 from moppa.utils import validate
 
-# last_block_tokens: the last block's queries and MLP for all tokens but the class token, which the head reads
-# dropped_samples: the images whose branch drop path drops
+# last_block_tokens: in the last block the queries and the MLP of all tokens but the class token, which the head reads
+# dropped_samples: images that drop path drops from a residual branch
 SKIPPABLE = ("last_block_tokens", "dropped_samples")
+
+SOURCES: dict[Callable[..., Any], tuple[str, ...]] = {  # sha256 of the sources that were read: timm 1.0.31
+    Block.forward: ("2cb6f77c3039d89cb550de426742c13fd3d322b693dea0bdadedc6ad162a04b9",),
+    Attention.forward: ("37a80e0fdf45af9ca19ee07f1a176731d56a5f2028f2b19991578f58d0a3698a",),
+}
 
 
 class ClassTokenAttention(Attention):
-    """Attention in which the first token alone asks, of all."""
+    """Attention with the query of the first token only, (B, N, C) to (B, 1, C)."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         if attn_mask is not None or is_causal:
             return super().forward(x, attn_mask, is_causal)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        share = self.attn_drop.p if self.training else 0.0
-        y = F.scaled_dot_product_attention(self.q_norm(q[:, :, :1]), self.k_norm(k), v, dropout_p=share)
+        dropout = self.attn_drop.p if self.training else 0.0
+        y = F.scaled_dot_product_attention(self.q_norm(q[:, :, :1]), self.k_norm(k), v, dropout_p=dropout)
         return self.proj_drop(self.proj(self.norm(y.transpose(1, 2).flatten(2))))
 
 
 class EfficientBlock(Block):
-    """A block that gives out the tokens `given`, and whose branches see only the images that drop path keeps."""
+    """A block that returns the tokens `output_tokens`, and may skip the images that drop path drops from a branch."""
 
-    given = slice(None)
-    is_sparing = False
+    output_tokens = slice(None)
+    skips_dropped = False
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        def attended(kept: Tensor) -> Tensor:  # in it every token still counts
-            return self.ls1(self.attn(self.norm1(kept), *args, **kwargs)[:, self.given])
+        def attention(kept: Tensor) -> Tensor:  # it reads every token
+            return self.ls1(self.attn(self.norm1(kept), *args, **kwargs)[:, self.output_tokens])
 
-        x = self.joined(x[:, self.given], x, self.drop_path1, attended)
-        return self.joined(x, x, self.drop_path2, lambda kept: self.ls2(self.mlp(self.norm2(kept))))
+        x = self.add_branch(x[:, self.output_tokens], x, self.drop_path1, attention)
+        return self.add_branch(x, x, self.drop_path2, lambda kept: self.ls2(self.mlp(self.norm2(kept))))
 
-    def joined(self, onto: Tensor, x: Tensor, drop_path: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        """onto + drop_path(branch(x)), (B, N, C)."""
-        is_spared = self.is_sparing and drop_path.training and not (x.is_cuda or torch.compiler.is_compiling())
-        if not is_spared or not isinstance(drop_path, DropPath):
-            return onto + drop_path(branch(x))
-        share = 1 - drop_path.drop_prob
-        kept = x.new_empty(len(x)).bernoulli_(share).nonzero().flatten()
-        if len(kept) in (0, len(x)):  # where none is kept the branch's gradients are zero, and not absent
-            return onto.add(branch(x), alpha=1 / share if len(kept) else 0)
-        return onto.index_add(0, kept, branch(x.index_select(0, kept)), alpha=1 / share)
+    def add_branch(
+        self, residual: Tensor, x: Tensor, drop_path: nn.Module, branch: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Returns residual + drop_path(branch(x)), (B, N, C)."""
+        can_skip = self.skips_dropped and drop_path.training and not (x.is_cuda or torch.compiler.is_compiling())
+        if not can_skip or not isinstance(drop_path, DropPath):
+            return residual + drop_path(branch(x))
+        keep_prob = 1 - drop_path.drop_prob
+        kept = x.new_empty(len(x)).bernoulli_(keep_prob).nonzero().flatten()
+        if len(kept) in (0, len(x)):  # if no image is kept, the branch's gradients must be zero and not absent
+            return residual.add(branch(x), alpha=1 / keep_prob if len(kept) else 0)
+        return residual.index_add(0, kept, branch(x.index_select(0, kept)), alpha=1 / keep_prob)
 
 
-def skip_unused(model: nn.Module, ways: Sequence[str]) -> nn.Module:
-    """Lets the blocks of a plain vision transformer compute less, in place; logits and gradients stay what they were.
+def skip_unused(model: nn.Module, optimizations: Sequence[str]) -> nn.Module:
+    """Makes the blocks of a plain vision transformer compute less, in place, with the same logits and gradients.
 
-    `last_block_tokens` leaves a last block whose MLP was given a reader of neighbors as it is, its attention where a method holds
-    it, and all of a model that does not read the class token alone. `dropped_samples` leaves blocks with an auxiliary loss,
-    which is a mean over all images, and waits for a CPU without torch.compile: elsewhere the host would have to ask how
-    many images are kept. Dropout in a block then draws fewer numbers.
+    `last_block_tokens` applies if the head reads only the class token. It excludes an MLP in which a method mixes
+    tokens, and an attention that a method wraps. `dropped_samples` applies on a CPU without torch.compile, since
+    elsewhere the host would wait for the number of kept images. It excludes blocks with an auxiliary loss, which is a
+    mean over all images. Dropout in a block then draws fewer numbers. If the installed timm computes its blocks in an
+    unknown way, one line says so and nothing is changed.
 
     Raises:
-        UserError: for a way that is none.
+        SettingError: if an optimization is unknown.
     """
-    for way in ways:
-        validate.one_of("run.skip_unused", way, SKIPPABLE)
+    for name in optimizations:
+        validate.one_of("run.skip_unused", name, SKIPPABLE)
     blocks = getattr(model, "blocks", None)
-    if not isinstance(blocks, nn.Sequential):
+    if not optimizations or not isinstance(blocks, nn.Sequential) or not is_timm_known():
         return model
-    if "dropped_samples" in ways:
-        for block in stock_blocks(blocks):
+    if "dropped_samples" in optimizations:
+        for block in timm_blocks(blocks):
             if not any(isinstance(module, HasPenalty) for module in block.modules()):
-                lean(block).is_sparing = True
-    if "last_block_tokens" in ways and reads_one_token(model):
-        for block in stock_blocks(blocks[-1]):
-            if not reads_neighbors(block.mlp):
-                lean(block).given = slice(1)
-                if (
-                    type(block.attn) is Attention
-                    and getattr(block.attn, "gate", None) is None
-                    and not reads_neighbors(block.attn.proj)
-                ):
-                    block.attn.__class__ = ClassTokenAttention
+                as_efficient(block).skips_dropped = True
+    if "last_block_tokens" in optimizations and reads_class_token_only(model):
+        for block in timm_blocks(blocks[-1]):
+            if not needs_all_tokens(block.get_submodule("mlp")):
+                return_class_token(as_efficient(block))
     return model
 
 
-def stock_blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks of timm's in it, as they are or lean, in whatever holds them."""
-    return [found for found in module.modules() if type(found) in (Block, EfficientBlock)]
+@lru_cache(maxsize=1)
+def is_timm_known() -> bool:
+    """Returns whether the installed timm has the forward passes that this module restates; warns once if not."""
+    is_known = all(source_sha256(function) in hashes for function, hashes in SOURCES.items())
+    if not is_known:
+        print(
+            f"run.skip_unused has no effect: timm {timm.__version__} computes its blocks differently from timm 1.0.31",
+            file=sys.stderr,
+        )
+    return is_known
 
 
-def reads_neighbors(held: nn.Module) -> bool:
-    """Whether something in it needs all tokens of an image: a module with a `grid`."""
-    return any(hasattr(module, "grid") for module in held.modules())
+def source_sha256(function: Callable[..., Any]) -> str:
+    """Returns the sha256 of a function's source, or nothing if the source is not installed."""
+    try:
+        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
+    except OSError:
+        return ""
 
 
-def lean(block: nn.Module) -> EfficientBlock:
-    """The block itself, which leaves nothing out yet."""
+def timm_blocks(module: nn.Module) -> list[nn.Module]:
+    """Returns timm's blocks in a module, which may be wrapped."""
+    return [block for block in module.modules() if type(block) in (Block, EfficientBlock)]
+
+
+def as_efficient(block: nn.Module) -> EfficientBlock:
+    """Turns a block of timm into an `EfficientBlock`, in place, which does not skip anything yet."""
     block.__class__ = EfficientBlock
     return block  # type: ignore[return-value]
 
 
-def reads_one_token(model: nn.Module) -> bool:
-    """Whether the head reads the class token alone."""
+def return_class_token(block: EfficientBlock) -> None:
+    """Makes a block return the class token only, and its attention too if that is timm's."""
+    block.output_tokens = slice(1)
+    attention = block.attn
+    if type(attention) is Attention and attention.gate is None and not needs_all_tokens(attention.proj):
+        attention.__class__ = ClassTokenAttention
+
+
+def needs_all_tokens(module: nn.Module) -> bool:
+    """Returns whether a module in it reads the tokens of an image as a grid, which it states as `grid`."""
+    return any(hasattr(part, "grid") for part in module.modules())
+
+
+def reads_class_token_only(model: nn.Module) -> bool:
+    """Returns whether the head reads the class token and no other."""
     return getattr(model, "global_pool", None) == "token" and getattr(model, "attn_pool", None) is None

@@ -86,7 +86,8 @@ def swin_blocks(model: nn.Module) -> Iterator[BlockInfo]:
     """Yields the blocks of a Swin. Width and grid change by stage, and every block states its own."""
     stages: Any = getattr(model, "layers", None) or ()
     for stage in stages:
-        for name, block in getattr(stage, "blocks", nn.Module()).named_children():
+        for name, child in getattr(stage, "blocks", nn.Module()).named_children():
+            block: Any = child
             if hasattr(block, "input_resolution"):
                 yield BlockInfo(
                     owner=stage.blocks,

@@ -17,7 +17,7 @@ ClassKey = tuple[type, frozenset[str], bool]
 PARAMETRIZED_CLASSES: dict[ClassKey, type] = {}
 
 
-def parametrize_weights(layer: nn.Module, **deltas: nn.Module) -> None:
+def parametrize_weights(layer: Any, **deltas: nn.Module) -> None:
     """Replaces `layer.weight` by `deltas["weight"](pretrained weight)`, and `layer.bias` likewise.
 
     The pretrained tensors stay in the layer, frozen. If the layer is linear and a delta is an `OutputDelta`, the
@@ -26,7 +26,7 @@ def parametrize_weights(layer: nn.Module, **deltas: nn.Module) -> None:
     """
     is_first = not parametrize.is_parametrized(layer)
     if is_first:
-        layer.stock_class = type(layer)  # type: ignore[assignment]
+        layer.stock_class = type(layer)
     else:  # torch adds the next tensor to the layer's class, which other layers share
         layer.__class__ = type(type(layer).__name__, (type(layer),), {})
     for tensor, delta in deltas.items():
@@ -52,8 +52,10 @@ def share_class(layer: Any) -> None:
 class ParametrizedLinear:
     """A parametrized linear layer that computes its output by an `OutputDelta`, without building the weight."""
 
+    output_deltas: list["OutputDelta"]
+
     def forward(self: Any, x: Tensor) -> Tensor:
-        return self.output_deltas[0].layer_output(self, x) if self.output_deltas else super().forward(x)
+        return self.output_deltas[0].layer_output(self, x) if self.output_deltas else super().forward(x)  # type: ignore[misc]
 
     def pretrained_output(self: Any, x: Tensor) -> Tensor:
         """Returns the output of the pretrained layer."""

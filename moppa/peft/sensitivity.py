@@ -38,7 +38,7 @@ class Piece:
 
 
 def sensitivities(
-    model: nn.Module, pieces: Sequence[Piece], batches: Batches, num_batches: int, *, head_seed: int
+    model: Any, pieces: Sequence[Piece], batches: Batches, num_batches: int, *, head_seed: int
 ) -> list[Tensor]:
     """Returns each weight's squared gradient summed over batches, per piece: the loss that one step gains, equation 4.
 
@@ -47,7 +47,7 @@ def sensitivities(
     """
     parameters = list({id(piece.parameter): piece.parameter for piece in pieces}.values())
     totals = {id(parameter): torch.zeros_like(parameter) for parameter in parameters}
-    head: Any = model.get_classifier()
+    head = model.get_classifier()
     initial_head = [(tensor, tensor.detach().clone()) for tensor in head.parameters()]
     was_training = model.training
 
