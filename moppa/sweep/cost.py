@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,6 +17,7 @@ from moppa.backbone.model import Backbone
 from moppa.data.task import BASE_SPLITS
 from moppa.peft.collect import penalty
 from moppa.peft.method import attach_method
+from moppa.utils.config import instantiate
 
 NUM_CLASSES = 10  # the head takes under a thousandth of the operations, so one count serves all tasks
 
@@ -45,7 +46,7 @@ def flops_per_image(backbone: str, attach: str) -> tuple[float, float]:
     model = frozen_backbone(backbone)
     size = model.pretrained_cfg["input_size"][-1]
     images, labels = torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.long)
-    method = instantiate(json.loads(attach), _partial_=True, _convert_="all")
+    method = instantiate(OmegaConf.create({"attach": json.loads(attach)}), "attach", _partial_=True)
     attach_method(model, method, generator=torch.Generator().manual_seed(0), examples=lambda: iter([(images, labels)]))
     try:
         return count_flops(copy.deepcopy(model).to("meta"), images.to("meta"), labels.to("meta"))
