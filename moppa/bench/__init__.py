@@ -1,1 +1,1 @@
-"""How fast the harness is, and beside what: the parts of `scripts/bench.py`."""
+"""Benchmarks: the parts of `moppa bench`."""

@@ -1,14 +1,13 @@
-"""What a training step and a look cost: of every method, and of LoRA without one of the tricks at a time."""
+"""The time of a training step and of an evaluation: for every method, and for LoRA without single optimizations."""
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from moppa.backbone.efficient_blocks import SKIPPABLE, skip_unused
@@ -16,134 +15,143 @@ from moppa.bench.timing import interleaved
 from moppa.peft.collect import count_parameters, penalties, trainable_parameters
 from moppa.peft.inject import disable_output_deltas, merge
 from moppa.peft.method import attach_method
-from moppa.sweep.cost import counted
-from moppa.train.loop import compile_model, train_step
-from moppa.utils.config import instantiate
+from moppa.sweep.cost import count_flops
+from moppa.train.step import compile_model, train_step
+from moppa.utils.config import compose_config, instantiate
 from moppa.utils.device import forward_context, peak_memory_bytes
 from moppa.utils.matmul import matmul_backend, set_matmul_backend
 
-DROP_PATH = 0.1  # the common recipe's
+DROP_PATH = 0.1  # of the common recipe
+NUM_CLASSES = 10
 Batch = tuple[Tensor, Tensor]
 
 
-def method_cost(
-    configs: Path,
-    method: str,
-    timm_name: str,
-    *,
-    size: int,
-    batch: int,
-    device: torch.device,
-    rounds: int,
-    compiled: str | None = None,
-) -> dict[str, Any]:
-    """Parameters, seconds and operations of a step and of a look, and the peak memory of a step, which comes first.
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What is measured: a timm model and its image size, batches of random images, and the number of rounds."""
 
-    `plain_seconds` is the same backbone's step with its head alone to train, but with the gradient carried through all
-    of it, as a method at the first block would need. `compiled` is `run.compile`, for both.
+    timm_name: str
+    image_size: int
+    batch_size: int
+    device: torch.device
+    rounds: int
+    compile_mode: str | None = None
+
+    def random_batch(self) -> Batch:
+        """Returns seeded images (B, 3, S, S) and labels (B,) on the device."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(self.batch_size, 3, self.image_size, self.image_size, generator=generator)
+        return images.to(self.device), torch.arange(self.batch_size, device=self.device) % NUM_CLASSES
+
+    def frozen_backbone(self, *, drop_path: float = 0.0) -> nn.Module:
+        """Returns a backbone with random weights on the CPU, of which only the head is trained."""
+        settings = {"img_size": self.image_size, "num_classes": NUM_CLASSES, "drop_path_rate": drop_path}
+        model: Any = timm.create_model(self.timm_name, **settings).requires_grad_(False)
+        model.get_classifier().requires_grad_(True)
+        return model.train()
+
+    def seconds_per_image(self, functions: dict[str, Callable[[], object]]) -> dict[str, float]:
+        """Returns the median seconds of each function, interleaved, divided by the batch size."""
+        seconds = interleaved(functions, self.device, self.rounds)
+        return {name: value / self.batch_size for name, value in seconds.items()}
+
+
+def method_cost(method: str, setup: Setup) -> dict[str, Any]:
+    """Returns a method's parameters, the seconds and operations per image of step and evaluation, and the peak memory.
+
+    The peak memory is that of the first step. `plain_seconds` is a step of the backbone without the method: it trains
+    the head, but passes the gradient through all blocks, as a method in the first block needs it.
     """
-    images, labels = shown(batch, size, device)
-    model = with_method(configs, method, frozen(timm_name, size), (images.cpu(), labels.cpu())).to(device)
+    images, labels = setup.random_batch()
+    model = with_method(method, setup.frozen_backbone(), (images.cpu(), labels.cpu())).to(setup.device)
     skip_unused(model, SKIPPABLE)
-    step = step_of(model, images, labels, compiled=compiled)
+    step = training_step(model, images, labels, compile_mode=setup.compile_mode)
     step()
-    peak = peak_memory_bytes(device)
-    bare = skip_unused(frozen(timm_name, size), SKIPPABLE).to(device)
-    plain = step_of(bare, images.clone().requires_grad_(True), labels, compiled=compiled)
-    look = look_of(merge(copy.deepcopy(model)), images)
-    seconds = interleaved({"plain": plain, "step": step, "look": look}, device, rounds)
-    step_flops, look_flops = counted(model, images, labels)
+    peak = peak_memory_bytes(setup.device)
+    bare = skip_unused(setup.frozen_backbone(), SKIPPABLE).to(setup.device)
+    seconds = setup.seconds_per_image(
+        {
+            "plain": training_step(bare, images.clone().requires_grad_(True), labels, compile_mode=setup.compile_mode),
+            "step": step,
+            "evaluation": evaluation_step(merge(copy.deepcopy(model)), images),
+        }
+    )
+    step_flops, evaluation_flops = count_flops(model, images, labels)
     return {
         **count_parameters(model),
-        **{f"{name}_seconds": value / batch for name, value in seconds.items()},
+        **{f"{name}_seconds": value for name, value in seconds.items()},
         "step_flops": step_flops,
-        "look_flops": look_flops,
+        "evaluation_flops": evaluation_flops,
         "peak_memory_bytes": peak,
     }
 
 
-def optimization_gains(
-    configs: Path, timm_name: str, *, size: int, batch: int, device: torch.device, rounds: int
-) -> dict[str, dict[str, float]]:
-    """LoRA's step and look in seconds an image: with everything, and without one thing at a time."""
-    images, labels = shown(batch, size, device)
-    stock = with_method(configs, "lora", frozen(timm_name, size, drop_path=DROP_PATH)).to(device)
+def optimization_gains(setup: Setup) -> dict[str, dict[str, float]]:
+    """Returns the seconds per image of LoRA's step and evaluation: with all optimizations, and without single ones."""
+    images, labels = setup.random_batch()
+    lora = with_method("lora", setup.frozen_backbone(drop_path=DROP_PATH)).to(setup.device)
 
-    def model(ways: Sequence[str] = SKIPPABLE) -> nn.Module:
-        return skip_unused(copy.deepcopy(stock), ways)
+    def model(skipped: Sequence[str] = SKIPPABLE) -> nn.Module:
+        return skip_unused(copy.deepcopy(lora), skipped)
+
+    def step(model: nn.Module, *, fused: bool = True) -> Callable[[], Tensor]:
+        return training_step(model, images, labels, fused=fused)
+
+    def evaluation(model: nn.Module) -> Callable[[], Tensor]:
+        return evaluation_step(model, images)
 
     steps = {
-        "with everything": step_of(model(), images, labels),
-        "products by torch": on_torch(step_of(model(), images, labels)),
-        "all tokens of the last block": step_of(model(("dropped_samples",)), images, labels),
-        "dropped images computed too": step_of(model(("last_block_tokens",)), images, labels),
-        "gradients of whole weights": step_of(disable_output_deltas(model()), images, labels),
-        "AdamW not fused": step_of(model(), images, labels, fused=False),
-        "without any": on_torch(step_of(disable_output_deltas(model(())), images, labels, fused=False)),
+        "all optimizations": step(model()),
+        "torch's matmul": with_torch_matmul(step(model())),
+        "all tokens of the last block": step(model(("dropped_samples",))),
+        "dropped samples computed": step(model(("last_block_tokens",))),
+        "gradients of whole weights": step(disable_output_deltas(model())),
+        "AdamW not fused": step(model(), fused=False),
+        "no optimization": with_torch_matmul(step(disable_output_deltas(model(())), fused=False)),
     }
-    looks = {
-        "with everything": look_of(merge(model()), images),
-        "products by torch": on_torch(look_of(merge(model()), images)),
-        "all tokens of the last block": look_of(merge(model(("dropped_samples",))), images),
-        "not merged": look_of(disable_output_deltas(model()), images),
-        "without any": on_torch(look_of(disable_output_deltas(model(())), images)),
+    evaluations = {
+        "all optimizations": evaluation(merge(model())),
+        "torch's matmul": with_torch_matmul(evaluation(merge(model()))),
+        "all tokens of the last block": evaluation(merge(model(("dropped_samples",)))),
+        "not merged": evaluation(disable_output_deltas(model())),
+        "no optimization": with_torch_matmul(evaluation(disable_output_deltas(model(())))),
     }
-    return {
-        kind: {name: seconds / batch for name, seconds in interleaved(works, device, rounds).items()}
-        for kind, works in (("step", steps), ("look", looks))
-    }
+    return {"step": setup.seconds_per_image(steps), "evaluation": setup.seconds_per_image(evaluations)}
 
 
-def on_torch(work: Callable[[], object]) -> Callable[[], object]:
-    """The same work, during which torch's own products are in use."""
+def with_torch_matmul(function: Callable[[], object]) -> Callable[[], object]:
+    """Returns a function that calls `function` with torch's own matrix products."""
 
-    def done() -> None:
-        before = matmul_backend()
+    def call() -> None:
+        backend = matmul_backend()
         set_matmul_backend("torch")
-        work()
-        set_matmul_backend(before)
+        function()
+        set_matmul_backend(backend)
 
-    return done
-
-
-def shown(batch: int, size: int, device: torch.device) -> Batch:
-    """Random images (B, 3, S, S) and labels (B,)."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch, 3, size, size, generator=generator).to(device), torch.arange(batch, device=device) % 10
+    return call
 
 
-def frozen(timm_name: str, size: int, *, drop_path: float = 0.0) -> nn.Module:
-    """A backbone with random weights, of which the head is trained."""
-    settings = {"img_size": size, "num_classes": 10, "drop_path_rate": drop_path}
-    model = timm.create_model(timm_name, **settings).requires_grad_(False)
-    model.get_classifier().requires_grad_(True)
-    return model.train()
-
-
-def with_method(configs: Path, method: str, model: nn.Module, *examples: Batch) -> nn.Module:
-    """The model with a method as its YAML has it, seeded; some look at examples first."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
-        config = compose("cell", overrides=[f"method={method}", "task=cifar100"])
-    attach = instantiate(config, "method.attach", _partial_=True)
+def with_method(method: str, model: nn.Module, *examples: Batch) -> nn.Module:
+    """Attaches a method with the settings of its YAML and a fixed seed. Some methods read the example batches."""
+    attach = instantiate(compose_config([f"method={method}", "task=cifar100"]), "method.attach", _partial_=True)
     return attach_method(model, attach, generator=torch.Generator().manual_seed(0), examples=lambda: examples)
 
 
-def step_of(
-    model: nn.Module, images: Tensor, labels: Tensor, *, fused: bool = True, compiled: str | None = None
+def training_step(
+    model: nn.Module, images: Tensor, labels: Tensor, *, fused: bool = True, compile_mode: str | None = None
 ) -> Callable[[], Tensor]:
-    """A training step, to be called again and again."""
+    """Returns a function that takes one training step each time it is called."""
     optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=1e-4, fused=fused)
-    return partial(
-        train_step, compile_model(model, compiled), optimizer, images, labels, partial(penalties(model), 0.0)
-    )
+    penalty = partial(penalties(model), 0.0)
+    return partial(train_step, compile_model(model, compile_mode), optimizer, images, labels, penalty)
 
 
-def look_of(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
-    """A forward as at a test, to be called again and again."""
+def evaluation_step(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
+    """Returns a function that evaluates one batch each time it is called."""
     model.eval()
 
-    def look() -> Tensor:
+    def evaluate() -> Tensor:
         with torch.inference_mode(), forward_context(images.device):
             return model(images)
 
-    return look
+    return evaluate

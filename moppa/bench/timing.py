@@ -6,27 +6,29 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
+NUM_WARMUP_ROUNDS = 2
+
 
 def interleaved(
-    works: Mapping[str, Callable[[], object]],
+    functions: Mapping[str, Callable[[], object]],
     device: torch.device,
     rounds: int,
-    typical: Callable[[Iterable[float]], float] = statistics.median,
+    reduce: Callable[[Iterable[float]], float] = statistics.median,
 ) -> dict[str, float]:
-    """Typical seconds of each work, all of them once in every round, so that a drifting machine shifts all alike."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for index in range(rounds + 2):  # two rounds to warm up
-        for name, work in works.items():
+    """Returns the typical seconds of each function. Every round calls each once, so that a drift affects all alike."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for index in range(NUM_WARMUP_ROUNDS + rounds):
+        for name, function in functions.items():
             synchronize(device)
             began = time.perf_counter()
-            work()
+            function()
             synchronize(device)
-            if index >= 2:
-                taken[name].append(time.perf_counter() - began)
-    return {name: typical(seconds) for name, seconds in taken.items()}
+            if index >= NUM_WARMUP_ROUNDS:
+                times[name].append(time.perf_counter() - began)
+    return {name: reduce(seconds) for name, seconds in times.items()}
 
 
 def synchronize(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Waits until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

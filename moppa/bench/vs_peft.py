@@ -1,231 +1,145 @@
-"""The same work by this harness and by the loop that public code has: JPEG files, a DataLoader, epoch after epoch.
+"""The same training and evaluation by this harness and by an ordinary loop over JPEG files.
 
-Both sides train LoRA of rank 8 in every block's qkv layer with as many parameters, on the same images, and read the
-same images at a test. Rounds alternate, so that a drifting machine shifts both alike.
+Both sides train LoRA of rank 8 on the qkv layer of every block, with the same number of parameters, and evaluate the
+same images. Their rounds are interleaved, so that a drift of the machine's speed affects both alike.
 """
 
 import copy
-import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
 from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torch import nn
 
 from moppa.backbone.efficient_blocks import SKIPPABLE, skip_unused
 from moppa.backbone.preprocess import Preprocess
-from moppa.bench.steps import DROP_PATH, frozen, on_torch, with_method
+from moppa.bench.jpeg_loop import EVAL_BATCH_SIZE, JpegDataset, any_labels, jpeg_loops, write_jpegs
+from moppa.bench.steps import DROP_PATH, Setup, with_method, with_torch_matmul
 from moppa.bench.timing import interleaved
-from moppa.data.cache import Split
 from moppa.data.images import resize
+from moppa.data.split import Split
 from moppa.peft.collect import count_parameters, trainable_parameters
 from moppa.peft.inject import merge
 from moppa.train.checkpoint import Checkpoint
-from moppa.train.evaluate import predict
+from moppa.train.evaluate import Evaluator
 from moppa.train.loggers import NoLogger
-from moppa.train.loop import Recipe, train
+from moppa.train.loop import train
+from moppa.train.recipe import Recipe
 
-JPEG_SIZE = (500, 375)  # what most photographs of VTAB's natural tasks measure
-RANK, NUM_CLASSES = 8, 10
-EPOCHS, TRAIN_IMAGES, TEST_IMAGES = 100, 1000, 5400  # the cell that is reckoned from the measured epoch and look
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """One model, and how many images an epoch and a look of the measurement take."""
-
-    configs: Path
-    timm: str
-    size: int
-    batch: int
-    num_images: int
-    device: torch.device
-
-    @property
-    def recipe(self) -> Recipe:
-        """One epoch of the common recipe."""
-        return Recipe(
-            epochs=1,
-            batch_size=self.batch,
-            optimizer="adamw",
-            lr=1e-3,
-            weight_decay=1e-4,
-            warmup=0.0,
-            warmup_lr=1e-6,
-            final_lr=1e-5,
-            drop_path=DROP_PATH,
-        )
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """What both sides make of an image."""
-        mean, std = IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
-        return Preprocess(size=self.size, mean=mean, std=std, interpolation="bicubic", pool="token")
+RANK = 8
+EPOCHS, TRAIN_IMAGES, TEST_IMAGES = 100, 1000, 5400  # of the cell that is extrapolated
+Functions = dict[str, Callable[[], object]]
 
 
-def compare(work: Work, rival: str, *, rounds: int) -> dict[str, Any]:
-    """Seconds an image of both sides, training with its data and at a test, and what a whole cell would take of each.
+def compare(setup: Setup, rival: str, *, num_images: int) -> dict[str, Any]:
+    """Returns the seconds per image of both sides in training and test, and the extrapolated seconds of a cell.
 
-    `rival` is `peft` (HF peft's LoRA in an ordinary loop) or `plain` (our LoRA in that loop, with nothing left out).
+    `rival` is `peft` (HF peft's LoRA in an ordinary loop) or `plain` (our LoRA in that loop, without optimizations).
     """
+    preprocess = Preprocess(
+        size=setup.image_size,
+        mean=IMAGENET_INCEPTION_MEAN,
+        std=IMAGENET_INCEPTION_STD,
+        interpolation="bicubic",
+        pool="token",
+    )
     with tempfile.TemporaryDirectory() as folder:
-        files = jpegs(Path(folder), work.num_images)
-        ours, prepare = our_side(work, files, Path(folder))
-        theirs = their_side(work, files, rival)
-        works = {
-            f"{what}, {side}": one for side, pair in (("ours", ours), (rival, theirs)) for what, one in pair.items()
-        }
-        seconds = interleaved({"prepare": prepare, **works}, work.device, rounds)
-    found = {name: value / work.num_images for name, value in seconds.items()}
-    return {"seconds_per_image": found, "cell": cells_of(found, rival)}
+        files = write_jpegs(Path(folder), num_images)
+        prepare, ours = harness_functions(setup, files, preprocess, Path(folder))
+        model = lora(setup) if rival == "plain" else peft_lora(setup)
+        dataset = JpegDataset(files, preprocess)
+        theirs = jpeg_loops(model, dataset, batch_size=setup.batch_size, device=setup.device)
+        functions: Functions = {"prepare": prepare}
+        functions |= {f"{name}, ours": function for name, function in ours.items()}
+        functions |= {f"{name}, {rival}": with_torch_matmul(function) for name, function in theirs.items()}
+        seconds = interleaved(functions, setup.device, setup.rounds)
+    seconds_per_image = {name: value / num_images for name, value in seconds.items()}
+    return {"seconds_per_image": seconds_per_image, "cell": extrapolate_cells(seconds_per_image, rival)}
 
 
-def cells_of(found: dict[str, float], rival: str) -> dict[str, float]:
-    """Seconds of a cell of 100 epochs of 1000 images, reckoned: ours with its images prepared and one look at the test.
+def extrapolate_cells(seconds_per_image: dict[str, float], rival: str) -> dict[str, float]:
+    """Returns the seconds of a cell of 100 epochs of 1000 images: ours with preparation and one evaluation.
 
-    The rival reads the test once, or, as the public loops do, every ten epochs.
+    The rival evaluates the test set once or, as public loops do, every ten epochs.
     """
 
-    def cell(side: str, looks: int) -> float:
-        return EPOCHS * TRAIN_IMAGES * found[f"epoch, {side}"] + looks * TEST_IMAGES * found[f"test, {side}"]
+    def cell(side: str, num_evaluations: int) -> float:
+        epoch, test = seconds_per_image[f"epoch, {side}"], seconds_per_image[f"test, {side}"]
+        return EPOCHS * TRAIN_IMAGES * epoch + num_evaluations * TEST_IMAGES * test
 
     return {
-        "ours": (TRAIN_IMAGES + TEST_IMAGES) * found["prepare"] + cell("ours", 1),
-        f"{rival}, one look": cell(rival, 1),
-        f"{rival}, a look every 10 epochs": cell(rival, EPOCHS // 10),
+        "ours": (TRAIN_IMAGES + TEST_IMAGES) * seconds_per_image["prepare"] + cell("ours", 1),
+        f"{rival}, one evaluation": cell(rival, 1),
+        f"{rival}, an evaluation every 10 epochs": cell(rival, EPOCHS // 10),
     }
 
 
-def our_side(
-    work: Work, files: Sequence[Path], folder: Path
-) -> tuple[dict[str, Callable[[], object]], Callable[[], object]]:
-    """Our trainer's epoch and look over stored images, and the preparation of these, which a task pays once."""
+def harness_functions(
+    setup: Setup, files: Sequence[Path], preprocess: Preprocess, folder: Path
+) -> tuple[Callable[[], object], Functions]:
+    """Returns a function that prepares the images, once per task, and functions for an epoch and a test pass."""
 
     def prepare() -> np.ndarray:
         return np.stack(
-            [resize(file.read_bytes(), size=work.size, interpolation="bicubic", pixel_scale=1) for file in files]
+            [resize(file.read_bytes(), size=preprocess.size, interpolation="bicubic", pixel_scale=1) for file in files]
         )
 
     np.save(folder / "images.npy", prepare())
     images = np.load(folder / "images.npy", mmap_mode="r")
-    learned = Split(images=images, labels=labels_of(files), digest="")
-    model = skip_unused(lora(work, stock(work)), SKIPPABLE)
-    normalize = work.preprocess.normalize
+    split = Split(images=images, labels=any_labels(len(files)), digest="")
+    model = skip_unused(lora(setup), SKIPPABLE)
+    evaluator = Evaluator(normalize=preprocess.normalize, batch_size=EVAL_BATCH_SIZE)
 
     def epoch() -> None:
         checkpoint = Checkpoint(path=folder / "checkpoint.pt", epochs=1, code={})
         train(
             model,
-            learned,
-            recipe=work.recipe,
-            normalize=normalize,
+            split,
+            recipe=one_epoch(setup.batch_size),
+            normalize=preprocess.normalize,
             seed=0,
             checkpoint=checkpoint,
             logger=NoLogger(),
-            watch=lambda *_: {},
+            on_epoch=lambda *_: {},
         )
         checkpoint.remove()
 
     def test() -> None:
-        predict(merge(copy.deepcopy(model)), images, normalize=normalize, batch_size=64)
+        evaluator.predict(merge(copy.deepcopy(model)), images)
 
-    return {"epoch": epoch, "test": test}, prepare
-
-
-def their_side(work: Work, files: Sequence[Path], rival: str) -> dict[str, Callable[[], object]]:
-    """An ordinary loop over JPEG files; workers start anew with every epoch and every look."""
-    model = lora(work, stock(work)) if rival == "plain" else peft_lora(work)
-    optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=1e-3, weight_decay=1e-4)
-    data = JpegFiles(files, work.preprocess)
-    workers = min(4, os.cpu_count() or 1)
-
-    def epoch() -> None:
-        model.train()
-        total = 0.0
-        for images, labels in DataLoader(data, batch_size=work.batch, shuffle=True, num_workers=workers):
-            loss = F.cross_entropy(model(images.to(work.device)), labels.to(work.device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
-
-    def test() -> None:
-        model.eval()
-        correct = 0
-        with torch.no_grad():
-            for images, labels in DataLoader(data, batch_size=64, num_workers=workers):
-                correct += (model(images.to(work.device)).argmax(dim=1).cpu() == labels).sum().item()
-
-    return {"epoch": on_torch(epoch), "test": on_torch(test)}
+    return prepare, {"epoch": epoch, "test": test}
 
 
-def stock(work: Work) -> nn.Module:
-    """timm's model."""
-    return frozen(work.timm, work.size, drop_path=DROP_PATH)
+def one_epoch(batch_size: int) -> Recipe:
+    """Returns the common recipe, but for one epoch without warmup."""
+    return Recipe(
+        epochs=1,
+        batch_size=batch_size,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=1e-4,
+        warmup=0.0,
+        warmup_lr=1e-6,
+        final_lr=1e-5,
+        drop_path=DROP_PATH,
+    )
 
 
-def lora(work: Work, model: nn.Module) -> nn.Module:
-    """Our LoRA on q and v."""
-    return with_method(work.configs, "lora", model).to(work.device)
+def lora(setup: Setup) -> nn.Module:
+    """Returns the backbone with our LoRA on q and v."""
+    return with_method("lora", setup.frozen_backbone(drop_path=DROP_PATH)).to(setup.device)
 
 
-def peft_lora(work: Work) -> nn.Module:
-    """HF peft's LoRA on the fused qkv, which has as many parameters as ours on q and v."""
-    from peft import LoraConfig, get_peft_model  # only here, and only where it is installed
+def peft_lora(setup: Setup) -> nn.Module:
+    """Returns the backbone with HF peft's LoRA on the fused qkv, which has as many parameters as ours on q and v."""
+    from peft import LoraConfig, get_peft_model  # an optional dependency
 
     settings = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["qkv"], modules_to_save=["head"])
-    model = get_peft_model(stock(work), settings).to(work.device)
-    ours = count_parameters(lora(work, stock(work)))
-    num_trained = sum(parameter.numel() for parameter in trainable_parameters(model).values())
-    assert num_trained == sum(ours.values()), f"{num_trained} parameters against {ours}"
+    model = get_peft_model(setup.frozen_backbone(drop_path=DROP_PATH), settings).to(setup.device)
+    num_ours = sum(count_parameters(lora(setup)).values())
+    num_theirs = sum(parameter.numel() for parameter in trainable_parameters(model).values())
+    assert num_theirs == num_ours, f"{num_theirs} trained parameters against {num_ours}"
     return model
-
-
-class JpegFiles(Dataset):
-    """Decoded, resized and normalized at every reading, by torchvision."""
-
-    def __init__(self, files: Sequence[Path], preprocess: Preprocess) -> None:
-        self.files, self.labels = files, labels_of(files)
-        side = (preprocess.size, preprocess.size)
-        self.transform = transforms.Compose(
-            [
-                transforms.Resize(side, interpolation=transforms.InterpolationMode.BICUBIC),
-                transforms.ToTensor(),
-                transforms.Normalize(preprocess.mean, preprocess.std),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        with Image.open(self.files[index]) as image:
-            return self.transform(image.convert("RGB")), int(self.labels[index])
-
-
-def jpegs(folder: Path, count: int) -> list[Path]:
-    """Seeded JPEG files of the size of a photograph: coarse colors, smoothly enlarged, with a little grain."""
-    draws = np.random.default_rng(0)
-    width, height = JPEG_SIZE
-    made = []
-    for index in range(count):
-        coarse = Image.fromarray(draws.integers(0, 256, (height // 25, width // 25, 3), dtype=np.uint8))
-        grain = draws.integers(-12, 13, (height, width, 3))
-        smooth = np.asarray(coarse.resize(JPEG_SIZE, Image.Resampling.BICUBIC), dtype=np.int64)
-        made.append(folder / f"{index}.jpg")
-        Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(made[-1], quality=90)
-    return made
-
-
-def labels_of(files: Sequence[Path]) -> np.ndarray:
-    """Any labels (N,)."""
-    return np.arange(len(files), dtype=np.int64) % NUM_CLASSES

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from moppa.backbone.preprocess import Preprocess
 from moppa.data import cache
-from moppa.train.evaluate import predict
+from moppa.train.evaluate import Evaluator
 from moppa.utils.config import instantiate
 from tests.conftest import config_of
 from tests.data.test_preparation_cost import BinaryImages
@@ -44,12 +44,13 @@ def peak():
 size = int(sys.argv[2])
 task = instantiate(config_of("task=dsprites_loc"), "task")
 normalize = Preprocess(size=size, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", pool="avg").normalize
-predict(Tiny(), np.zeros((64, size, size, 3), np.uint8), normalize=normalize, batch_size=64)
+evaluator = Evaluator(normalize=normalize, batch_size=64)
+evaluator.predict(Tiny(), np.zeros((64, size, size, 3), np.uint8))
 before = peak()
 source = BinaryImages(lineage="generated", cache=sys.argv[1])
 split = cache.load_split(task, "test", source, size=size, interpolation="bicubic")
 prepared = peak()
-predicted = predict(Tiny(), split.images, normalize=normalize, batch_size=64)
+predicted = evaluator.predict(Tiny(), split.images)
 print(json.dumps({"images": len(predicted), "mapped": split.images.nbytes, "prepared": prepared - before,
                   "evaluated": peak() - before}))
 """

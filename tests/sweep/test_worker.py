@@ -52,7 +52,8 @@ def start():
     yield start_process
     for process in processes:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 def files_in(folder):
@@ -75,7 +76,7 @@ def test_the_lease_of_a_live_process_is_respected_and_that_of_a_killed_one_is_ta
     assert worker.stdout.readline() == "acquired\n"
     assert acquire_lease(path) is None
     worker.kill()
-    worker.communicate()
+    worker.wait()
     began = time.monotonic()
     file_lease = acquire_lease(path)
     assert file_lease is not None
