@@ -42,12 +42,6 @@ def expand_cells(configs: Path, overrides: Sequence[str]) -> list[dict[str, Any]
         return list(resolve_cells(expand_overrides(overrides), configs))
 
 
-def count_cells(configs: Path, name: str, *overrides: str) -> int:
-    """Returns the number of cells of `python run.py -m +sweep=NAME OVERRIDES`."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
-        return len(expand_overrides([f"+sweep={name}", *overrides]).combinations)
-
-
 def expand_overrides(overrides: Sequence[str]) -> Expansion:
     """Expands overrides, with the parameters of a named sweep, into all combinations. Hydra must be initialized."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
