@@ -19,7 +19,7 @@ from moppa.backbone.preprocess import Preprocess
 from moppa.bench.jpeg_loop import EVAL_BATCH_SIZE, JpegDataset, any_labels, jpeg_loops, write_jpegs
 from moppa.bench.steps import DROP_PATH, Setup, with_method, with_torch_matmul
 from moppa.bench.timing import interleaved
-from moppa.data.images import resize
+from moppa.data.images import ImageFormat, resize
 from moppa.data.split import Split
 from moppa.peft.collect import count_parameters, trainable_parameters
 from moppa.peft.inject import merge
@@ -83,9 +83,8 @@ def harness_functions(
     """Returns a function that prepares the images, once per task, and functions for an epoch and a test pass."""
 
     def prepare() -> np.ndarray:
-        return np.stack(
-            [resize(file.read_bytes(), size=preprocess.size, interpolation="bicubic", pixel_scale=1) for file in files]
-        )
+        image_format = ImageFormat(preprocess.size, "bicubic")
+        return np.stack([resize(file.read_bytes(), image_format, pixel_scale=1) for file in files])
 
     np.save(folder / "images.npy", prepare())
     images = np.load(folder / "images.npy", mmap_mode="r")

@@ -1,1 +1,1 @@
-"""From a task's definition to its images as uint8 arrays."""
+"""Loads the images of a task as uint8 arrays: sources, the cache of resized images, and the check of the splits."""

@@ -1,4 +1,4 @@
-"""Zip and tar files, unpacked whole or not at all, and never outside of the folder that was asked for."""
+"""Unpacks zip and tar files completely or not at all, and never outside of the target folder."""
 
 import gzip
 import lzma
@@ -12,39 +12,40 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from moppa.utils.atomic import write_error
 from moppa.utils.errors import UserError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 PLAIN_TYPES = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: a zip written on a system without file types
-PIECE = 1 << 20  # bytes copied at a time
-DRIVE = re.compile(r"^[A-Za-z]:")
-DAMAGE = (
+COPY_BYTES = 1 << 20  # copied at a time
+WINDOWS_DRIVE = re.compile(r"^[A-Za-z]:")
+READ_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
     gzip.BadGzipFile,
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    RuntimeError,  # a zip with a password; NotImplementedError, a compression that Python lacks, is one too
+    RuntimeError,  # a zip with a password; its subclass NotImplementedError: a compression that Python lacks
 )
 
 
 class Member(NamedTuple):
-    """One entry of an archive; `is_plain` says that it is a file or folder, not a link or a device."""
+    """One entry of an archive. `is_plain` is true for a file or folder, false for a link or a device."""
 
     name: str
     is_folder: bool
     is_plain: bool
 
 
+@runtime_checkable
 class Archive(Protocol):
-    """An open zip or tar: its entries in order; the entry at `index` of them written to a new file."""
+    """An open zip or tar file: lists its entries in order, and writes the entry at `index` to a new file."""
 
     def members(self) -> list[Member]: ...
-    def unpack(self, index: int, place: Path) -> None: ...
+    def unpack(self, index: int, target: Path) -> None: ...
 
 
 class Zip:
@@ -55,87 +56,88 @@ class Zip:
 
     def members(self) -> list[Member]:
         return [
-            # orig_filename: Python's own reading cuts a name at a zero byte
+            # orig_filename, because Python cuts `filename` at a zero byte
             Member(info.orig_filename, info.is_dir(), stat.S_IFMT(info.external_attr >> 16) in PLAIN_TYPES)
             for info in self.file.infolist()
         ]
 
-    def unpack(self, index: int, place: Path) -> None:
-        with self.file.open(self.file.infolist()[index]) as packed, place.open("xb") as file:
-            shutil.copyfileobj(packed, file, PIECE)
+    def unpack(self, index: int, target: Path) -> None:
+        with self.file.open(self.file.infolist()[index]) as packed, target.open("xb") as file:
+            shutil.copyfileobj(packed, file, COPY_BYTES)
 
 
 class Tar:
     """A tar file, compressed or not."""
 
     def __init__(self, path: Path) -> None:
-        self.file = tarfile.open(path)  # noqa: SIM115, closed by `opened`
+        self.file = tarfile.open(path)  # noqa: SIM115, closed by `open_archive`
 
     def members(self) -> list[Member]:
         return [Member(info.name, info.isdir(), info.isfile() or info.isdir()) for info in self.file.getmembers()]
 
-    def unpack(self, index: int, place: Path) -> None:
+    def unpack(self, index: int, target: Path) -> None:
         packed = self.file.extractfile(self.file.getmembers()[index])
         assert packed is not None, "only plain files are unpacked"
-        with packed, place.open("xb") as file:
-            shutil.copyfileobj(packed, file, PIECE)
+        with packed, target.open("xb") as file:
+            shutil.copyfileobj(packed, file, COPY_BYTES)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Archive]:
-    """The archive at `path`, closed afterwards; one that cannot be read is a `UserError`."""
-    broken = f"{path} cannot be unpacked ({{}}); it is damaged or not what its name says: get it again"
+def open_archive(path: Path) -> Iterator[Archive]:
+    """Opens the archive at `path` and closes it afterwards. Raises `UserError` if it cannot be read."""
+    message = f"{path} cannot be unpacked ({{}}); it is damaged or not of the type that its name says: get it again"
     try:
         archive = Zip(path) if path.suffix == ".zip" else Tar(path)
-    except (*DAMAGE, OSError) as error:
-        raise UserError(broken.format(error)) from error
+    except (*READ_ERRORS, OSError) as error:
+        raise UserError(message.format(error)) from error
     try:
         with archive.file:
             yield archive
-    except DAMAGE as error:
-        raise UserError(broken.format(error)) from error
+    except READ_ERRORS as error:
+        raise UserError(message.format(error)) from error
 
 
 def file_names(path: Path) -> list[str]:
-    """The names of the files in an archive, each of them safe to unpack below a folder."""
-    with opened(path) as archive:
-        return [member.name for member in checked(path, archive.members()) if not member.is_folder]
+    """Returns the names of the files in an archive; each is safe to unpack below a folder."""
+    with open_archive(path) as archive:
+        return [member.name for member in checked_members(path, archive) if not member.is_folder]
 
 
 def extract(path: Path, target: Path, *, below: str) -> None:
-    """Afterwards the folder `target` holds the files of the archive's folder `below` ("" for all of it), complete.
+    """Extracts the files of the archive's folder `below` ("" for all files) to the new folder `target`.
 
     Raises:
-        UserError: where any entry of the archive would leave `target` or is no plain file or folder (then nothing is
-            unpacked), where the archive is damaged, or where the disk says no.
+        UserError: if any entry of the archive would leave `target` or is not a plain file or folder (then nothing is
+            unpacked), if the archive is damaged, or if the disk cannot be written.
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    base = PurePosixPath(below)
+    root = PurePosixPath(below)
     try:
-        with opened(path) as archive:
-            members = checked(path, archive.members())
+        with open_archive(path) as archive:
+            members = checked_members(path, archive)
             temporary.mkdir(parents=True)
             for index, member in enumerate(members):
                 name = PurePosixPath(member.name)
-                if member.is_folder or not name.is_relative_to(base):
+                if member.is_folder or not name.is_relative_to(root):
                     continue
-                place = temporary / name.relative_to(base)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                archive.unpack(index, place)
+                file = temporary / name.relative_to(root)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                archive.unpack(index, file)
         temporary.rename(target)
     except OSError as error:
-        if not target.is_dir():  # else another run was first, and its copy is as good
+        if not target.is_dir():  # otherwise another run has unpacked it
             raise write_error(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def checked(path: Path, members: list[Member]) -> list[Member]:
-    """The members, once each is known to be a plain file or folder that stays where it is put."""
+def checked_members(path: Path, archive: Archive) -> list[Member]:
+    """Returns the members of an archive. Raises `UserError` if one is not safe to unpack or appears twice."""
+    members = archive.members()
     seen: set[PurePosixPath] = set()
     for member in members:
         name = PurePosixPath(member.name)
-        reason = danger_of(member) or ("twice" if name in seen and not member.is_folder else None)
+        reason = unsafe_reason(member) or ("twice" if name in seen and not member.is_folder else None)
         seen.add(name)
         if reason:
             raise UserError(
@@ -144,15 +146,15 @@ def checked(path: Path, members: list[Member]) -> list[Member]:
     return members
 
 
-def danger_of(member: Member) -> str | None:
-    """Why a member must not be unpacked, or None where it may be."""
+def unsafe_reason(member: Member) -> str | None:
+    """Returns why a member must not be unpacked, or None if it is safe."""
     name = member.name
     if not member.is_plain:
         return "which is a link, a device or the like and no plain file"
-    if name.startswith(("/", "\\")) or DRIVE.match(name):
+    if name.startswith(("/", "\\")) or WINDOWS_DRIVE.match(name):
         return "which is an absolute path"
     if ".." in re.split(r"[/\\]", name):
         return "which leads out of the folder"
     if "\\" in name or "\0" in name or (not PurePosixPath(name).parts and not member.is_folder):
-        return "which is no portable file name"
+        return "which is not a portable file name"
     return None

@@ -1,4 +1,4 @@
-"""Every image is decoded and resized once, into a uint8 array on disk; after that only the array is read."""
+"""Loads the splits of a task from the cache, where each image is decoded and resized once, as a uint8 array on disk."""
 
 import hashlib
 from contextlib import suppress
@@ -6,43 +6,47 @@ from typing import Any
 
 import numpy as np
 
+from moppa.data.images import ImageFormat
 from moppa.data.prepare import ensure_prepared
-from moppa.data.split import Source, Split, images_sha256, read_names, read_split, split_folder
+from moppa.data.source import Source
+from moppa.data.split import Split, read_names, read_split, split_folder, start_hashing
 from moppa.data.task import BASE_SPLITS, Task, check_split, split_fingerprint
 
 
-def load_split(task: Task, split: str, source: Source, *, size: int, interpolation: str) -> Split:
-    """The images of a split as uint8 (N, size, size, 3), prepared first where the store does not have them.
+def load_split(task: Task, split: str, source: Source, image_format: ImageFormat) -> Split:
+    """Returns the images of a split as uint8 (N, size, size, 3), after preparing those that are not in the cache.
 
     Raises:
-        UserError: where what is stored is damaged, was changed, or is of another version of the task.
+        UserError: if the cached images are damaged, were changed, or belong to another version of the task.
     """
-    parts = [
-        read_split(ensure_prepared(task, part, source, size=size, interpolation=interpolation), task, part)
-        for part in BASE_SPLITS[split]
-    ]
-    if len(parts) == 1:
-        return parts[0]
+    loaded = [read_split(ensure_prepared(task, base, source, image_format), task, base) for base in BASE_SPLITS[split]]
+    if len(loaded) == 1:
+        return loaded[0]
     return Split(
-        images=np.concatenate([part.images for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        digest=hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest(),
+        images=np.concatenate([base.images for base in loaded]),
+        labels=np.concatenate([base.labels for base in loaded]),
+        digest=hashlib.sha256("".join(base.digest for base in loaded).encode()).hexdigest(),
     )
 
 
-def start_reading(task: Task, split: str, source: Source, *, size: int, interpolation: str) -> None:
-    """What is stored of a split is read and checked from now on, beside all else; `load` waits for the rest of it."""
-    for part in BASE_SPLITS[split]:
-        with suppress(OSError):  # what is not there is prepared by `load`
-            images_sha256(split_folder(task, part, source, size=size, interpolation=interpolation))
+def start_reading(task: Task, split: str, source: Source, image_format: ImageFormat) -> None:
+    """Starts to read and check the cached images of a split in the background; `load_split` waits for the rest."""
+    for base in BASE_SPLITS[split]:
+        with suppress(OSError):  # not in the cache: `load_split` prepares it
+            start_hashing(split_folder(task, base, source, image_format))
 
 
-def split_check(task: Task, source: Source, *, size: int, interpolation: str) -> dict[str, Any]:
-    """The verdict on train800 and val200, with the fingerprints found. A wrong split raises `UserError`."""
+def split_check(task: Task, source: Source, image_format: ImageFormat) -> dict[str, Any]:
+    """Returns the check of train800 and val200 as `verdict`, and their `fingerprint` (None if they have no names).
+
+    Raises:
+        UserError: if the names differ from the task's fingerprint.
+    """
     train800, val200 = (
-        read_names(ensure_prepared(task, part, source, size=size, interpolation=interpolation), task, part)
-        for part in BASE_SPLITS["train800val200"]
+        read_names(ensure_prepared(task, base, source, image_format), task, base)
+        for base in BASE_SPLITS["train800val200"]
     )
     verdict = check_split(task, train800, val200)
-    names_known = train800 is not None and val200 is not None
-    return {"verdict": verdict, "fingerprint": split_fingerprint(train800, val200) if names_known else None}
+    if train800 is None or val200 is None:
+        return {"verdict": verdict, "fingerprint": None}
+    return {"verdict": verdict, "fingerprint": split_fingerprint(train800, val200)}

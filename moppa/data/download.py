@@ -1,6 +1,6 @@
-"""A data set that TFDS has not prepared yet is announced, downloaded and prepared as array_record, or its way is told.
+"""Downloads and prepares TFDS data sets as array_record files, or explains how to get those that need manual steps.
 
-Source of what the two manual downloads consist of: TFDS's builders, `MANUAL_DOWNLOAD_INSTRUCTIONS` and code.
+Source for the two manual downloads: the builders of TFDS, their `MANUAL_DOWNLOAD_INSTRUCTIONS` and their code.
 """
 
 import sys
@@ -12,11 +12,11 @@ from filelock import FileLock
 from moppa.data.disk_space import format_bytes
 from moppa.data.task import Task
 from moppa.utils.errors import UserError
+from moppa.utils.paths import IS_CHECKOUT
 
-EXTRA = "pip install -c constraints.txt -e '.[prepare]'"
-# builder: what its page gives, and how it must lie in the folder for manual downloads
-MANUAL_DOWNLOADS = {
-    "resisc45": "unpack NWPU-RESISC45.rar there, so that NWPU-RESISC45/airplane/ and its 44 siblings lie in it",
+INSTALL_EXTRA = "pip install -c constraints.txt -e '.[prepare]'" if IS_CHECKOUT else "pip install 'moppa[prepare]'"
+MANUAL_DOWNLOADS = {  # by builder: the layout that TFDS expects in the folder for manual downloads
+    "resisc45": "unpack NWPU-RESISC45.rar there, so that it holds NWPU-RESISC45/airplane/ and the 44 other classes",
     "diabetic_retinopathy_detection": (
         "join and unpack Kaggle's train, test and sample archives there as train/, test/ and sample/, and put "
         "trainLabels.csv and sampleSubmission.csv beside them"
@@ -24,62 +24,65 @@ MANUAL_DOWNLOADS = {
 }
 
 
+def builder_name(task: Task) -> str:
+    """Returns the name of the task's TFDS builder without its config and version."""
+    return task.builder.partition(":")[0].partition("/")[0]
+
+
 def how_to_get(task: Task, data_dir: str) -> str:
-    """The way to the data set of a task, as a sentence's end."""
-    name = task.builder.partition(":")[0].partition("/")[0]
-    command = f"{EXTRA} && python scripts/prepare_data.py task={task.name} data.dir={data_dir}"
-    if name not in MANUAL_DOWNLOADS:
-        return command
-    return f"by hand first: {MANUAL_DOWNLOADS[name]} ({manual_folder(data_dir)}); then: {command}"
+    """Returns the command that gets the data set of a task, after the manual steps if it needs any."""
+    command = f"{INSTALL_EXTRA} && moppa data prepare task={task.name} data.dir={data_dir}"
+    steps = MANUAL_DOWNLOADS.get(builder_name(task))
+    return f"by hand first: {steps} ({manual_folder(data_dir)}); then: {command}" if steps else command
 
 
 def manual_folder(data_dir: str) -> Path:
-    """Where TFDS looks for what a person has to download."""
+    """Returns the folder in which TFDS looks for manual downloads."""
     return Path(data_dir).expanduser() / "downloads" / "manual"
 
 
 def download_and_prepare(builder: Any, task: Task, data_dir: str) -> None:
-    """Says what is downloaded and where to, then does it; of two runs at once, the second waits for the first.
+    """Announces a download, then downloads and prepares the data set. A second process waits for the first.
 
     Raises:
-        UserError: where a person has to download something, TensorFlow is missing, or the download fails.
+        UserError: if the data set needs a manual download, TensorFlow is missing, or the download fails.
     """
-    name = builder.info.full_name
-    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not is_filled(manual_folder(data_dir)):
+    name, folder = builder.info.full_name, Path(data_dir).expanduser()
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not has_files(manual_folder(data_dir)):
         raise UserError(
             f"task {task.name}: {name} has to be downloaded by hand, from {builder.info.homepage} (TFDS says how in "
             f"MANUAL_DOWNLOAD_INSTRUCTIONS of {type(builder).__module__}); get it {how_to_get(task, data_dir)}"
         )
     print(f"task {task.name}: downloading {name} ({download_size(builder)}) into {builder.data_path}", file=sys.stderr)
     try:
-        Path(data_dir).expanduser().mkdir(parents=True, exist_ok=True)
-        with FileLock(Path(data_dir).expanduser() / f".{name.replace('/', '-')}.lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{name.replace('/', '-')}.lock"):
             if not builder.is_prepared():
                 builder.download_and_prepare(file_format="array_record")
     except ImportError as error:
         raise UserError(
             f"task {task.name}: TFDS needs {error.name or 'TensorFlow'} to prepare {name}, which is not installed "
-            f"({first_line(error)}); {EXTRA}"
+            f"({first_line(error)}); {INSTALL_EXTRA}"
         ) from error
-    except Exception as error:  # whatever a builder meets on the way: the network, the disk, an archive that changed
+    except Exception as error:  # a builder can fail in any way: the network, the disk, a changed archive
         raise UserError(
             f"task {task.name}: {name} could not be prepared in {data_dir} ({type(error).__name__}: "
-            f"{first_line(error)}); mend that and run it again (what was downloaded is kept), or get it elsewhere: "
+            f"{first_line(error)}); fix that and run it again (finished downloads are kept), or get it elsewhere: "
             f"{how_to_get(task, data_dir)}"
         ) from error
 
 
-def is_filled(folder: Path) -> bool:
-    """Whether there is anything in a folder."""
+def has_files(folder: Path) -> bool:
+    """Returns whether a folder exists and is not empty."""
     return folder.is_dir() and any(folder.iterdir())
 
 
 def download_size(builder: Any) -> str:
-    """What is downloaded at most: TFDS's own figure, else the sum over the builder's files, of all its variants."""
-    known = int(builder.info.download_size) or sum(info.size for info in (builder.url_infos or {}).values())
-    return f"at most {format_bytes(known)}" if known else "of unknown size"
+    """Returns the maximum size of the download: the figure of TFDS, or the sum over all files of the builder."""
+    num_bytes = int(builder.info.download_size) or sum(info.size for info in (builder.url_infos or {}).values())
+    return f"at most {format_bytes(num_bytes)}" if num_bytes else "of unknown size"
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first."""
+    """Returns the first line of an error's message, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Images of one's own: a folder for each split and in it one for each class, or a CSV that says what is what."""
+"""Reads images of your own: from folders SPLIT/CLASS/IMAGE, or from a CSV that names each image's class and split."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from moppa.data.source import Example
 from moppa.data.task import Task
-from moppa.data.tfds import Example
 from moppa.utils.errors import UserError
 
 COLUMNS = ("path", "label", "split")
 
 
 class Entry(NamedTuple):
-    """One image: its file, the name of its class, the name of its split, and what it is called in a fingerprint."""
+    """One image: its file, the names of its class and its split, and its own name in a fingerprint."""
 
     file: Path
     label: str
@@ -26,49 +26,51 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource:
-    """The user's own lineage. `table` is a CSV in `dir`, or None where the folders say split and class.
+    """The user's own lineage.
 
-    `classes` are the classes' names in the order of their numbers, or None for the names of all splits, sorted.
+    `table` is a CSV in `dir`, or None if the folders give split and class. `classes` holds the class names in the
+    order of their numbers; None means the class names of all splits, sorted.
     """
 
+    name: str
     lineage: str
     dir: str
     cache: str
     table: str | None
     classes: Sequence[str] | None
 
-    def examples(self, task: Task, part: str) -> Iterator[Example]:
-        """Yields train800, val200 or test: the folders in the order of their names, a CSV in its own.
+    def examples(self, task: Task, split: str) -> Iterator[Example]:
+        """Yields the examples of train800, val200 or test: folders sorted by path, a CSV in its own order.
 
         Raises:
-            UserError: where files, classes or numbers are not those that the task describes.
+            UserError: if the files, the classes or their numbers are not those that the task describes.
         """
-        place = Path(self.dir).expanduser()
-        splits = list(task.splits.values())
-        entries = in_folders(place, splits) if self.table is None else in_table(place / self.table, splits)
-        check_apart(entries)
-        number_of = {name: number for number, name in enumerate(self._classes(task, entries))}
-        mine = [entry for entry in entries if entry.split == task.splits[part]]
-        if len(mine) != task.size_of(part):
+        folder, own_name = Path(self.dir).expanduser(), task.splits[split]
+        own_names = list(task.splits.values())
+        if self.table is None:
+            entries = entries_in_folders(folder, own_names)
+        else:
+            entries = entries_in_csv(folder / self.table, own_names)
+        check_disjoint(entries)
+        label_by_class = {name: label for label, name in enumerate(self._class_names(task, entries))}
+        split_entries = [entry for entry in entries if entry.split == own_name]
+        if len(split_entries) != task.num_images(split):
             raise UserError(
-                f"task {task.name}: split {task.splits[part]!r} in {place} holds {len(mine)} images, the task needs "
-                f"{task.size_of(part)}: train800 and val200 are 800 and 200, the test set is task.num_test"
+                f"task {task.name}: split {own_name!r} in {folder} holds {len(split_entries)} images, the task needs "
+                f"{task.num_images(split)}: train800 and val200 are 800 and 200, the test set is task.num_test"
             )
-        for entry in mine:
-            yield Example(
-                read_image(entry.file),
-                task.label({"label": number_of[entry.label], "class": entry.label}),
-                entry.name,
-            )
+        for entry in split_entries:
+            label = task.label({"label": label_by_class[entry.label], "class": entry.label})
+            yield Example(read_image(entry.file), label, entry.name)
 
-    def _classes(self, task: Task, entries: Sequence[Entry]) -> list[str]:
-        """The classes by number: as many as the task has, whatever a split may show of them."""
-        seen = {entry.label for entry in entries}
-        by_number = all(name.isdecimal() for name in seen)
-        names = sorted(seen, key=lambda name: (int(name) if by_number else 0, name))
+    def _class_names(self, task: Task, entries: Sequence[Entry]) -> list[str]:
+        """Returns the class names in the order of their labels: those of all splits, or `classes`."""
+        found = {entry.label for entry in entries}
+        is_numeric = all(name.isdecimal() for name in found)
+        names = sorted(found, key=lambda name: (int(name) if is_numeric else 0, name))
         if self.classes is not None:
             names = [str(name) for name in self.classes]
-            if unknown := sorted(seen - set(names)):
+            if unknown := sorted(found - set(names)):
                 raise UserError(f"task {task.name}: class {unknown[0]!r} is not in data.classes={names}: add it there")
         if len(names) != task.num_classes or len(set(names)) != len(names):
             raise UserError(
@@ -79,12 +81,12 @@ class FolderSource:
         return names
 
 
-def in_folders(place: Path, splits: Sequence[str]) -> list[Entry]:
-    """The images below SPLIT/CLASS/ in the order of their paths; a name is what stands after SPLIT/."""
+def entries_in_folders(root: Path, splits: Sequence[str]) -> list[Entry]:
+    """Returns the images SPLIT/CLASS/... below `root`, sorted by path. An image's name is its path below SPLIT."""
     suffixes = Image.registered_extensions()
     entries = []
     for split in splits:
-        folder = place / split
+        folder = root / split
         if not folder.is_dir():
             raise UserError(
                 f"no folder {folder} (data.dir, task.splits): put the images in {folder}/CLASS/, or name a CSV with "
@@ -92,14 +94,14 @@ def in_folders(place: Path, splits: Sequence[str]) -> list[Entry]:
             )
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
         names = [file.relative_to(folder) for file in files]
-        if loose := [name for name in names if len(name.parts) < 2]:
-            raise UserError(f"{folder / loose[0]} lies in no class: move it to {folder}/CLASS/")
+        if outside := [name for name in names if len(name.parts) < 2]:
+            raise UserError(f"{folder / outside[0]} is in no class folder: move it to {folder}/CLASS/")
         entries += [Entry(file, name.parts[0], split, name.as_posix()) for file, name in zip(files, names, strict=True)]
     return entries
 
 
-def in_table(table: Path, splits: Sequence[str]) -> list[Entry]:
-    """The rows of a CSV in their order; paths are meant from its folder, and a name is the path as it stands there."""
+def entries_in_csv(table: Path, splits: Sequence[str]) -> list[Entry]:
+    """Returns the rows of a CSV in order. Paths are relative to its folder; an image's name is its path in the CSV."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -114,17 +116,17 @@ def in_table(table: Path, splits: Sequence[str]) -> list[Entry]:
             raise UserError(f"{table} line {number}: a path, a label or a split is missing; complete or delete it")
         if row["split"] not in splits:
             raise UserError(
-                f"{table} line {number}: split {row['split']!r} is none of the task's ({', '.join(splits)}); correct "
-                f"it, or task.splits"
+                f"{table} line {number}: split {row['split']!r} is not one of the task's ({', '.join(splits)}); "
+                f"correct it, or task.splits"
             )
     return [Entry(table.parent / row["path"], row["label"], row["split"], row["path"]) for row in rows]
 
 
-def check_apart(entries: Sequence[Entry]) -> None:
-    """Every file is in one split, once."""
-    owner: dict[Path, Entry] = {}
+def check_disjoint(entries: Sequence[Entry]) -> None:
+    """Raises `UserError` if a file appears twice, in one split or in two."""
+    first_entry: dict[Path, Entry] = {}
     for entry in entries:
-        other = owner.setdefault(entry.file.resolve(), entry)
+        other = first_entry.setdefault(entry.file.resolve(), entry)
         if other is not entry:
             raise UserError(
                 f"{entry.file} is in split {other.split!r} and again in {entry.split!r}; an image may be in one split "
@@ -133,7 +135,7 @@ def check_apart(entries: Sequence[Entry]) -> None:
 
 
 def read_image(file: Path) -> bytes:
-    """The image as it lies on disk."""
+    """Returns the encoded image."""
     try:
         return file.read_bytes()
     except OSError as error:

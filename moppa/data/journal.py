@@ -1,6 +1,7 @@
-"""What of a part is on disk already, so that a killed run goes on: one line for the task, then one for every chunk.
+"""Records which images of a split are already on disk, so that an interrupted preparation can resume.
 
-Threads write chunks wherever they belong, in any order; the journal vouches for them in order.
+The first line of the journal describes the split. Each further line vouches for one chunk of images, in order, with
+the sha256 of all image digests so far. Threads may write the chunks themselves in any order.
 """
 
 import hashlib
@@ -14,83 +15,96 @@ from typing import Any, BinaryIO, TextIO
 import numpy as np
 
 from moppa.data.images import hash_array
+from moppa.data.source import Example
 
 
 @dataclass(kw_only=True)
-class Journaled:
-    """What of a part is on disk: where its images begin, their labels and names, and the running sha256 of sha256s."""
+class Progress:
+    """The images of a split that the journal vouches for.
 
-    offset: int = 0  # bytes
+    `offset` is the position of the first image in the array file, in bytes. `digest` is the running sha256 of the
+    sha256 digests of all images.
+    """
+
+    offset: int = 0
     labels: list[int] = field(default_factory=list)
     names: list[str | None] = field(default_factory=list)
-    pixels: Any = field(default_factory=hashlib.sha256)
+    digest: Any = field(default_factory=hashlib.sha256)
 
     @property
-    def done(self) -> int:
+    def num_images(self) -> int:
         return len(self.labels)
 
 
-def start_journal(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Journaled:
-    """Empties both files, then writes the array's header and the journal's first line: what is being made."""
+def resume_journal(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progress:
+    """Returns the progress of an interrupted preparation with the same `facts`, or starts a new one.
+
+    Both files are cut after the last chunk whose digest holds.
+    """
+    progress = recover(images, journal, facts)
+    return progress if progress.num_images else start(images, journal, facts)
+
+
+def start(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progress:
+    """Empties both files, then writes the header of the array and the first line of the journal."""
     for file in (images, journal):
-        if file.seek(0, os.SEEK_END):  # ext4 writes a file that was emptied to disk at every close, and waits
+        if file.seek(0, os.SEEK_END):  # do not truncate an empty file: ext4 would then wait for the disk at every close
             file.seek(0)
             file.truncate()
     shape = (facts["count"], facts["size"], facts["size"], 3)
     np.lib.format.write_array_header_1_0(images, {"descr": "|u1", "fortran_order": False, "shape": shape})
     images.flush()
     journal.write(json.dumps({"facts": facts}) + "\n")
-    return Journaled(offset=images.tell())
+    return Progress(offset=images.tell())
 
 
-def recover_journal(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Journaled:
-    """The chunks that a killed run left whole, by their digest; what follows them is cut off from both files."""
-    progress, trusted = Journaled(), 0
+def recover(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progress:
+    """Returns the progress up to the last chunk whose digest holds and cuts both files there."""
+    progress, images_end = Progress(), 0
     journal.seek(0)
     lines = journal.read().splitlines(keepends=True)
     try:
-        if json.loads(lines[0])["facts"] != json.loads(json.dumps(facts)):  # another version: nothing of it fits
+        if json.loads(lines[0])["facts"] != json.loads(json.dumps(facts)):  # another version: nothing can be kept
             return progress
         images.seek(0)
         np.lib.format.read_magic(images)
         np.lib.format.read_array_header_1_0(images)
-        progress.offset = trusted = images.tell()
+        progress.offset = images_end = images.tell()
         image_bytes = 3 * facts["size"] ** 2
-        kept = len(lines[0])
+        journal_end = len(lines[0])
         for line in lines[1:]:
-            chunk, pixels = json.loads(line), progress.pixels.copy()
+            chunk, digest = json.loads(line), progress.digest.copy()
             for _ in chunk["labels"]:
-                pixels.update(hashlib.sha256(images.read(image_bytes)).digest())
-            if pixels.hexdigest() != chunk["sha256"]:
+                digest.update(hashlib.sha256(images.read(image_bytes)).digest())
+            if digest.hexdigest() != chunk["sha256"]:
                 break
             progress.labels += chunk["labels"]
             progress.names += chunk["names"]
-            progress.pixels, trusted, kept = pixels, images.tell(), kept + len(line)
-    except (IndexError, KeyError, TypeError, ValueError):  # torn at the end: what was read until there stands
-        if not progress.done:
-            return Journaled()
-    images.seek(trusted)
+            progress.digest, images_end, journal_end = digest, images.tell(), journal_end + len(line)
+    except (IndexError, KeyError, TypeError, ValueError):  # a torn line: keep the chunks before it
+        if not progress.num_images:
+            return Progress()
+    images.seek(images_end)
     images.truncate()
     journal.seek(0)
-    journal.truncate(kept)
+    journal.truncate(journal_end)
     return progress
 
 
-def write_chunk(file: Path, place: int, chunk: Sequence[np.ndarray]) -> list[bytes]:
-    """Writes images (S, S, 3) from byte `place` on and gives their digests; other threads may be at other places."""
+def write_chunk(file: Path, offset: int, chunk: Sequence[np.ndarray]) -> list[bytes]:
+    """Writes images (S, S, 3) from byte `offset` on and returns their digests. Threads may write to one file."""
     with file.open("r+b") as images:
-        images.seek(place)
+        images.seek(offset)
         for image in chunk:
-            images.write(image)
+            images.write(image.data)
     return [hash_array(image) for image in chunk]
 
 
-def append_chunk(
-    journal: TextIO, progress: Journaled, *, digests: list[bytes], labels: list[int], names: list[str | None]
-) -> None:
-    """The line that vouches for the next chunk, which is written."""
-    progress.pixels.update(b"".join(digests))
+def append_chunk(journal: TextIO, progress: Progress, chunk: Sequence[Example], digests: Sequence[bytes]) -> None:
+    """Appends the line that vouches for the next chunk, which is on disk, and adds the chunk to `progress`."""
+    labels, names = [int(example.label) for example in chunk], [example.name for example in chunk]
+    progress.digest.update(b"".join(digests))
     progress.labels += labels
     progress.names += names
-    journal.write(json.dumps({"labels": labels, "names": names, "sha256": progress.pixels.hexdigest()}) + "\n")
+    journal.write(json.dumps({"labels": labels, "names": names, "sha256": progress.digest.hexdigest()}) + "\n")
     journal.flush()

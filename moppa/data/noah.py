@@ -1,8 +1,8 @@
-"""The folders of NOAH (Zhang et al., arXiv 2206.04673) and V-PETL Bench: JPEG dumps of the VTAB-1K images.
+"""Reads the folders of NOAH (Zhang et al., arXiv 2206.04673) and V-PETL Bench: JPEG dumps of the VTAB-1K images.
 
-A task's folder holds `images/` and four lists: `train800.txt`, `val200.txt`, `train800val200.txt`, `test.txt`, one
-image a line: its path in the folder, a space, its label. The dumps of one part lie in `images/PART/`, so the images of
-`train800val200` are copies of the others and are compared with them by their bytes.
+The folder of a task holds `images/` and four lists: `train800.txt`, `val200.txt`, `train800val200.txt`, `test.txt`.
+Each line of a list has the path of an image in the folder, a space, and its label. The images of a list are in
+`images/LIST/`, so those of train800val200 are copies and are compared with the others by their bytes.
 """
 
 import hashlib
@@ -13,15 +13,15 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from moppa.data.archive import SUFFIXES, extract, file_names
-from moppa.data.task import Task
-from moppa.data.tfds import Example
+from moppa.data.source import Example
+from moppa.data.task import SPLITS, Task
 from moppa.utils.errors import UserError
 
 JOINED = "train800val200"
 
 
 class Line(NamedTuple):
-    """One line of a list: an image's path in the task's folder, and its class."""
+    """One line of a list: the path of an image in the task's folder, and its label."""
 
     path: str
     label: int
@@ -29,93 +29,101 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class NoahSource:
-    """The JPEG lineage. `dir` holds the tasks' folders or archives; `folders` says how each task's is called."""
+    """The JPEG lineage.
 
+    `dir` holds the folders or archives of the tasks. `folders` maps each task to the name of its folder; `collection`
+    is the name of the archive of all tasks.
+    """
+
+    name: str
     lineage: str
     dir: str
     cache: str
     collection: str
     folders: Mapping[str, str]
 
-    def examples(self, task: Task, part: str) -> Iterator[Example]:
-        """Yields train800, val200 or test in the list's order, scaled already and without names: numbers prove nothing.
+    def examples(self, task: Task, split: str) -> Iterator[Example]:
+        """Yields the examples of train800, val200 or test in the order of the list.
+
+        They have no names, because the file names are numbers that prove nothing, and their pixels are scaled already.
 
         Raises:
-            UserError: where the folder is absent or its four lists contradict each other.
+            UserError: if the folder is absent or its four lists contradict each other.
         """
-        folder = self.folder_of(task)
+        folder = self.task_folder(task)
         lists = {name: read_list(folder, name) for name in ("train800", "val200", JOINED)}
-        # a tuning run needs no test set, so its list may be absent until it is asked for
-        if part == "test" or list_file(folder, "test").exists():
+        # a tuning run does not need the test set, so its list may be absent
+        if split == "test" or list_file(folder, "test").exists():
             lists["test"] = read_list(folder, "test")
         check_joined(folder, lists)
-        check_apart(folder, lists)
-        for line in lists[part]:
+        check_disjoint(folder, lists)
+        for line in lists[split]:
             yield Example(read_image(folder, line), line.label, None, is_scaled=True)
 
-    def folder_of(self, task: Task) -> Path:
-        """The task's folder, unpacked first where only an archive of it lies in `dir`."""
+    def task_folder(self, task: Task) -> Path:
+        """Returns the folder of a task, and first unpacks its archive if `dir` holds only that."""
         if task.name not in self.folders:
             raise UserError(
                 f"task {task.name} has no folder in data.folders ({', '.join(self.folders)}): add "
                 f"+data.folders.{task.name}=FOLDER, or choose data=folder for images of your own"
             )
         name = self.folders[task.name]
-        place = Path(self.dir).expanduser()
-        folder = place / name
+        root = Path(self.dir).expanduser()
+        folder = root / name
         if folder.is_dir():
             return folder
-        archives = [f"{stem}{suffix}" for stem in (name, self.collection) for suffix in SUFFIXES]
-        for archive in (place / one for one in archives):
+        archives = [root / f"{stem}{suffix}" for stem in (name, self.collection) for suffix in SUFFIXES]
+        for archive in archives:
             if archive.is_file():
-                extract(archive, folder, below=task_folder_in(archive, name))
+                extract(archive, folder, below=folder_in_archive(archive, name))
                 return folder
         raise UserError(
-            f"task {task.name}: neither a folder {name} nor {archives[0]} nor {self.collection}.zip in {place} "
-            f"(data.dir={self.dir}); put one there, or make it from TFDS with: python scripts/as_noah_jpeg.py "
+            f"task {task.name}: neither a folder {name} nor {archives[0].name} nor {self.collection}.zip in {root} "
+            f"(data.dir={self.dir}); put one there, or make it from TFDS with: moppa data noah-jpeg "
             f"task={task.name} data.dir=TFDS_FOLDER --out {self.dir}"
         )
 
 
-def task_folder_in(archive: Path, name: str) -> str:
-    """Where in the archive the task's lists lie: in a folder of its name, or at the top of an archive of its own."""
-    lists = [PurePosixPath(one).parent for one in file_names(archive) if PurePosixPath(one).name == "train800.txt"]
-    own = archive.name.partition(".")[0] == name
-    found = [place for place in lists if place.name == name or (own and not place.name)]
-    if not found:
+def folder_in_archive(archive: Path, name: str) -> str:
+    """Returns the folder with the task's lists: one called `name`, or the top of an archive called `name`."""
+    paths = [PurePosixPath(path) for path in file_names(archive)]
+    folders = [path.parent for path in paths if path.name == "train800.txt"]
+    is_own_archive = archive.name.partition(".")[0] == name
+    matching = [folder for folder in folders if folder.name == name or (is_own_archive and not folder.name)]
+    if not matching:
         raise UserError(f"{archive} holds no {name}/train800.txt; it is not the archive of that task: replace it")
-    return str(min(found, key=lambda place: len(place.parts)))
+    return str(min(matching, key=lambda folder: len(folder.parts)))
 
 
-def list_file(folder: Path, part: str) -> Path:
-    """Where a part's list lies."""
-    return folder / f"{part}.txt"
+def list_file(folder: Path, split: str) -> Path:
+    """Returns the path of a split's list."""
+    return folder / f"{split}.txt"
 
 
-def read_list(folder: Path, part: str) -> list[Line]:
-    """The lines of a part's list; the paths stay in the folder."""
-    file = list_file(folder, part)
+def read_list(folder: Path, split: str) -> list[Line]:
+    """Returns the lines of a split's list; all paths are inside of the folder."""
+    file = list_file(folder, split)
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{file} cannot be read ({reason}); the folder is incomplete: get it again") from error
-    return [parse(file, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return [parse_line(file, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
-def parse(file: Path, number: int, line: str) -> Line:
-    """A line as path and label; the path may hold spaces."""
+def parse_line(file: Path, number: int, line: str) -> Line:
+    """Returns a line as path and label. The path may contain spaces."""
     path, _, label = line.strip().rpartition(" ")
     if not path or not label.isdecimal():
         raise UserError(f"{file} line {number}: {line!r} is not a path, a space and a label; get the folder again")
-    place = PurePosixPath(path)
-    if place.is_absolute() or ".." in place.parts:
+    relative = PurePosixPath(path)
+    if relative.is_absolute() or ".." in relative.parts:
         raise UserError(f"{file} line {number}: {path} leads out of the folder; get the folder again")
-    return Line(str(place), int(label))
+    return Line(str(relative), int(label))
 
 
 def read_image(folder: Path, line: Line) -> bytes:
-    """The image of a line as it lies on disk."""
+    """Returns the encoded image of a line."""
     try:
         return (folder / line.path).read_bytes()
     except OSError as error:
@@ -125,38 +133,38 @@ def read_image(folder: Path, line: Line) -> bytes:
 
 
 def check_joined(folder: Path, lists: Mapping[str, list[Line]]) -> None:
-    """train800val200 holds the images and labels of train800 and val200, each as often as they do."""
-    parts, joined = [*lists["train800"], *lists["val200"]], lists[JOINED]
-    if Counter(parts) == Counter(joined):
+    """Raises `UserError` unless train800val200 holds the images and labels of train800 and val200, equally often."""
+    separate, joined = [*lists["train800"], *lists["val200"]], lists[JOINED]
+    if Counter(separate) == Counter(joined):
         return
-    mine, theirs = (Counter(content_of(folder, line) for line in lines) for lines in (parts, joined))
-    if mine != theirs:
+    expected, actual = (Counter(content(folder, line) for line in lines) for lines in (separate, joined))
+    if expected != actual:
         raise UserError(
             f"{list_file(folder, JOINED)} is not train800.txt and val200.txt together: it lacks "
-            f"{(mine - theirs).total()} of their {mine.total()} images and holds {(theirs - mine).total()} others; "
-            f"the lists are of different splits: get the folder again"
+            f"{(expected - actual).total()} of their {expected.total()} images and holds {(actual - expected).total()} "
+            f"others; the lists are of different splits: get the folder again"
         )
 
 
-def content_of(folder: Path, line: Line) -> tuple[str, int]:
-    """What makes two lines the same image: the sha256 of the file, and the label."""
+def content(folder: Path, line: Line) -> tuple[str, int]:
+    """Returns what makes two lines the same image: the sha256 of the file, and the label."""
     return hashlib.sha256(read_image(folder, line)).hexdigest(), line.label
 
 
-def check_apart(folder: Path, lists: Mapping[str, list[Line]]) -> None:
-    """No file stands twice in a list or in two of train800, val200 and test.
+def check_disjoint(folder: Path, lists: Mapping[str, list[Line]]) -> None:
+    """Raises `UserError` if a path appears twice in a list or in two of train800, val200 and test.
 
-    By path, not by content: dSprites itself has equal pictures in its splits (a square turned by 90 degrees).
+    Compares paths, not contents: dSprites itself has equal images in its splits (a square rotated by 90 degrees).
     """
-    owner: dict[str, str] = {}
-    for part in ("train800", "val200", "test"):
-        for line in lists.get(part, []):
-            if line.path in owner:
+    split_by_path: dict[str, str] = {}
+    for split in SPLITS:
+        for line in lists.get(split, []):
+            if line.path in split_by_path:
                 raise UserError(
-                    f"{list_file(folder, part)}: {line.path} stands in {owner[line.path]}.txt already; an image may "
-                    f"be in one split only, once: get the folder again"
+                    f"{list_file(folder, split)}: {line.path} is in {split_by_path[line.path]}.txt already; an image "
+                    f"may be in one split only, once: get the folder again"
                 )
-            owner[line.path] = part
+            split_by_path[line.path] = split
     for line in lists[JOINED]:
-        if owner.get(line.path) == "test":
+        if split_by_path.get(line.path) == "test":
             raise UserError(f"{list_file(folder, JOINED)}: {line.path} is a test image; get the folder again")

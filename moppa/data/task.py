@@ -1,4 +1,4 @@
-"""A task: what its YAML says of it, and the proof that the images at hand are its official splits."""
+"""Defines tasks and evaluation protocols, and checks that the available images are the official splits of a task."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from moppa.utils import validate
-from moppa.utils.errors import UserError
+from moppa.utils.errors import SettingError, UserError
 
-BASE_SPLITS = {
+SPLITS = ("train800", "val200", "test")
+BASE_SPLITS = {  # which of SPLITS make up a split that a protocol can name
     "train800": ("train800",),
     "val200": ("val200",),
     "train800val200": ("train800", "val200"),
@@ -22,10 +23,10 @@ Loaded = TypeVar("Loaded")
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One classification task of a suite; every field comes from `configs/task/NAME.yaml`.
+    """One classification task of a suite. Every field comes from `configs/task/NAME.yaml`.
 
-    `splits` holds a source's name for each of train800, val200 and test; `label` makes the class of one example;
-    `name_key` is where the source keeps an image's name; `fingerprint` holds the sha256 of the official names.
+    `splits` holds the source's names of train800, val200 and test. `label` computes the class of an example.
+    `name_key` is the field with the name of an image. `fingerprint` holds the sha256 digests of the official names.
     """
 
     name: str
@@ -44,19 +45,19 @@ class Task:
     fingerprint: Mapping[str, str] | None
 
     def __post_init__(self) -> None:
-        validate.one_of("task.group", self.group, GROUPS)
-        validate.integer("task.num_classes", self.num_classes, minimum=2)
-        validate.integer("task.num_test", self.num_test, minimum=1)
-        validate.integer("task.pixel_scale", self.pixel_scale, minimum=1)
-        if missing := {"train800", "val200", "test"} - set(self.splits):
-            raise UserError(f"task.splits of {self.name} lacks {', '.join(sorted(missing))}")
+        validate.one_of("group", self.group, GROUPS)
+        validate.integer("num_classes", self.num_classes, minimum=2)
+        validate.integer("num_test", self.num_test, minimum=1)
+        validate.integer("pixel_scale", self.pixel_scale, minimum=1)
+        if missing := [split for split in SPLITS if split not in self.splits]:
+            raise SettingError("splits", f"={self.splits}: add {', '.join(missing)}")
 
-    def size_of(self, part: str) -> int:
-        """How many images train800, val200 or test holds."""
-        return {"train800": 800, "val200": 200, "test": self.num_test}[part]
+    def num_images(self, split: str) -> int:
+        """Returns the number of images of train800, val200 or test."""
+        return {"train800": 800, "val200": 200, "test": self.num_test}[split]
 
 
-PROTOCOLS = {
+PROTOCOLS = {  # the split to train on and the split to evaluate on
     "final": ("train800val200", "test"),
     "tune": ("train800", "val200"),
     "best_on_test": ("train800val200", "test"),
@@ -65,18 +66,18 @@ PROTOCOLS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What is trained on and what is read afterwards, once: the honest pairs, and no others.
+    """The split to train on and the split to evaluate on, once, after training. Other pairs are refused.
 
-    `every` is for the diagnostic alone that reads the test set each so many epochs, as many papers did.
+    `every` belongs to the diagnostic `best_on_test`, which evaluates on the test set every so many epochs.
     """
 
     name: str
     train: str
     evaluate: str
-    every: int | None = None  # absent from the YAMLs of tune and final, whose cells bear the keys of that
+    every: int | None = None  # not in the YAMLs of tune and final: it would change the keys of their cells
 
     def __post_init__(self) -> None:
-        validate.one_of("protocol.name", self.name, PROTOCOLS)
+        validate.one_of("name", self.name, PROTOCOLS)
         train, evaluate = PROTOCOLS[self.name]
         if (self.train, self.evaluate) != (train, evaluate):
             raise UserError(
@@ -84,30 +85,30 @@ class Protocol:
                 f"{self.name} means train={train} and evaluate={evaluate}; choose protocol=final or protocol=tune"
             )
         if self.name == "best_on_test":
-            validate.integer("protocol.every", self.every, minimum=1)
+            validate.integer("every", self.every, minimum=1)
         elif self.every is not None:
-            raise UserError(
-                f"protocol.every={self.every!r}: {self.name} reads once, at the end; only best_on_test reads more"
+            raise SettingError(
+                "every", f"={self.every!r}: {self.name} evaluates once, after training; only best_on_test repeats it"
             )
 
-    def only(self, load: Callable[[str], Loaded]) -> Callable[[str], Loaded]:
-        """`load`, of the two splits of this protocol; any other is refused, whoever asks."""
+    def restrict(self, load: Callable[[str], Loaded]) -> Callable[[str], Loaded]:
+        """Returns `load` with a check that raises `UserError` for any split outside of this protocol."""
 
-        def guarded(split: str) -> Loaded:
+        def load_allowed(split: str) -> Loaded:
             if split not in (self.train, self.evaluate):
                 raise UserError(f"protocol={self.name} reads {self.train} and {self.evaluate}, never {split}")
             return load(split)
 
-        return guarded
+        return load_allowed
 
 
 def hash_names(names: Sequence[str]) -> str:
-    """The sha256 of names, one a line: the form in which the official fingerprints are given."""
+    """Returns the sha256 of the names, one per line. The official fingerprints have this form."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def split_fingerprint(train800: Sequence[str], val200: Sequence[str]) -> dict[str, str]:
-    """The three digests of a split: the order of val200 counts, for it is cut from a longer list."""
+    """Returns the three digests of a split. The order of val200 counts because it is a slice of a longer list."""
     return {
         "train800_sorted": hash_names(sorted(train800)),
         "val200_in_order": hash_names(val200),
@@ -116,15 +117,19 @@ def split_fingerprint(train800: Sequence[str], val200: Sequence[str]) -> dict[st
 
 
 def check_split(task: Task, train800: Sequence[str] | None, val200: Sequence[str] | None) -> SplitCheck:
-    """Whether the training images are the official ones, by their names. A proven difference is an error."""
+    """Returns whether the names of the training images are the official ones.
+
+    Raises:
+        UserError: if the names differ from the task's fingerprint.
+    """
     if task.fingerprint is None or train800 is None or val200 is None:
         return "no names"
-    found = split_fingerprint(train800, val200)
-    wrong = [part for part, digest in task.fingerprint.items() if found.get(part, digest) != digest]
+    actual = split_fingerprint(train800, val200)
+    wrong = [name for name, digest in task.fingerprint.items() if actual.get(name, digest) != digest]
     if wrong:
         raise UserError(
             f"task {task.name}: the images are not the official split ({', '.join(wrong)} differ from the task's "
-            f"fingerprint; {task.builder}, {task.splits}); get the official data set, or say that this is a split of "
-            f"your own with task.fingerprint=null"
+            f"fingerprint; {task.builder}, {task.splits}); get the official data set, or set task.fingerprint=null to "
+            f"declare a split of your own"
         )
     return "official"

@@ -1,50 +1,51 @@
-"""The images of one task from one source, as one protocol may read them."""
+"""The images of one task from one source, restricted to the splits of one protocol."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from moppa.data import cache
-from moppa.data.split import Source, Split
+from moppa.data.images import ImageFormat
+from moppa.data.source import Source
+from moppa.data.split import Split
 from moppa.data.task import Protocol, Task
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TaskData:
-    """A task's images, resized for a backbone. Only the two splits of the protocol can be loaded."""
+    """The images of a task in the format that a backbone expects. Only the two splits of the protocol can be loaded."""
 
     task: Task
     source: Source
     protocol: Protocol
-    size: int
-    interpolation: str
+    image_format: ImageFormat
 
     @property
     def train_split(self) -> str:
-        """The split that is trained on."""
+        """The split to train on."""
         return self.protocol.train
 
     @property
     def eval_split(self) -> str:
-        """The split that is evaluated."""
+        """The split to evaluate on."""
         return self.protocol.evaluate
 
     def load(self, split: str) -> Split:
-        """Returns images (N, S, S, 3) uint8 and labels (N,) of a split, prepared first if they are not cached.
+        """Returns images (N, S, S, 3) uint8 and labels (N,) of a split, and prepares them first if they are not cached.
 
         Raises:
-            UserError: if the protocol does not read this split, or its images are damaged or of another version.
+            UserError: if the split is not one of the protocol's, or if its images are damaged or of another version.
         """
-        load = self.protocol.only(
-            lambda name: cache.load_split(
-                self.task, name, self.source, size=self.size, interpolation=self.interpolation
-            )
-        )
+        load = self.protocol.restrict(lambda name: cache.load_split(self.task, name, self.source, self.image_format))
         return load(split)
 
     def check(self) -> dict[str, Any]:
-        """Returns the split check and the fingerprints of the training images. A wrong split raises `UserError`."""
-        return cache.split_check(self.task, self.source, size=self.size, interpolation=self.interpolation)
+        """Returns the split check of the training images as `verdict`, and their `fingerprint`.
+
+        Raises:
+            UserError: if the images are not the task's official split.
+        """
+        return cache.split_check(self.task, self.source, self.image_format)
 
     def start_reading(self, split: str) -> None:
         """Starts to read and hash the cached images of a split in the background."""
-        cache.start_reading(self.task, split, self.source, size=self.size, interpolation=self.interpolation)
+        cache.start_reading(self.task, split, self.source, self.image_format)

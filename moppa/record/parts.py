@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from moppa.backbone.model import Backbone, Preprocess
-from moppa.data.split import Source
+from moppa.data.images import ImageFormat
+from moppa.data.source import Source
 from moppa.data.task import Protocol, Task
 from moppa.data.task_data import TaskData
 from moppa.record.cell import Cell
@@ -51,8 +52,7 @@ class Parts:
             task=self.task,
             source=self.source,
             protocol=self.protocol,
-            size=preprocess.size,
-            interpolation=preprocess.interpolation,
+            image_format=ImageFormat(preprocess.size, preprocess.interpolation),
         )
 
 

@@ -1,4 +1,4 @@
-"""The nineteen tasks through TFDS's own mock of their builders: features, labels, names, split sizes."""
+"""The nineteen tasks with mocked TFDS builders: features, labels, names and split sizes."""
 
 import io
 from contextlib import contextmanager
@@ -9,17 +9,18 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.testing.mocking import RandomFakeGenerator
 
-from moppa.data import cache, images
+from moppa.data import cache
+from moppa.data.images import ImageFormat, resize
+from moppa.data.task import SPLITS
 from moppa.utils.config import instantiate
 from tests.conftest import config_of
 from tests.test_configs import TASKS
 
-LOOK = {"size": 16, "interpolation": "bicubic"}
+IMAGE_FORMAT = ImageFormat(16, "bicubic")
 NUM_MOCKED = 12
-GREY = ("dsprites_loc", "dsprites_ori", "smallnorb_azi", "smallnorb_ele")
-PARTS = ("train800", "val200", "test")
+GRAY = ("dsprites_loc", "dsprites_ori", "smallnorb_azi", "smallnorb_ele")
 
-# What the builders' catalog pages say their splits hold; checked against the builder where its metadata are at hand.
+# From the catalog pages of the builders; compared with the builder itself if its metadata is available.
 SPLIT_SIZES = {
     "cifar100": {"train": 50_000, "test": 10_000},
     "caltech101": {"train": 3_060, "test": 6_084},
@@ -40,122 +41,122 @@ SPLIT_SIZES = {
 }
 
 
-def axes(name, *more):
-    config = config_of(f"task={name}", *more)
+def task_and_source(name, *overrides):
+    config = config_of(f"task={name}", *overrides)
     return instantiate(config, "task"), instantiate(config, "data")
 
 
 @contextmanager
 def mocked(folder, monkeypatch):
-    """Every builder as if it were prepared in `folder`, giving NUM_MOCKED random records of its own features.
+    """Makes every builder seem prepared in `folder`, with NUM_MOCKED random records of its own features.
 
-    TFDS encodes the records of its mock with TensorFlow, which need not be here: so they are encoded below.
+    The mock of TFDS encodes its records with TensorFlow, which need not be installed, so `encode` does it here.
     """
 
     def as_data_source(builder, split, decoders):
-        assert set(decoders) == {"image"}  # skipped, so that the store decodes it, once
+        assert set(decoders) == {"image"}  # skipped, because the cache decodes the image
         features = builder.info.features
         records = RandomFakeGenerator(features, NUM_MOCKED, constant_dynamic_shape=True)
-        return [as_stored(records[index], 3 + index % 8) for index in range(NUM_MOCKED)]
+        return [encode(records[index], num_objects=3 + index % 8) for index in range(NUM_MOCKED)]
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "is_prepared", lambda builder: True)
     with tfds.testing.mock_data(as_data_source_fn=as_data_source, data_dir=str(folder)):
         yield
 
 
-def as_stored(record, num_objects):
-    """A random record as the data set would store it: PNG, bytes, objects of one number, a plausible depth."""
-    binary = "value_x_position" in record  # dSprites holds 0 and 1
+def encode(record, *, num_objects):
+    """Returns a random record as the data set would store it: PNG, bytes, `num_objects` objects, plausible depths."""
+    is_binary = "value_x_position" in record  # dSprites
     encoded = io.BytesIO()
-    Image.fromarray((record["image"] % 2 if binary else record["image"]).squeeze()).save(encoded, "PNG")
+    Image.fromarray((record["image"] % 2 if is_binary else record["image"]).squeeze()).save(encoded, "PNG")
     stored = {name: value.encode() if isinstance(value, str) else value for name, value in record.items()}
     stored["image"] = encoded.getvalue()
     if "objects" in record:
         stored["objects"] = {name: values[:num_objects] for name, values in record["objects"].items()}
-        for name, deepest in {"pixel_coords": 30, "location": 60}.items():
+        for name, max_depth in {"pixel_coords": 30, "location": 60}.items():
             if name in stored["objects"]:
-                stored["objects"][name] = stored["objects"][name] * deepest
+                stored["objects"][name] = stored["objects"][name] * max_depth
     return stored
 
 
 @pytest.fixture(params=TASKS)
-def examples(request, tmp_path, monkeypatch):
-    task, source = axes(request.param, f"data.dir={tmp_path}")
+def task_and_examples(request, tmp_path, monkeypatch):
+    task, source = task_and_source(request.param, f"data.dir={tmp_path}")
     with mocked(tmp_path, monkeypatch):
         return task, list(source.examples(task, "val200"))
 
 
-def test_a_mocked_example_has_the_image_the_label_and_the_name_that_the_task_describes(examples):
-    task, found = examples
-    assert len(found) == NUM_MOCKED
-    for example in found:
-        assert isinstance(example.image, bytes)  # as it lies on disk: decoded once, by the store
+def test_examples_have_the_encoded_image_the_label_and_the_name_of_the_task(task_and_examples):
+    task, examples = task_and_examples
+    assert len(examples) == NUM_MOCKED
+    for example in examples:
+        assert isinstance(example.image, bytes)  # not decoded yet
         assert not example.is_scaled
         assert isinstance(example.label, int)
         assert 0 <= example.label < task.num_classes
         assert (example.name is None) == (task.name_key is None)
         with Image.open(io.BytesIO(example.image)) as picture:
-            assert picture.mode == ("L" if task.name in GREY else "RGB")
+            assert picture.mode == ("L" if task.name in GRAY else "RGB")
 
 
-def test_a_mocked_image_becomes_a_square_rgb_of_bytes_scaled_as_the_task_says(examples):
-    task, found = examples
-    for example in found[:3]:
-        pixels = images.resize(example.image, **LOOK, pixel_scale=task.pixel_scale)
+def test_images_become_square_rgb_scaled_by_the_pixel_scale_of_the_task(task_and_examples):
+    task, examples = task_and_examples
+    for example in examples[:3]:
+        pixels = resize(example.image, IMAGE_FORMAT, pixel_scale=task.pixel_scale)
         assert (pixels.shape, pixels.dtype) == ((16, 16, 3), np.uint8)
         decoded = np.asarray(Image.open(io.BytesIO(example.image)), dtype=int)
         scaled = np.minimum(255, decoded * (255 if task.builder.startswith("dsprites") else 1)).astype(np.uint8)
-        rgb = np.repeat(scaled[..., None], 3, axis=2) if task.name in GREY else scaled
+        rgb = np.repeat(scaled[..., None], 3, axis=2) if task.name in GRAY else scaled
         expected = Image.fromarray(rgb).resize((16, 16), Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(pixels, np.asarray(expected))
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_builder_has_as_many_classes_as_the_task_where_it_knows_them(name):
-    task, _ = axes(name)
-    rule = task.label
-    if rule.func.__name__ != "field":
-        assert set(rule.keywords) <= {"key"}
-        return  # the classes are computed; tests/data/test_task.py holds them at their edges
-    feature = tfds.builder(task.builder).info.features[rule.keywords["key"]]
+def test_the_builder_has_as_many_classes_as_the_task(name):
+    task, _ = task_and_source(name)
+    label = task.label
+    if label.func.__name__ != "field":
+        assert set(label.keywords) <= {"key"}
+        return  # the classes are computed; tests/data/test_task.py tests the edges of their bins
+    feature = tfds.builder(task.builder).info.features[label.keywords["key"]]
     assert feature.num_classes == task.num_classes
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_splits_of_the_real_sizes_are_800_200_and_the_test_set_and_share_no_image(name):
-    task, _ = axes(name)
+def test_the_splits_have_800_200_and_num_test_images_and_share_none(name):
+    task, _ = task_and_source(name)
     sizes = SPLIT_SIZES[task.builder.partition(":")[0]]
-    taken = {part: indices_of(task.splits[part], sizes) for part in PARTS}
-    assert {part: len(indices) for part, indices in taken.items()} == {part: task.size_of(part) for part in PARTS}
-    assert len(set().union(*taken.values())) == 800 + 200 + task.num_test
+    indices = {split: indices_of(task.splits[split], sizes) for split in SPLITS}
+    assert {split: len(indices[split]) for split in SPLITS} == {split: task.num_images(split) for split in SPLITS}
+    assert len(set().union(*indices.values())) == 800 + 200 + task.num_test
 
 
 def indices_of(split, sizes):
-    """The examples that TFDS itself takes for a split, as (name of the split, index)."""
+    """Returns the examples that TFDS selects for a split, as (name of the TFDS split, index)."""
     infos = {name: tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0) for name, size in sizes.items()}
-    asked = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+    instructions = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
     return {
-        (one.splitname, index)
-        for one in asked
-        for index in range(one.from_ or 0, sizes[one.splitname] if one.to is None else one.to)
+        (part.splitname, index)
+        for part in instructions
+        for index in range(part.from_ or 0, sizes[part.splitname] if part.to is None else part.to)
     }
 
 
-def test_the_sizes_are_the_builders_own_where_its_metadata_are_at_hand(shared):
-    task, _ = axes("eurosat")
+def test_the_split_sizes_are_those_of_the_builder(shared):
+    task, _ = task_and_source("eurosat")
     builder = tfds.builder(task.builder, data_dir=shared / "tfds")
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == SPLIT_SIZES["eurosat/rgb"]
-    for part in PARTS:
-        assert builder.info.splits[task.splits[part]].num_examples == task.size_of(part)
+    for split in SPLITS:
+        assert builder.info.splits[task.splits[split]].num_examples == task.num_images(split)
 
 
-def test_dsprites_and_smallnorb_go_through_the_store(tmp_path, monkeypatch):
-    for name in GREY:
-        task, source = axes(name, f"data.dir={tmp_path}", f"data.cache={tmp_path / 'store'}")
-        monkeypatch.setattr(type(task), "size_of", lambda self, part: NUM_MOCKED)
+def test_dsprites_and_smallnorb_are_cached_as_gray_rgb(tmp_path, monkeypatch):
+    for name in GRAY:
+        task, source = task_and_source(name, f"data.dir={tmp_path}", f"data.cache={tmp_path / 'cache'}")
+        monkeypatch.setattr(type(task), "num_images", lambda self, split: NUM_MOCKED)
         with mocked(tmp_path, monkeypatch):
-            split = cache.load_split(task, "val200", source, **LOOK)
+            split = cache.load_split(task, "val200", source, IMAGE_FORMAT)
         assert split.images.shape == (NUM_MOCKED, 16, 16, 3)
         for channel in (1, 2):
             np.testing.assert_array_equal(split.images[..., channel], split.images[..., 0])
-        assert split.images.mean() > 50  # dSprites unscaled would hold 0 and 1
+        assert split.images.mean() > 50  # dSprites would hold 0 and 1 if it was not scaled

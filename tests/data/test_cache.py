@@ -1,4 +1,4 @@
-"""The store: whole or absent, told apart by version, resumed after a kill, shared by two runs, never silently wrong."""
+"""The cache: complete or absent, separate by version, resumed after a kill, shared by two runs, checked when read."""
 
 import hashlib
 import io
@@ -11,33 +11,36 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from moppa.data import cache, disk_space, download, inventory, prepare, split
-from moppa.data.images import PIECE_BYTES, hash_images
+from moppa.data import cache, disk_space, download, inventory, split, write_split
+from moppa.data.images import BLOCK_BYTES, ImageFormat, hash_images
 from moppa.data.prepare import ensure_prepared
 from moppa.data.split import split_folder
-from moppa.data.task import split_fingerprint
+from moppa.data.task import SPLITS, Protocol, split_fingerprint
+from moppa.data.task_data import TaskData
 from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
 from tests.conftest import CONFIGS, ROOT, config_of
 
-LOOK = {"size": 16, "interpolation": "bicubic"}
+IMAGE_FORMAT = ImageFormat(16, "bicubic")
+LARGER = ImageFormat(64, "bicubic")
 VTAB = [instantiate(config_of(f"task={path.stem}"), "task") for path in sorted((CONFIGS / "task").glob("*.yaml"))]
 
 
 @pytest.fixture
-def axes(toy):
+def task_and_source(toy):
     config = config_of(*toy)
     return instantiate(config, "task"), instantiate(config, "data")
 
 
 @pytest.fixture(scope="module")
-def real(shared, tmp_path_factory):
-    config = config_of("task=eurosat", f"data.dir={shared / 'tfds'}", f"data.cache={tmp_path_factory.mktemp('store')}")
+def eurosat(shared, tmp_path_factory):
+    config = config_of("task=eurosat", f"data.dir={shared / 'tfds'}", f"data.cache={tmp_path_factory.mktemp('cache')}")
     return instantiate(config, "task"), instantiate(config, "data")
 
 
@@ -49,141 +52,150 @@ def rewrite(folder, **entries):
     (folder / "manifest.json").write_text(json.dumps({**manifest_of(folder), **entries}))
 
 
-def own_fingerprint(task, source):
-    names = {name: [one.name for one in source.examples(task, name)] for name in ("train800", "val200")}
-    return replace(task, fingerprint=split_fingerprint(names["train800"], names["val200"]))
+def with_fingerprint(task, source):
+    train800, val200 = ([example.name for example in source.examples(task, split)] for split in SPLITS[:2])
+    return replace(task, fingerprint=split_fingerprint(train800, val200))
 
 
-class Edited:
-    """A source whose list of a part's examples is changed on the way."""
+class ChangedSource:
+    """A source with a changed list of examples for one split."""
 
     def __init__(self, source, split, change):
-        self.source, self.part, self.change = source, split, change
+        self.source, self.split, self.change = source, split, change
         self.lineage, self.cache = source.lineage, source.cache
 
     def examples(self, task, split):
         examples = list(self.source.examples(task, split))
-        yield from self.change(examples) if split == self.part else examples
+        yield from self.change(examples) if split == self.split else examples
 
 
-# what is written
+# contents of the cache
 
 
-def test_a_manifest_says_what_was_read_with_what_and_whether_it_is_the_official_split(real):
-    task, source = real
+def test_a_manifest_holds_the_origin_the_versions_and_the_split_check(eurosat):
+    task, source = eurosat
     for name in ("train800", "val200"):
-        found = manifest_of(ensure_prepared(task, name, source, **LOOK))
-        assert found["read"] == "eurosat/rgb/2.0.0"
-        assert found["verdict"] == "official"
-        assert {"pillow", "numpy", "tensorflow-datasets"} <= set(found["versions"])
-        assert len(found["images_sha256"]) == 64
-    none = replace(task, fingerprint=None)
-    assert split.check_names(none, "train800", ["a"]) == "no names"
+        manifest = manifest_of(ensure_prepared(task, name, source, IMAGE_FORMAT))
+        assert manifest["origin"] == "eurosat/rgb/2.0.0"
+        assert manifest["split_check"] == "official"
+        assert {"pillow", "numpy", "tensorflow-datasets"} <= set(manifest["versions"])
+        assert len(manifest["images_sha256"]) == 64
+    without_fingerprint = replace(task, fingerprint=None)
+    assert split.check_names(without_fingerprint, "train800", ["a"]) == "no names"
     assert split.check_names(task, "train800", None) == "no names"
     assert split.check_names(task, "val200", ["a"]) == "differs"
     assert split.check_names(task, "test", ["a"]) is None
 
 
-def test_a_source_that_cannot_say_what_it_reads_is_written_all_the_same(axes):
-    task, source = axes
-    assert manifest_of(ensure_prepared(task, "val200", source, **LOOK))["read"] is None
+def test_a_source_without_origin_can_be_cached(task_and_source):
+    task, source = task_and_source
+    assert manifest_of(ensure_prepared(task, "val200", source, IMAGE_FORMAT))["origin"] is None
 
 
-def test_every_pixel_of_real_images_is_pillows(real):
-    task, source = real
-    split = cache.load_split(task, "val200", source, size=56, interpolation="bicubic")
+def test_every_pixel_of_real_images_is_that_of_pillow(eurosat):
+    task, source = eurosat
+    split = cache.load_split(task, "val200", source, ImageFormat(56, "bicubic"))
     for pixels, example in zip(split.images, source.examples(task, "val200"), strict=True):
         picture = Image.open(io.BytesIO(example.image))
         assert (picture.size, picture.mode) == ((64, 64), "RGB")
-        by_hand = np.asarray(picture.resize((56, 56), resample=Image.Resampling.BICUBIC))
-        np.testing.assert_array_equal(pixels, by_hand)
+        expected = np.asarray(picture.resize((56, 56), resample=Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(pixels, expected)
 
 
-def test_a_store_written_before_the_manifest_grew_is_still_read(axes):
-    task, source = axes
-    folder = ensure_prepared(task, "val200", source, **LOOK)
-    old = {name: value for name, value in manifest_of(folder).items() if name not in {"read", "verdict"}}
+def test_a_manifest_without_the_later_fields_is_still_read(task_and_source):
+    task, source = task_and_source
+    folder = ensure_prepared(task, "val200", source, IMAGE_FORMAT)
+    later = {"base_split", "origin", "split_check"}
+    old = {name: value for name, value in manifest_of(folder).items() if name not in later}
     (folder / "manifest.json").write_text(json.dumps({**old, "versions": {"pillow": "10", "numpy": "2"}}))
-    assert len(cache.load_split(task, "val200", source, **LOOK).labels) == 200
+    assert len(cache.load_split(task, "val200", source, IMAGE_FORMAT).labels) == 200
 
 
-def test_what_developers_have_already_is_where_it_is_looked_for(shared):
+def test_existing_caches_keep_their_folder_names():
     task, source = (instantiate(config_of("task=eurosat"), axis) for axis in ("task", "data"))
-    names = [
-        split_folder(task, name, source, size=84, interpolation="bicubic").name
-        for name in ("train800", "val200", "test")
-    ]
+    names = [split_folder(task, split, source, ImageFormat(84, "bicubic")).name for split in SPLITS]
     assert names == ["train800-84-bicubic-cef5a11a", "val200-84-bicubic-2bee2098", "test-84-bicubic-53faef51"]
 
 
-# what is not the task's is not used
+def test_the_data_of_a_task_has_only_the_splits_of_its_protocol(task_and_source):
+    task, source = task_and_source
+    data = TaskData(task, source, Protocol(name="tune", train="train800", evaluate="val200"), IMAGE_FORMAT)
+    with pytest.raises(UserError, match="protocol=tune reads train800 and val200, never test"):
+        data.load("test")
+    data.start_reading("val200")
+    np.testing.assert_array_equal(
+        data.load("val200").images, cache.load_split(task, "val200", source, IMAGE_FORMAT).images
+    )
+    assert data.check() == cache.split_check(task, source, IMAGE_FORMAT)
 
 
-def test_a_split_wrong_by_one_image_or_permuted_is_named_and_not_used(axes):
-    task, source = axes
-    task = own_fingerprint(task, source)
-    assert cache.split_check(task, source, **LOOK)["verdict"] == "official"
+# images that are not the task's
+
+
+def test_a_split_with_one_wrong_image_or_another_order_is_refused(task_and_source):
+    task, source = task_and_source
+    task = with_fingerprint(task, source)
+    assert cache.split_check(task, source, IMAGE_FORMAT)["verdict"] == "official"
     changes = {
         "train800": lambda examples: [*examples[:-1], examples[-1]._replace(name="another.png")],
         "val200": lambda examples: examples[::-1],
     }
     for name, change in changes.items():
-        edited = Edited(replace(source, cache=f"{source.cache}-{name}"), name, change)
-        assert manifest_of(ensure_prepared(task, name, edited, **LOOK))["verdict"] == "differs"
+        changed = ChangedSource(replace(source, cache=f"{source.cache}-{name}"), name, change)
+        assert manifest_of(ensure_prepared(task, name, changed, IMAGE_FORMAT))["split_check"] == "differs"
         with pytest.raises(UserError, match=f"not the official split.*{name}"):
-            cache.split_check(task, edited, **LOOK)
+            cache.split_check(task, changed, IMAGE_FORMAT)
 
 
-def test_images_are_checked_once_a_process_and_beside_what_else_is_done(axes, monkeypatch):
-    task, source = axes
-    look = {"source": source, **LOOK}
-    cache.start_reading(task, "test", **look)  # nothing is there yet, so nothing is begun
-    images = cache.load_split(task, "test", **look).images
-    folder = split_folder(task, "test", **look)
-    monkeypatch.setattr(split, "digest_of_images", lambda _: pytest.fail("checked again"))
-    assert np.array_equal(cache.load_split(task, "test", **look).images, images)
+def test_images_are_hashed_once_per_process_and_in_the_background(task_and_source, monkeypatch):
+    task, source = task_and_source
+    cache.start_reading(task, "test", source, IMAGE_FORMAT)  # nothing is cached yet, so nothing is started
+    images = cache.load_split(task, "test", source, IMAGE_FORMAT).images
+    folder = split_folder(task, "test", source, IMAGE_FORMAT)
+    monkeypatch.setattr(split, "hash_images", lambda _: pytest.fail("hashed again"))
+    assert np.array_equal(cache.load_split(task, "test", source, IMAGE_FORMAT).images, images)
 
-    gate, begun = threading.Event(), []
+    gate, started = threading.Event(), []
 
-    def waiting(found):
-        begun.append(len(found))
+    def hash_when_open(images):
+        started.append(len(images))
         gate.wait(60)
-        return hash_images(found)
+        return hash_images(images)
 
-    monkeypatch.setattr(split, "digest_of_images", waiting)
-    os.utime(folder / "images.npy")  # who touched it may have changed it
-    cache.start_reading(task, "test", **look)
-    cache.start_reading(task, "test", **look)
+    monkeypatch.setattr(split, "hash_images", hash_when_open)
+    os.utime(folder / "images.npy")  # a new modification time: the file may have changed
+    cache.start_reading(task, "test", source, IMAGE_FORMAT)
+    cache.start_reading(task, "test", source, IMAGE_FORMAT)
     gate.set()
-    assert np.array_equal(cache.load_split(task, "test", **look).images, images)
-    assert begun == [120]
+    assert np.array_equal(cache.load_split(task, "test", source, IMAGE_FORMAT).images, images)
+    assert started == [120]
 
     flip(folder / "images.npy", 500)
-    cache.start_reading(task, "test", **look)
+    cache.start_reading(task, "test", source, IMAGE_FORMAT)
     for _ in range(2):
         with pytest.raises(UserError, match="are not those that were prepared; delete that folder"):
-            cache.load_split(task, "test", **look)
+            cache.load_split(task, "test", source, IMAGE_FORMAT)
     (folder / "images.npy").write_bytes(b"no array")
-    cache.start_reading(task, "test", **look)
+    cache.start_reading(task, "test", source, IMAGE_FORMAT)
     with pytest.raises(UserError, match="cannot be read"):
-        cache.load_split(task, "test", **look)
+        cache.load_split(task, "test", source, IMAGE_FORMAT)
 
 
-def test_the_digest_of_many_images_is_that_of_their_digests_in_order():
+def test_the_digest_of_images_is_that_of_their_digests_in_order():
     images = np.random.default_rng(0).integers(0, 256, (150, 200, 200, 3), dtype=np.uint8)
-    assert images.nbytes > 3 * PIECE_BYTES
+    assert images.nbytes > 3 * BLOCK_BYTES
     expected = hashlib.sha256(b"".join(hashlib.sha256(image.tobytes()).digest() for image in images))
     assert hash_images(images) == expected.hexdigest()
     assert hash_images(images[:0]) == hashlib.sha256().hexdigest()
 
 
-@pytest.mark.parametrize("wrong", [799, 801])
-def test_a_part_of_another_size_is_named_and_leaves_nothing(axes, wrong):
-    task, source = axes
-    edited = Edited(source, "train800", lambda examples: (examples * 2)[:wrong])
+@pytest.mark.parametrize("num_images", [799, 801])
+def test_a_wrong_number_of_images_is_reported_and_leaves_no_files(task_and_source, num_images):
+    task, source = task_and_source
+    changed = ChangedSource(source, "train800", lambda examples: (examples * 2)[:num_images])
     with pytest.raises(UserError, match=r"train800.*images, the task's definition says 800"):
-        cache.load_split(task, "train800", edited, **LOOK)
-    assert list(split_folder(task, "train800", source, **LOOK).parent.iterdir()) == []
+        cache.load_split(task, "train800", changed, IMAGE_FORMAT)
+    assert list(split_folder(task, "train800", source, IMAGE_FORMAT).parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -196,76 +208,79 @@ def test_a_part_of_another_size_is_named_and_leaves_nothing(axes, wrong):
         ({"images_sha256": "0"}, "not those that were prepared"),
     ],
 )
-def test_a_manifest_of_another_version_is_named_and_not_used(axes, entries, words):
-    task, source = axes
-    folder = ensure_prepared(task, "val200", source, **LOOK)
+def test_a_split_of_another_version_is_refused(task_and_source, entries, words):
+    task, source = task_and_source
+    folder = ensure_prepared(task, "val200", source, IMAGE_FORMAT)
     rewrite(folder, **entries)
     with pytest.raises(UserError, match=f"{words}.*delete that folder"):
-        cache.load_split(task, "val200", source, **LOOK)
+        cache.load_split(task, "val200", source, IMAGE_FORMAT)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
-def test_a_manifest_that_is_none_is_named(axes, text):
-    task, source = axes
-    folder = ensure_prepared(task, "val200", source, **LOOK)
+def test_an_incomplete_manifest_is_reported(task_and_source, text):
+    task, source = task_and_source
+    folder = ensure_prepared(task, "val200", source, IMAGE_FORMAT)
     (folder / "manifest.json").write_text(text)
     with pytest.raises(UserError, match=r"cannot be read.*delete that folder"):
-        cache.load_split(task, "val200", source, **LOOK)
+        cache.load_split(task, "val200", source, IMAGE_FORMAT)
 
 
-# room
+# disk space
 
 
-def test_room_is_asked_for_before_anything_is_written(axes, monkeypatch):
-    task, source = axes
-    needed = disk_space.split_bytes(task, "val200", size=16)
+def test_disk_space_is_checked_before_anything_is_written(task_and_source, monkeypatch):
+    task, source = task_and_source
+    num_bytes = disk_space.split_bytes(task, "val200", size=16)
     usage = type(shutil.disk_usage("/"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, needed - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, num_bytes - 1))
     with pytest.raises(UserError, match=r"val200 at 16 px needs 184 kB in .*184 kB are free.*data\.cache=DIR"):
-        cache.load_split(task, "val200", source, **LOOK)
-    assert list(split_folder(task, "val200", source, **LOOK).parent.iterdir()) == []
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, needed))
-    cache.load_split(task, "val200", source, **LOOK)
+        cache.load_split(task, "val200", source, IMAGE_FORMAT)
+    assert list(split_folder(task, "val200", source, IMAGE_FORMAT).parent.iterdir()) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, num_bytes))
+    cache.load_split(task, "val200", source, IMAGE_FORMAT)
 
 
-def test_a_part_takes_no_more_than_was_said_and_little_less(axes):
-    task, source = axes
-    for name in disk_space.SPLITS:
-        folder = ensure_prepared(task, name, source, size=32, interpolation="bicubic")
-        takes = sum(file.stat().st_size for file in folder.iterdir())
-        assert 0.9 * disk_space.split_bytes(task, name, size=32) < takes <= disk_space.split_bytes(task, name, size=32)
+def test_a_cached_split_takes_at_most_the_computed_bytes_and_little_less(task_and_source):
+    task, source = task_and_source
+    for name in SPLITS:
+        folder = ensure_prepared(task, name, source, ImageFormat(32, "bicubic"))
+        num_bytes = sum(file.stat().st_size for file in folder.iterdir())
+        limit = disk_space.split_bytes(task, name, size=32)
+        assert 0.9 * limit < num_bytes <= limit
 
 
-def test_the_nineteen_tasks_need_what_the_docs_say():
-    total = sum(disk_space.task_bytes(task, size=224) for task in VTAB)
+def test_the_disk_space_of_the_nineteen_tasks_is_that_of_the_docs():
+    num_bytes = sum(disk_space.task_bytes(task, size=224) for task in VTAB)
     num_images = sum(1000 + task.num_test for task in VTAB)
     assert num_images == 406_904
-    assert total == pytest.approx(num_images * 224 * 224 * 3, rel=0.001)
-    assert disk_space.format_bytes(total) in (ROOT / "docs" / "data.md").read_text()
+    assert num_bytes == pytest.approx(num_images * 224 * 224 * 3, rel=0.001)
+    assert disk_space.format_bytes(num_bytes) in (ROOT / "docs" / "data.md").read_text()
 
 
-# a killed run, and two at once
+# interrupted and concurrent preparation
 
 CHILD = """
 import json, sys, time
-from moppa.configured import make
-from moppa.data import store
-from tests import toy_source
+from moppa.data import cache
+from moppa.data.images import ImageFormat
+from moppa.utils.config import instantiate
 from tests.conftest import config_of
+from tests.toy_source import ToySource
 overrides, pause = json.loads(sys.argv[1]), float(sys.argv[2])
-examples = toy.ToySource.examples
-def slowly(self, task, part):
-    for index, example in enumerate(examples(self, task, part)):
+examples = ToySource.examples
+def slow_examples(self, task, split):
+    for index, example in enumerate(examples(self, task, split)):
         if index % 16 == 0:
             time.sleep(pause)
         yield example
-toy.ToySource.examples = slowly
+ToySource.examples = slow_examples
 config = config_of(*overrides)
-store.load(make(config, "task"), "train800", make(config, "data"), size=64, interpolation="bicubic")
+task, source = instantiate(config, "task"), instantiate(config, "data")
+cache.load_split(task, "train800", source, ImageFormat(64, "bicubic"))
 """
 
 
-def child(overrides, pause):
+def start_child(overrides, pause):
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, json.dumps(overrides), str(pause)],
         cwd=ROOT,
@@ -282,61 +297,65 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-def test_a_killed_run_leaves_no_half_store_and_the_next_goes_on_to_the_same_bytes(axes, toy, monkeypatch):
-    task, source = axes
-    look = {"size": 64, "interpolation": "bicubic"}
-    folder = split_folder(task, "train800", source, **look)
+def count_resizes(monkeypatch):
+    calls, resize = [], write_split.resize
+    monkeypatch.setattr(write_split, "resize", lambda *args, **kwargs: calls.append(1) or resize(*args, **kwargs))
+    return calls
+
+
+def test_a_killed_preparation_leaves_no_split_and_resumes_to_the_same_bytes(task_and_source, toy, monkeypatch):
+    task, source = task_and_source
+    folder = split_folder(task, "train800", source, LARGER)
     journal = folder.with_name(f".{folder.name}.tmp") / "journal.jsonl"
-    run = child(toy, 0.05)
+    run = start_child(toy, 0.05)
     wait_for(lambda: journal.exists() and journal.read_text().count("\n") >= 2)
     run.send_signal(signal.SIGKILL)
     run.communicate()
     assert not folder.exists()
 
-    done = sum(len(json.loads(line).get("labels", [])) for line in journal.read_text().splitlines())
-    assert 0 < done < 800
-    asked, resize = [], prepare.resize
-    monkeypatch.setattr(prepare, "resize", lambda *image, **named: asked.append(1) or resize(*image, **named))
-    resumed = cache.load_split(task, "train800", source, **look)
-    assert len(asked) == 800 - done
+    num_done = sum(len(json.loads(line).get("labels", [])) for line in journal.read_text().splitlines())
+    assert 0 < num_done < 800
+    resized = count_resizes(monkeypatch)
+    resumed = cache.load_split(task, "train800", source, LARGER)
+    assert len(resized) == 800 - num_done
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
-    fresh = cache.load_split(task, "train800", replace(source, cache=f"{source.cache}-fresh"), **look)
+    fresh_source = replace(source, cache=f"{source.cache}-fresh")
+    fresh = cache.load_split(task, "train800", fresh_source, LARGER)
     np.testing.assert_array_equal(resumed.images, fresh.images)
     np.testing.assert_array_equal(resumed.labels, fresh.labels)
-    again = split_folder(task, "train800", replace(source, cache=f"{source.cache}-fresh"), **look)
-    assert (folder / "images.npy").read_bytes() == (again / "images.npy").read_bytes()
-    assert manifest_of(folder) == manifest_of(again)
+    fresh_folder = split_folder(task, "train800", fresh_source, LARGER)
+    assert (folder / "images.npy").read_bytes() == (fresh_folder / "images.npy").read_bytes()
+    assert manifest_of(folder) == manifest_of(fresh_folder)
 
 
 class Killed(BaseException):
-    """Ends a run as a signal would: what is there stays there."""
+    """Ends a run as a signal would: its files stay."""
 
 
-def half_done(axes, monkeypatch, chunks):
-    """The hidden folder of a val200 at 64 px that was stopped after some of its four chunks."""
-    task, source = axes
-    monkeypatch.setattr(prepare, "CHUNK_BYTES", 50 * 3 * 64**2)
-    add, left = prepare.add, [chunks]
+def interrupted_folder(task, source, monkeypatch, *, num_chunks):
+    """Returns the hidden folder of a val200 at 64 px whose preparation stopped after some of its four chunks."""
+    monkeypatch.setattr(write_split, "CHUNK_BYTES", 50 * LARGER.image_bytes)
+    append_chunk, num_left = write_split.append_chunk, [num_chunks]
 
-    def stop(*words, **named):
-        if not left[0]:
+    def append_or_stop(*args):
+        if not num_left[0]:
             raise Killed
-        left[0] -= 1
-        add(*words, **named)
+        num_left[0] -= 1
+        append_chunk(*args)
 
-    monkeypatch.setattr(prepare, "add", stop)
+    monkeypatch.setattr(write_split, "append_chunk", append_or_stop)
     with pytest.raises(Killed):
-        cache.load_split(task, "val200", source, size=64, interpolation="bicubic")
-    monkeypatch.setattr(prepare, "add", add)
-    folder = split_folder(task, "val200", source, size=64, interpolation="bicubic")
+        cache.load_split(task, "val200", source, LARGER)
+    monkeypatch.setattr(write_split, "append_chunk", append_chunk)
+    folder = split_folder(task, "val200", source, LARGER)
     assert not folder.exists()
     return folder.with_name(f".{folder.name}.tmp")
 
 
-def flip(file, place):
+def flip(file, position):
     content = bytearray(file.read_bytes())
-    content[place] ^= 1
+    content[position] ^= 1
     file.write_bytes(content)
 
 
@@ -344,23 +363,23 @@ def append(file, content):
     file.write_bytes(file.read_bytes() + content)
 
 
-DAMAGES = {
-    "none": (lambda at: None, 150),
-    "a pixel of the third chunk": (lambda at: flip(at / "images.npy", 128 + 149 * 3 * 64**2), 100),
-    "a pixel of the first chunk": (lambda at: flip(at / "images.npy", 1000), 0),
-    "the array cut": (lambda at: os.truncate(at / "images.npy", 128 + 120 * 3 * 64**2), 100),
-    "pixels without their line": (lambda at: append(at / "images.npy", bytes(999)), 150),
+DAMAGES = {  # a change to the folder, and the number of images that are kept
+    "none": (lambda folder: None, 150),
+    "a pixel of the third chunk": (lambda folder: flip(folder / "images.npy", 128 + 149 * LARGER.image_bytes), 100),
+    "a pixel of the first chunk": (lambda folder: flip(folder / "images.npy", 1000), 0),
+    "the array cut": (lambda folder: os.truncate(folder / "images.npy", 128 + 120 * LARGER.image_bytes), 100),
+    "pixels without a journal line": (lambda folder: append(folder / "images.npy", bytes(999)), 150),
     "the last line torn": (
-        lambda at: os.truncate(at / "journal.jsonl", (at / "journal.jsonl").stat().st_size - 9),
+        lambda folder: os.truncate(folder / "journal.jsonl", (folder / "journal.jsonl").stat().st_size - 9),
         100,
     ),
-    "no journal": (lambda at: (at / "journal.jsonl").unlink(), 0),
-    "an empty journal": (lambda at: os.truncate(at / "journal.jsonl", 0), 0),
-    "no array": (lambda at: (at / "images.npy").unlink(), 0),
-    "another header": (lambda at: flip(at / "images.npy", 2), 0),
+    "no journal": (lambda folder: (folder / "journal.jsonl").unlink(), 0),
+    "an empty journal": (lambda folder: os.truncate(folder / "journal.jsonl", 0), 0),
+    "no array": (lambda folder: (folder / "images.npy").unlink(), 0),
+    "another header": (lambda folder: flip(folder / "images.npy", 2), 0),
     "another version": (
-        lambda at: (at / "journal.jsonl").write_text(
-            (at / "journal.jsonl").read_text().replace('"pillow": "', '"pillow": "0')
+        lambda folder: (folder / "journal.jsonl").write_text(
+            (folder / "journal.jsonl").read_text().replace('"pillow": "', '"pillow": "0')
         ),
         0,
     ),
@@ -368,69 +387,64 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_of_a_half_store_only_what_its_digest_proves_is_kept(axes, monkeypatch, name):
-    damage, kept = DAMAGES[name]
-    task, source = axes
-    at = half_done(axes, monkeypatch, chunks=3)
-    damage(at)
-    asked, resize = [], prepare.resize
-    monkeypatch.setattr(prepare, "resize", lambda *image, **named: asked.append(1) or resize(*image, **named))
-    resumed = cache.load_split(task, "val200", source, size=64, interpolation="bicubic")
-    assert len(asked) == 200 - kept
-    fresh = cache.load_split(
-        task, "val200", replace(source, cache=f"{source.cache}-fresh"), size=64, interpolation="bicubic"
-    )
+def test_an_interrupted_preparation_keeps_only_images_whose_digest_holds(task_and_source, monkeypatch, name):
+    damage, num_kept = DAMAGES[name]
+    task, source = task_and_source
+    damage(interrupted_folder(task, source, monkeypatch, num_chunks=3))
+    resized = count_resizes(monkeypatch)
+    resumed = cache.load_split(task, "val200", source, LARGER)
+    assert len(resized) == 200 - num_kept
+    fresh = cache.load_split(task, "val200", replace(source, cache=f"{source.cache}-fresh"), LARGER)
     np.testing.assert_array_equal(resumed.images, fresh.images)
     np.testing.assert_array_equal(resumed.labels, fresh.labels)
 
 
-def test_two_runs_at_once_make_one_store_and_neither_fails(axes, toy):
-    task, source = axes
-    look = {"size": 64, "interpolation": "bicubic"}
-    runs = [child(toy, 0.02), child(toy, 0.02)]
-    said = [run.communicate(timeout=120)[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], said
-    assert sum("waiting for it" in text for text in said) == 1
-    folder = split_folder(task, "train800", source, **look)
+def test_two_runs_at_once_prepare_one_split_and_both_succeed(task_and_source, toy):
+    task, source = task_and_source
+    runs = [start_child(toy, 0.02), start_child(toy, 0.02)]
+    stderr = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], stderr
+    assert sum("waiting for it" in text for text in stderr) == 1
+    folder = split_folder(task, "train800", source, LARGER)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-    shared = cache.load_split(task, "train800", source, **look)
-    alone = cache.load_split(task, "train800", replace(source, cache=f"{source.cache}-alone"), **look)
+    shared = cache.load_split(task, "train800", source, LARGER)
+    alone = cache.load_split(task, "train800", replace(source, cache=f"{source.cache}-alone"), LARGER)
     np.testing.assert_array_equal(shared.images, alone.images)
 
 
-# what is at hand
+# the inventory
 
 
-def test_a_survey_of_nothing_finds_nothing_and_of_a_store_what_it_holds(axes):
-    task, source = axes
+def test_the_inventory_lists_and_checks_what_is_cached(task_and_source):
+    task, source = task_and_source
     assert inventory.cached_tasks(task, source.cache) == []
-    cache.load_split(task, "train800val200", source, **LOOK)
-    [found] = inventory.cached_tasks(task, source.cache)
-    assert (found.lineage, found.size, found.interpolation) == ("toy", 16, "bicubic")
-    assert found.counts == {"train800": 800, "val200": 200, "test": None}
-    assert (found.verdict, found.faults) == ("no names", [])
-    assert found.num_bytes >= 1000 * 16 * 16 * 3
+    cache.load_split(task, "train800val200", source, IMAGE_FORMAT)
+    [cached] = inventory.cached_tasks(task, source.cache)
+    assert (cached.lineage, cached.size, cached.interpolation) == ("toy", 16, "bicubic")
+    assert cached.num_images == {"train800": 800, "val200": 200, "test": None}
+    assert (cached.split_check, cached.faults) == ("no names", [])
+    assert cached.num_bytes >= 1000 * 16 * 16 * 3
     other = replace(task, fingerprint=split_fingerprint(["a"], ["b"]))
-    [found] = inventory.cached_tasks(other, source.cache)
-    assert found.verdict == "differs"
-    assert "not the official split" in found.faults[0]
-    folder = split_folder(task, "train800", source, **LOOK)
+    [cached] = inventory.cached_tasks(other, source.cache)
+    assert cached.split_check == "differs"
+    assert "not the official split" in cached.faults[0]
+    folder = split_folder(task, "train800", source, IMAGE_FORMAT)
     flip(folder / "images.npy", -1)
-    [found] = inventory.cached_tasks(task, source.cache)
-    assert found.counts["train800"] is None
-    assert "not those that were prepared" in found.faults[0]
+    [cached] = inventory.cached_tasks(task, source.cache)
+    assert cached.num_images["train800"] is None
+    assert "not those that were prepared" in cached.faults[0]
 
 
-# what is not at hand is fetched
+# downloads
 
 
 @pytest.fixture
 def absent(tmp_path):
-    config = config_of("task=cifar100", f"data.dir={tmp_path / 'tfds'}", f"data.cache={tmp_path / 'store'}")
+    config = config_of("task=cifar100", f"data.dir={tmp_path / 'tfds'}", f"data.cache={tmp_path / 'cache'}")
     return instantiate(config, "task"), instantiate(config, "data")
 
 
-def stand_in(monkeypatch, error=None):
+def mock_download(monkeypatch, error=None):
     import tensorflow_datasets as tfds
 
     calls = []
@@ -444,15 +458,15 @@ def stand_in(monkeypatch, error=None):
     return calls
 
 
-def test_what_is_downloaded_is_said_before_it_is(absent, monkeypatch, capsys):
+def test_a_download_is_announced(absent, monkeypatch, capsys):
     task, source = absent
-    calls = stand_in(monkeypatch)
-    with pytest.raises(UserError):  # the stand-in brings nothing
+    calls = mock_download(monkeypatch)
+    with pytest.raises(UserError):  # the mock downloads nothing
         next(source.examples(task, "val200"))
     assert calls == [("cifar100/3.0.2", "array_record")]
-    said = capsys.readouterr().err
-    assert "downloading cifar100/3.0.2 (at most 169 MB) into" in said
-    assert source.dir in said
+    stderr = capsys.readouterr().err
+    assert "downloading cifar100/3.0.2 (at most 169 MB) into" in stderr
+    assert source.dir in stderr
 
 
 @pytest.mark.parametrize(
@@ -464,27 +478,21 @@ def test_what_is_downloaded_is_said_before_it_is(absent, monkeypatch, capsys):
         (AssertionError("of another kind"), ["AssertionError: of another kind"]),
     ],
 )
-def test_what_goes_wrong_on_the_way_is_said_in_a_line(absent, monkeypatch, error, words):
+def test_a_failed_download_is_reported_in_one_line(absent, monkeypatch, error, words):
     task, source = absent
-    stand_in(monkeypatch, error)
+    mock_download(monkeypatch, error)
     for word in words:
         with pytest.raises(UserError, match=word):
-            cache.load_split(task, "val200", source, **LOOK)
-    assert not list(source_files(source))
-
-
-def source_files(source):
-    from pathlib import Path
-
-    return [path for path in Path(source.cache).rglob("*") if path.is_file()]
+            cache.load_split(task, "val200", source, IMAGE_FORMAT)
+    assert not [path for path in Path(source.cache).rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [("resisc45", "NWPU-RESISC45/airplane/"), ("diabetic_retinopathy", r"trainLabels\.csv")],
 )
-def test_a_manual_download_is_told_and_not_tried(tmp_path, monkeypatch, name, words):
-    calls = stand_in(monkeypatch)
+def test_a_manual_download_is_explained_and_not_tried(tmp_path, monkeypatch, name, words):
+    calls = mock_download(monkeypatch)
     config = config_of(f"task={name}", f"data.dir={tmp_path}")
     task, source = instantiate(config, "task"), instantiate(config, "data")
     with pytest.raises(UserError, match=f"by hand.*{words}.*downloads/manual"):
@@ -497,9 +505,11 @@ def test_a_manual_download_is_told_and_not_tried(tmp_path, monkeypatch, name, wo
     assert len(calls) == 1
 
 
-def test_nothing_is_downloaded_where_that_is_off(absent, monkeypatch):
+def test_nothing_is_downloaded_if_download_is_false(absent, monkeypatch):
     task, source = absent
-    calls = stand_in(monkeypatch)
-    with pytest.raises(UserError, match=r"no prepared cifar100.*data\.download=false.*prepare_data\.py task=cifar100"):
+    calls = mock_download(monkeypatch)
+    with pytest.raises(
+        UserError, match=r"no prepared cifar100.*data\.download=false.*moppa data prepare task=cifar100"
+    ):
         next(replace(source, download=False).examples(task, "val200"))
     assert calls == []

@@ -1,4 +1,4 @@
-"""The mini suite: the same bytes on every machine, and a source that refuses all others."""
+"""The mini suite: the same bytes on every machine, and a source that refuses other bytes."""
 
 import hashlib
 import math
@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from moppa.data import cache
-from moppa.data.mini.canvas import SINES, UNIT, as_bytes, blur, rotation
+from moppa.data.images import ImageFormat
+from moppa.data.mini.canvas import SINES, UNIT, blur, rotation, to_bytes
 from moppa.data.mini.draws import Draws
-from moppa.data.mini.source import MiniSource, function_of
+from moppa.data.mini.source import MiniSource, draw_function
+from moppa.data.task import SPLITS
 from moppa.data.tfds import TfdsSource
 from moppa.demo import ALL_TASKS
 from moppa.utils.config import instantiate
@@ -25,10 +27,10 @@ def task_of(name):
 
 
 def source_in(folder):
-    return MiniSource(lineage="generated", cache=str(folder))
+    return MiniSource(name="mini", lineage="generated", cache=str(folder))
 
 
-def test_the_suite_is_eight_tasks_in_the_three_groups_and_no_part_of_vtab():
+def test_the_suite_has_eight_tasks_in_the_three_groups():
     tasks = [task_of(name) for name in MINI]
     assert sorted(task.column for task in tasks) == list(range(1, 9))
     assert {task.suite for task in tasks} == {"mini"}
@@ -37,37 +39,37 @@ def test_the_suite_is_eight_tasks_in_the_three_groups_and_no_part_of_vtab():
     assert sorted(ALL_TASKS) == [f"mini/{name}" for name in MINI]
 
 
-def test_a_stored_task_is_proven_to_be_that_of_its_yaml(tmp_path):
+def test_the_split_check_of_a_cached_task_is_official(tmp_path):
     source, task = source_in(tmp_path), task_of("sprites_location")
-    assert cache.split_check(task, source, size=64, interpolation="bicubic")["verdict"] == "official"
+    assert cache.split_check(task, source, ImageFormat(64, "bicubic"))["verdict"] == "official"
 
 
 @pytest.mark.parametrize("name", MINI)
-def test_validation_images_are_those_of_the_yaml_byte_for_byte(name, tmp_path):
+def test_validation_images_match_the_fingerprint_byte_for_byte(name, tmp_path):
     assert len(list(source_in(tmp_path).examples(task_of(name), "val200"))) == 200
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["train800", "test"])
+@pytest.mark.parametrize("split", ["train800", "test"])
 @pytest.mark.parametrize("name", MINI)
-def test_all_images_are_those_of_the_yaml_byte_for_byte(name, part, tmp_path):
+def test_all_images_match_the_fingerprint_byte_for_byte(name, split, tmp_path):
     task = task_of(name)
-    assert len(list(source_in(tmp_path).examples(task, part))) == task.size_of(part)
+    assert len(list(source_in(tmp_path).examples(task, split))) == task.num_images(split)
 
 
-@pytest.mark.parametrize("part", ["train800", "val200", "test"])
-def test_another_byte_is_refused(part, tmp_path):
+@pytest.mark.parametrize("split", SPLITS)
+def test_images_that_differ_from_the_fingerprint_are_refused(split, tmp_path):
     task = task_of("digits")
-    other = replace(task, splits={**task.splits, part: task.splits[part].replace("seed0", "seed1")})
-    with pytest.raises(UserError, match=rf"drawn for {part} are not those of the task's definition"):
-        list(source_in(tmp_path).examples(other, part))
+    other = replace(task, splits={**task.splits, split: task.splits[split].replace("seed0", "seed1")})
+    with pytest.raises(UserError, match=rf"drawn for {split} are not those of the task's definition"):
+        list(source_in(tmp_path).examples(other, split))
 
 
 @pytest.mark.parametrize("name", MINI)
-def test_no_image_stands_in_two_splits(name):
+def test_no_image_is_in_two_splits(name):
     task = task_of(name)
-    taken = [set(range(*bounds(task.splits[part]))) for part in ("train800", "val200", "test")]
-    assert sum(map(len, taken)) == len(set.union(*taken)) == 1000 + task.num_test
+    indices = [set(range(*bounds(task.splits[split]))) for split in SPLITS]
+    assert sum(map(len, indices)) == len(set.union(*indices)) == 1000 + task.num_test
 
 
 def bounds(split):
@@ -76,8 +78,9 @@ def bounds(split):
 
 
 @pytest.mark.parametrize("name", MINI)
-def test_an_image_depends_on_seed_and_index_alone_and_every_class_comes_up(name):
-    draw, task = function_of(task_of(name)), task_of(name)
+def test_an_image_depends_only_on_seed_and_index_and_every_class_occurs(name):
+    task = task_of(name)
+    draw = draw_function(task)
     first, again, other = draw(0, 5)[0], draw(0, 5)[0], draw(1, 5)[0]
     assert first.dtype == np.uint8
     assert np.array_equal(first, again)
@@ -85,37 +88,37 @@ def test_an_image_depends_on_seed_and_index_alone_and_every_class_comes_up(name)
     assert {draw(0, index)[1] for index in range(200)} == set(range(task.num_classes))
 
 
-def test_draws_are_shake_256_of_the_key_and_the_number_of_the_draw():
+def test_random_numbers_are_shake_256_of_the_key_and_the_number_of_the_draw():
     draws = Draws("a", 1)
     draws.below(10)
     number = int.from_bytes(hashlib.shake_256(b"a/1#2").digest(8), "big")
     assert draws.below(1000) == number * 1000 >> 64
-    assert abs(float(Draws("b").bells(100, 100).mean())) < 0.03
-    assert abs(float(Draws("b").bells(100, 100).std()) - 1) < 0.03
+    assert abs(float(Draws("b").normal(100, 100).mean())) < 0.03
+    assert abs(float(Draws("b").normal(100, 100).std()) - 1) < 0.03
 
 
-def test_no_sine_of_the_table_lies_so_near_a_half_that_a_mathematical_library_could_round_it_otherwise():
+def test_no_sine_of_the_table_is_close_enough_to_a_half_to_depend_on_the_math_library():
     exact = [UNIT * math.sin(math.radians(degree)) for degree in range(360)]
     assert min(abs(value - math.floor(value) - 0.5) for value in exact) > 1e-4
     assert [round(value) for value in exact] == SINES
     assert rotation(90) == (0.0, 1.0)
 
 
-def test_a_blur_keeps_what_is_even_and_bytes_are_rounded_half_up():
+def test_blur_keeps_a_constant_image_and_bytes_are_rounded_half_up():
     assert np.allclose(blur(np.full((64, 64, 3), 0.3), 2), 0.3)
-    assert as_bytes(np.array([-1.0, 0.5 / 255, 0.49 / 255, 2.0])).tolist() == [0, 1, 0, 255]
+    assert to_bytes(np.array([-1.0, 0.5 / 255, 0.49 / 255, 2.0])).tolist() == [0, 1, 0, 255]
 
 
-def test_a_mini_task_chooses_its_source_and_another_may_be_asked_for():
+def test_a_mini_task_chooses_its_source_unless_another_is_given():
     assert isinstance(instantiate(config_of("task=mini/spots"), "data"), MiniSource)
     assert isinstance(instantiate(config_of("task=mini/spots", "data=tfds"), "data"), TfdsSource)
     assert isinstance(instantiate(config_of("task=eurosat"), "data"), TfdsSource)
 
 
-def test_a_task_that_is_not_drawn_is_refused_with_the_way_out(tmp_path):
+def test_a_task_that_is_not_drawn_is_refused_with_a_hint(tmp_path):
     task = instantiate(config_of("task=eurosat"), "task")
-    with pytest.raises(UserError, match=r"no function that draws images.*configs/task/mini"):
+    with pytest.raises(UserError, match=r"not a function that draws images.*configs/task/mini"):
         next(source_in(tmp_path).examples(task, "train800"))
     drawn = task_of("spots")
-    with pytest.raises(UserError, match=r"no slice like 'seed0\[800:1000\]'"):
+    with pytest.raises(UserError, match=r"not a slice like 'seed0\[800:1000\]'"):
         next(source_in(tmp_path).examples(replace(drawn, splits={**drawn.splits, "test": "test"}), "test"))

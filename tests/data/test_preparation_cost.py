@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from moppa.data.images import ImageFormat
 from moppa.data.prepare import prepare
-from moppa.data.tfds import Example
+from moppa.data.source import Example
 from moppa.utils.config import instantiate
 from tests.conftest import ROOT, config_of
 
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from moppa.backbone.preprocess import Preprocess
 from moppa.data import cache
+from moppa.data.images import ImageFormat
 from moppa.train.evaluate import Evaluator
 from moppa.utils.config import instantiate
 from tests.conftest import config_of
@@ -48,7 +50,7 @@ evaluator = Evaluator(normalize=normalize, batch_size=64)
 evaluator.predict(Tiny(), np.zeros((64, size, size, 3), np.uint8))
 before = peak()
 source = BinaryImages(lineage="generated", cache=sys.argv[1])
-split = cache.load_split(task, "test", source, size=size, interpolation="bicubic")
+split = cache.load_split(task, "test", source, ImageFormat(size, "bicubic"))
 prepared = peak()
 predicted = evaluator.predict(Tiny(), split.images)
 print(json.dumps({"images": len(predicted), "mapped": split.images.nbytes, "prepared": prepared - before,
@@ -78,7 +80,7 @@ class BinaryImages:
 
     def examples(self, task, split):
         random = np.random.default_rng(0)
-        for index in range(task.size_of(split)):
+        for index in range(task.num_images(split)):
             yield Example(random.integers(0, 2, (64, 64, 1), dtype=np.uint8), index % task.num_classes, None)
 
 
@@ -111,7 +113,7 @@ class EncodedImages:
     cache: str
 
     def examples(self, task, split):
-        for index in range(task.size_of(split)):
+        for index in range(task.num_images(split)):
             yield Example(self.images[index % len(self.images)], 0, str(index))
 
 
@@ -136,7 +138,7 @@ def images_per_second(folder, num_images=500, num_rounds=24):
         pillow.append(num_images / (time.perf_counter() - began))
         source = EncodedImages(images=images, lineage="encoded", cache=f"{folder}/{index}")
         began = time.perf_counter()
-        prepare(task, "test", source, size=224, interpolation="bicubic")
+        prepare(task, "test", source, ImageFormat(224, "bicubic"))
         ours.append(num_images / (time.perf_counter() - began))
     return pillow, ours
 

@@ -109,7 +109,7 @@ def test_check_lists_absent_tasks_and_how_to_get_them(tmp_path):
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("│ absent ") == 19
     assert "61.3 GB" in process.stdout
-    assert "scripts/prepare_data.py task=cifar100,caltech101" in process.stdout
+    assert "moppa data prepare task=cifar100,caltech101" in process.stdout
     assert "NWPU-RESISC45.rar" in process.stdout
     assert "trainLabels.csv" in process.stdout
 
@@ -126,4 +126,4 @@ def test_check_reports_the_official_split_and_modified_images(shared, tmp_path):
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     process = script("check_data", *folders)
     assert process.returncode == 1
-    assert f"wrong: the stored images in {file.parent}" in process.stdout
+    assert f"wrong: the cached images in {file.parent}" in process.stdout

@@ -125,7 +125,7 @@ def test_a_final_record_names_its_tune_records(toy, tmp_path):
 def test_nothing_can_read_the_test_set_under_tune(toy, monkeypatch):
     protocol = instantiate(config_of("task=eurosat", "protocol=tune"), "protocol")
     read = []
-    load = protocol.only(read.append)
+    load = protocol.restrict(read.append)
     for split in ("test", "train800val200"):
         with pytest.raises(UserError, match=f"protocol=tune reads train800 and val200, never {split}"):
             load(split)

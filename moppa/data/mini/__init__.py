@@ -1,6 +1,6 @@
-"""Images drawn from a seed, the same bytes on every machine: one function for a task, from (seed, index) to an image.
+"""Draws the images of the mini suite from a seed: the same bytes on every machine.
 
-Draws are the bytes of SHAKE-256. Arithmetic is that which IEEE 754 rounds in one way only: sums, products, quotients
-and square roots, element by element; sines come from a table of whole numbers. No random generator, sum over an array
-or mathematical library takes part.
+Each task has one function (seed, index) -> (image, class). Random numbers are the bytes of SHAKE-256. Arithmetic is
+limited to operations that IEEE 754 rounds in exactly one way: element-wise sums, products, quotients and square roots.
+Sines come from a table of integers. No random generator, no sum over an array and no math library is involved.
 """

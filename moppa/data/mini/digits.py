@@ -1,26 +1,27 @@
-"""Handwritten digits, real ones: the 1,797 images of 8 x 8 pixels that come with scikit-learn.
+"""Real handwritten digits: the 1,797 images of 8 x 8 pixels that come with scikit-learn.
 
-Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, its test part; CC BY 4.0.
+Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, its test split; CC BY 4.0.
 """
 
 import hashlib
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 
 def digit(seed: int, index: int) -> tuple[np.ndarray, int]:
-    """Image `index` of the seed's order of all, uint8 (8, 8) with values 0 to 16, and its class."""
-    images, labels, order = shuffled(seed)
+    """Returns image `index` in the order of the seed, uint8 (8, 8) with values 0 to 16, and its class."""
+    images, labels, order = shuffled_digits(seed)
     return images[order[index]], int(labels[order[index]])
 
 
 @cache
-def shuffled(seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """All images (1797, 8, 8), their classes, and the order that the seed makes of them by sha256."""
-    from sklearn.datasets import load_digits  # late: it costs a second that other tasks do not need
+def shuffled_digits(seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Returns all images (1797, 8, 8), their classes, and an order that sha256 derives from the seed."""
+    from sklearn.datasets import load_digits  # here because the import takes a second that other tasks do not need
 
-    data = load_digits()
-    count = len(data.target)
-    order = sorted(range(count), key=lambda one: hashlib.sha256(f"digits/{seed}/{one}".encode()).digest())
-    return data.images.astype(np.uint8), data.target, order
+    digits: Any = load_digits()
+    num_images = len(digits.target)
+    order = sorted(range(num_images), key=lambda index: hashlib.sha256(f"digits/{seed}/{index}".encode()).digest())
+    return digits.images.astype(np.uint8), digits.target, order

@@ -1,4 +1,4 @@
-"""Numbers that depend on a key alone: SHAKE-256 of the key and of how many draws came before (FIPS 202)."""
+"""Random numbers that depend only on a key: SHAKE-256 (FIPS 202) of the key and the number of the draw."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,34 +10,34 @@ T = TypeVar("T")
 
 
 class Draws:
-    """An endless row of draws, the same for the same key on any machine and with any version of any library."""
+    """An endless sequence of random draws, the same for the same key on any machine with any library version."""
 
     def __init__(self, *key: str | int) -> None:
-        self.key = "/".join(str(part) for part in key)
-        self.count = 0
+        self.key = "/".join(str(component) for component in key)
+        self.num_draws = 0
 
     def raw(self, num_bytes: int) -> bytes:
-        """The next bytes."""
-        self.count += 1
-        return hashlib.shake_256(f"{self.key}#{self.count}".encode()).digest(num_bytes)
+        """Returns the next bytes."""
+        self.num_draws += 1
+        return hashlib.shake_256(f"{self.key}#{self.num_draws}".encode()).digest(num_bytes)
 
     def below(self, bound: int) -> int:
-        """A whole number from 0 to `bound` - 1."""
+        """Returns an integer from 0 to `bound` - 1."""
         return int.from_bytes(self.raw(8), "big") * bound >> 64
 
     def between(self, low: float, high: float) -> float:
-        """A number from `low` to `high`, one of 2**32 evenly spaced ones."""
+        """Returns a number from `low` to `high`, one of 2**32 evenly spaced ones."""
         return low + (high - low) * (int.from_bytes(self.raw(4), "big") / 2**32)
 
     def pick(self, choices: Sequence[T]) -> T:
-        """One of the choices."""
+        """Returns one of the choices."""
         return choices[self.below(len(choices))]
 
-    def many(self, *shape: int) -> np.ndarray:
-        """An array of numbers from 0 to 255/256, float64."""
+    def uniform(self, *shape: int) -> np.ndarray:
+        """Returns an array of numbers from 0 to 255/256, float64."""
         return np.frombuffer(self.raw(int(np.prod(shape))), dtype=np.uint8).reshape(shape) / 256
 
-    def bells(self, *shape: int) -> np.ndarray:
-        """An array of sums of three such numbers, of mean 0 and standard deviation 1, near enough to a normal's."""
-        first, second, third = (self.many(*shape) for _ in range(3))
-        return (first + second + third - 1.494140625) * 2.0  # 1.494...: three times the mean, 255/512
+    def normal(self, *shape: int) -> np.ndarray:
+        """Returns an array of mean 0 and standard deviation 1: sums of three uniform numbers, near a normal."""
+        first, second, third = (self.uniform(*shape) for _ in range(3))
+        return (first + second + third - 1.494140625) * 2.0  # 1.494140625 is three times the mean 255/512

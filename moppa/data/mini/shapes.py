@@ -1,7 +1,7 @@
-"""Colored things on a floor that recedes: how many are there, and how far is the nearest?
+"""Draws colored shapes on a floor: how many are there, and how far away is the nearest?
 
-The questions are CLEVR's (Johnson et al. 2017) as VTAB asks them; the images are ours: flat figures with a shade and a
-shadow, smaller and higher in the image the farther they stand.
+The questions are those of CLEVR (Johnson et al. 2017) in VTAB. The images are ours: flat shapes with shading and a
+shadow, smaller and higher in the image the farther away they are.
 """
 
 import numpy as np
@@ -9,86 +9,86 @@ import numpy as np
 from moppa.data.mini.canvas import (
     SIDE,
     Y,
-    as_bytes,
+    add_noise,
     box,
     disc,
     ellipse,
-    frame,
+    local_axes,
     mask,
     paint,
     random_color,
     soft_noise,
+    to_bytes,
     triangle,
 )
-from moppa.data.mini.canvas import with_noise as noisy
 from moppa.data.mini.draws import Draws
 
-FEWEST = 2
+MIN_COUNT = 2
 NUM_COUNTS = 8
 NUM_DEPTHS = 6
 HORIZON = 12.0  # pixels from the top
-NEAREST = 2.0  # the floor's unit of length
+MIN_DEPTH = 2.0  # in units of the floor
 
 
 def count(seed: int, index: int) -> tuple[np.ndarray, int]:
-    """Things side by side on the floor; the class is how many there are, 2 to 9."""
+    """Draws shapes side by side on the floor. The class is their number, 2 to 9."""
     draws = Draws("shapes_count", seed, index)
     label = draws.below(NUM_COUNTS)
-    places: list[tuple[float, float]] = []
-    while len(places) < FEWEST + label:
-        place = (draws.between(6.0, SIDE - 6.0), draws.between(3.4, 9.0))
-        if all(apart(place, other) for other in places) or draws.below(40) == 0:
-            places.append(place)
+    positions: list[tuple[float, float]] = []  # x and depth
+    while len(positions) < MIN_COUNT + label:
+        position = (draws.between(6.0, SIDE - 6.0), draws.between(3.4, 9.0))
+        if all(are_apart(position, other) for other in positions) or draws.below(40) == 0:
+            positions.append(position)
     image = floor(draws)
-    for x, depth in sorted(places, key=lambda place: -place[1]):
-        image = stand(image, draws, x=x, depth=depth, size=draws.between(13.0, 22.0))
-    return as_bytes(noisy(image, draws, 0.03)), label
+    for x, depth in sorted(positions, key=lambda position: -position[1]):
+        image = add_shape(image, draws, x=x, depth=depth, size=draws.between(13.0, 22.0))
+    return to_bytes(add_noise(image, draws, 0.03)), label
 
 
 def distance(seed: int, index: int) -> tuple[np.ndarray, int]:
-    """One to four things, large and small; the class is the depth of the nearest, one of 6 bins of 1 unit."""
+    """Draws one to four large and small shapes. The class is the depth of the nearest, one of 6 bins of 1 unit."""
     draws = Draws("shapes_distance", seed, index)
     label = draws.below(NUM_DEPTHS)
-    nearest = NEAREST + label + draws.between(0.0, 1.0)
-    depths = [nearest] + [draws.between(nearest, NEAREST + NUM_DEPTHS + 2.0) for _ in range(draws.below(4))]
+    nearest = MIN_DEPTH + label + draws.between(0.0, 1.0)
+    depths = [nearest] + [draws.between(nearest, MIN_DEPTH + NUM_DEPTHS + 2.0) for _ in range(draws.below(4))]
     image = floor(draws)
     for depth in sorted(depths, reverse=True):
-        image = stand(image, draws, x=draws.between(8.0, SIDE - 8.0), depth=depth, size=draws.between(12.0, 26.0))
-    return as_bytes(noisy(image, draws, 0.03)), label
+        image = add_shape(image, draws, x=draws.between(8.0, SIDE - 8.0), depth=depth, size=draws.between(12.0, 26.0))
+    return to_bytes(add_noise(image, draws, 0.03)), label
 
 
-def ground_at(depth: float) -> float:
-    """The height in the image, in pixels, at which a thing of this depth stands."""
+def ground_y(depth: float) -> float:
+    """Returns the y coordinate, in pixels, at which a shape of this depth stands."""
     return HORIZON + 90.0 / depth
 
 
-def apart(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether two things do not hide each other by much."""
-    x, y = one[0] - other[0], ground_at(one[1]) - ground_at(other[1])
-    return x * x + y * y > 49.0
+def are_apart(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Returns whether two shapes at (x, depth) hide little of each other."""
+    dx, dy = first[0] - second[0], ground_y(first[1]) - ground_y(second[1])
+    return dx * dx + dy * dy > 49.0
 
 
 def floor(draws: Draws) -> np.ndarray:
-    """A floor of one color that darkens with depth, below a wall of another, under an uneven light."""
+    """Draws a floor that darkens with depth, below a wall of another color, in uneven light."""
     wall, near = random_color(draws, 0.35, 0.75), random_color(draws, 0.35, 0.75)
     shade = 0.7 + 0.3 * np.clip((Y - HORIZON) / (SIDE - HORIZON), 0.0, 1.0)
     image = np.where((Y < HORIZON)[..., None], np.asarray(wall), np.asarray(near) * shade[..., None])
     return image * (0.8 + 0.4 * soft_noise(draws, 3))[..., None]
 
 
-def stand(image: np.ndarray, draws: Draws, *, x: float, depth: float, size: float) -> np.ndarray:
-    """The image with one more thing of any kind and color, `size` / `depth` pixels in half its height."""
+def add_shape(image: np.ndarray, draws: Draws, *, x: float, depth: float, size: float) -> np.ndarray:
+    """Returns the image with one more shape of any kind and color; half its height is `size` / `depth` pixels."""
     radius = size / depth
-    foot = ground_at(depth)
-    u, v = frame(x, foot - radius * 0.9, 0)
+    foot = ground_y(depth)
+    u, v = local_axes(x, foot - radius * 0.9, 0)
     kind = draws.below(3)
     if kind == 0:
-        figure = disc(u, v, radius)
+        shape = disc(u, v, radius)
     elif kind == 1:
-        figure = box(u, v, radius * 0.85, radius * 0.85)
+        shape = box(u, v, radius * 0.85, radius * 0.85)
     else:
-        figure = triangle(-v, u, radius * 0.6)
+        shape = triangle(-v, u, radius * 0.6)
     shadow = ellipse(u - radius * 0.5, v - radius * 0.9, radius * 1.2, radius * 0.35)
     shaded = paint(image, mask(shadow) * 0.5, (0.0, 0.0, 0.0))
     light = np.clip(1.0 - (u + v) / radius * 0.25, 0.4, 1.4)[..., None]
-    return paint(shaded, mask(figure), np.asarray(random_color(draws, 0.1, 0.95)) * light)
+    return paint(shaded, mask(shape), np.asarray(random_color(draws, 0.1, 0.95)) * light)
