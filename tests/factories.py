@@ -1,4 +1,4 @@
-"""Records as cells would have left them, made in milliseconds: for whatever reads records."""
+"""Records as cells would write them, made in milliseconds."""
 
 import json
 from copy import deepcopy
@@ -16,19 +16,19 @@ COMMIT = "0123456789abcdef"
 
 @cache
 def composed(overrides):
-    """A resolved config, composed once."""
+    """Returns a resolved config, composed once."""
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(config_of(*overrides), resolve=True)
 
 
 def record_of(*overrides, percent=80.0, weights="w" * 64, lineage="tfds", protocol="final", seed=0, epochs=4, **others):
-    """The content of a record whose cell answered `percent` of its images right."""
+    """Returns the content of a record with an accuracy of `percent`."""
     config = deepcopy(composed((f"protocol={protocol}", *overrides)))
     config["seed"] = seed
     task = config["task"]
     total = task["num_test"] if protocol == "final" else 200
-    written = {
+    record = {
         **dict.fromkeys(REQUIRED),
         "suite": task["suite"],
         "backbone": config["backbone"]["name"],
@@ -52,32 +52,32 @@ def record_of(*overrides, percent=80.0, weights="w" * 64, lineage="tfds", protoc
         "head_params": 769 * task["num_classes"],
         "seconds": {"data": 0.5, "train": 60.0 + seed, "evaluate": 2.0},
         "peak_memory_bytes": 1_500_000_000,
-        "curve": [{"loss": 2.0 / (epoch + 1), "rate": 0.001} for epoch in range(epochs)],
+        "curve": [{"loss": 2.0 / (epoch + 1), "lr": 0.001} for epoch in range(epochs)],
     }
-    return written | others
+    return record | others
 
 
-def put(results, *overrides, predictions=False, **facts):
-    """Writes a record in its place, with predictions where they are asked for; its path."""
-    written = record_of(*overrides, **facts)
-    path = results / "records" / place_of(written)
+def write_record_file(results, *overrides, predictions=False, **fields):
+    """Writes a record at its path, with predictions if asked for, and returns the path."""
+    record = record_of(*overrides, **fields)
+    path = results / "records" / path_of(record)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(written))
+    path.write_text(json.dumps(record))
     if predictions:
-        put_predictions(path, written)
+        write_predictions(path, record)
     return path
 
 
-def place_of(written):
-    """Where `run.py` puts a record."""
-    names = [written[name] for name in ("suite", "backbone", "task", "method", "key")]
-    return "/".join([*names, f"seed{written['seed']}.json"])
+def path_of(record):
+    """Returns the path of a record, relative to results/records."""
+    names = [record[name] for name in ("suite", "backbone", "task", "method", "key")]
+    return "/".join([*names, f"seed{record['seed']}.json"])
 
 
-def put_predictions(path, written, shift=0):
-    """Predictions that agree with a record: the first images are right, from `shift` on; the labels are the task's."""
-    classes, total = written["config"]["task"]["num_classes"], written["total"]
+def write_predictions(path, record, shift=0):
+    """Writes predictions that agree with a record: correct from image `shift` on."""
+    classes, total = record["config"]["task"]["num_classes"], record["total"]
     label = (np.arange(total) % classes).astype(np.int16)
-    right = np.roll(np.arange(total) < written["correct"], shift)
-    predicted = np.where(right, label, (label + 1) % classes).astype(np.int16)
+    is_correct = np.roll(np.arange(total) < record["correct"], shift)
+    predicted = np.where(is_correct, label, (label + 1) % classes).astype(np.int16)
     np.savez_compressed(path.with_suffix(".npz"), predicted=predicted, label=label)

@@ -1,4 +1,4 @@
-"""Runs cells given as JSON on standard input, without the tests' type checks, and says how each ended."""
+"""Runs the cells that standard input lists as JSON, without the tests' type checks, and prints how each ended."""
 
 import contextlib
 import io
@@ -13,14 +13,14 @@ from tests.conftest import config_of
 
 
 def outcome(overrides):
-    """The class of error as a user meets it (one line, or a traceback) and its text."""
+    """Returns what a user would see of a cell's error, `one line` or `traceback`, and its text."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             config = config_of(*overrides)
             with one_line_errors():
                 run_cell(config)
         except (CompactHydraException, MissingConfigException) as error:  # Hydra prints these without a traceback
-            return "said", f"{error}\n{error.__cause__ or ''}"
+            return "one line", f"{error}\n{error.__cause__ or ''}"
         except Exception as error:
             return "traceback", f"{type(error).__name__}: {error}"
     return "no error", ""

@@ -1,6 +1,7 @@
-"""Bad input ends with one clear line that names the thing, the value and the way out, and leaves nothing behind."""
+"""Bad input ends with one line that names the setting, the value and the fix, and leaves no files behind."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
 from tests.conftest import ROOT, TOY, config_of
 
-# name, overrides, the words that the message must hold; FILES and PLACE stand for folders made below.
+# name: overrides, and what the message must contain; FILES and MOUNTS are replaced by folders of the fixtures below.
 CASES = {
     "unknown task": (["task=cifar11"], ["task/cifar11", "cifar100", "eurosat", "smallnorb_ele"]),
     "unknown method": (["method=lorra"], ["method/lorra", "linear", "lora", "moppa"]),
@@ -23,11 +24,11 @@ CASES = {
     "unknown data": (["data=cloud"], ["data/cloud", "tfds"]),
     "unknown logger": (["logger=comet"], ["logger/comet", "none", "wandb"]),
     "unknown recipe": (["train=long"], ["train/long", "common"]),
-    "misspelt group": (["metod=lora"], ["metod"]),
-    "misspelt setting": (["train.epoch=3"], ["train.epoch", "not in struct"]),
-    "misspelt hyper-parameter": (["method=lora", "method.attach.rnk=4"], ["rnk", "not in struct"]),
-    "hyper-parameter that is none": (["method=lora", "+method.attach.rnk=4"], ["method.attach", "rnk"]),
-    "hyper-parameter of another method": (["method=linear", "+method.attach.rank=4"], ["method.attach", "rank"]),
+    "misspelled group": (["metod=lora"], ["metod"]),
+    "misspelled setting": (["train.epoch=3"], ["train.epoch", "not in struct"]),
+    "misspelled hyperparameter": (["method=lora", "method.attach.rnk=4"], ["rnk", "not in struct"]),
+    "hyperparameter that does not exist": (["method=lora", "+method.attach.rnk=4"], ["method.attach", "rnk"]),
+    "hyperparameter of another method": (["method=linear", "+method.attach.rank=4"], ["method.attach", "rank"]),
     "value that does not parse": (["train.lr=[1"], ["no viable alternative", "[1"]),
     "epochs 0": (["train.epochs=0"], ["train.epochs=0", "an integer of at least 1"]),
     "epochs a fraction": (["train.epochs=1.5"], ["train.epochs=1.5", "an integer"]),
@@ -42,13 +43,13 @@ CASES = {
     "warm-up longer than training": (["train.warmup=2"], ["train.warmup=2", "at most 1"]),
     "drop path 1": (["train.drop_path=1"], ["train.drop_path=1", "at most 0.99"]),
     "unknown optimizer": (["train.optimizer=adam"], ["train.optimizer='adam'", "adamw, sgd"]),
-    "rate that diverges": (["train.lr=1e30", "train.warmup=0"], ["not finite at step", "lower train.lr"]),
+    "lr that diverges": (["train.lr=1e30", "train.warmup=0"], ["not finite at step", "lower train.lr"]),
     "seed negative": (["seed=-1"], ["seed=-1", "at least 0"]),
     "seed a word": (["seed=lucky"], ["seed='lucky'", "an integer"]),
     "unknown device": (["run.device=tpu"], ["run.device='tpu'", "auto, cpu, cuda"]),
     "evaluation batch 0": (["run.eval_batch=0"], ["run.eval_batch=0", "at least 1"]),
-    "products of nobody": (["run.matmul_backend=mkl"], ["run.matmul_backend='mkl'", "auto, torch, onednn"]),
-    "compiled in no mode": (["run.compile=fast"], ["run.compile='fast'", "reduce-overhead"]),
+    "unknown matmul backend": (["run.matmul_backend=mkl"], ["run.matmul_backend='mkl'", "auto, torch, onednn"]),
+    "unknown compile mode": (["run.compile=fast"], ["run.compile='fast'", "reduce-overhead"]),
     "checkpoint never": (["run.checkpoint_epochs=0"], ["run.checkpoint_epochs=0", "at least 1"]),
     "image size between patches": (["backbone.image_size=40"], ["backbone.image_size=40", "16 px patch", "32 and 48"]),
     "image size 0": (["backbone.image_size=0"], ["backbone.image_size=0", "at least 1"]),
@@ -63,49 +64,52 @@ CASES = {
     "weights empty": (["backbone.weights=FILES/empty.pth"], ["empty.pth", "cannot be read"]),
     "weights with code": (["backbone.weights=FILES/code.pth"], ["code.pth", "cannot be read", "more than tensors"]),
     "weights npz of something else": (["backbone.weights=FILES/other.npz"], ["other.npz", "does not fit"]),
-    "weights lacking a tensor": (["backbone.weights=FILES/missing.pth"], ["missing: blocks.2.mlp.fc1.weight"]),
-    "weights with a tensor more": (["backbone.weights=FILES/surplus.pth"], ["unexpected: extra.weight"]),
+    "weights without one tensor": (["backbone.weights=FILES/missing.pth"], ["missing: blocks.2.mlp.fc1.weight"]),
+    "weights with an extra tensor": (["backbone.weights=FILES/extra.pth"], ["unexpected: extra.weight"]),
     "weights of another width": (
         ["backbone.weights=FILES/wide.pth"],
         ["of another shape: norm.weight (65,) for (64,)", "choose the backbone"],
     ),
-    "hub out of reach": (["backbone.weights=null"], ["timm/test_vit.r160_in1k", "backbone.weights=FILE"]),
-    "data absent": (
+    "hub not reachable": (["backbone.weights=null"], ["timm/test_vit.r160_in1k", "backbone.weights=FILE"]),
+    "data missing": (
         ["data._target_=moppa.data.tfds.TfdsSource", "data.lineage=tfds", "data.dir=FILES", "data.download=false"],
-        ["no prepared eurosat/rgb", "data.dir=", "FILES", "scripts/prepare_data.py task=eurosat"],
+        ["no prepared eurosat/rgb", "data.dir=", "FILES", "moppa data prepare task=eurosat"],
     ),
-    "data absent, to be downloaded by hand": (
+    "data missing, manual download": (
         ["task=resisc45", "data._target_=moppa.data.tfds.TfdsSource", "data.dir=FILES"],
         ["resisc45/3.0.0 has to be downloaded by hand", "NWPU-RESISC45.rar", "FILES/downloads/manual", "[prepare]"],
     ),
-    "download neither on nor off": (
+    "download neither true nor false": (
         ["data._target_=moppa.data.tfds.TfdsSource", "data.download=maybe"],
         ["data.download='maybe'", "true or false"],
     ),
-    "data set that TFDS lacks": (
+    "dataset unknown to TFDS": (
         ["data._target_=moppa.data.tfds.TfdsSource", "task.builder=eurosaat"],
         ["task.builder=eurosaat", "not found"],
     ),
-    "data set of no such version": (
+    "dataset version unknown to TFDS": (
         ["data._target_=moppa.data.tfds.TfdsSource", "task.builder=eurosat/rgb:1.*.*"],
         ["eurosat/rgb:1.*.*", "2.0.0"],
     ),
-    "source of no such class": (["data._target_=moppa.data.tfds.Tfds"], ["moppa.data.tfds.Tfds"]),
+    "data source class unknown": (["data._target_=moppa.data.tfds.Tfds"], ["moppa.data.tfds.Tfds"]),
     "another split": (["task.fingerprint={train800_sorted: abc}"], ["not the official split", "task.fingerprint=null"]),
     "labels beyond the classes": (["+data.label_shift=1", "task.version=2"], ["has label 10", "task.num_classes=10"]),
     "too many images": (["+data.surplus=1", "task.version=2"], ["more than 800", "800"]),
     "one class": (["task.num_classes=1"], ["task.num_classes=1", "at least 2"]),
-    "group of no such name": (["task.group=other"], ["task.group='other'", "natural, specialized, structured"]),
+    "unknown group of tasks": (["task.group=other"], ["task.group='other'", "natural, specialized, structured"]),
     "tuning on the test set": (["protocol=tune", "protocol.evaluate=test"], ["protocol=tune", "evaluate=val200"]),
     "final on the training set": (["protocol.evaluate=val200"], ["protocol=final", "evaluate=test"]),
-    "reading more than once": (["+protocol.every=1"], ["protocol.every=1", "only best_on_test"]),
-    "a diagnostic that never reads": (
+    "more than one evaluation": (["+protocol.every=1"], ["protocol.every=1", "only best_on_test"]),
+    "best_on_test without evaluations": (
         ["protocol=best_on_test", "protocol.every=0"],
         ["protocol.every=0", "at least 1"],
     ),
-    "settings from nowhere": (["hparams=mine"], ["hparams='mine'", "given, best"]),
-    "settings not tuned": (["hparams=best"], ["nothing was tuned for test_vit moppa eurosat", "protocol=tune first"]),
-    "tuning with what is tuned": (["hparams=best", "protocol=tune"], ["hparams=best with protocol=tune"]),
+    "unknown hparams": (["hparams=mine"], ["hparams='mine'", "given, best"]),
+    "hparams=best without tune records": (
+        ["hparams=best"],
+        ["nothing was tuned for test_vit moppa eurosat", "protocol=tune first"],
+    ),
+    "hparams=best while tuning": (["hparams=best", "protocol=tune"], ["hparams=best with protocol=tune"]),
     "no threads": (["run.threads=0"], ["run.threads=0", "at least 1"]),
     "rank 0": (["method=lora", "method.attach.rank=0"], ["method.attach.rank=0", "at least 1"]),
     "rank above the width": (["method=lora", "method.attach.rank=65"], ["method.attach.rank=65", "64"]),
@@ -117,17 +121,20 @@ CASES = {
     "moppa position": (["method.attach.position=after"], ["'after'", "residual, attn_input"]),
     "moppa router": (["method.attach.router=learned"], ["'learned'", "dynamic, static"]),
     "moppa time 0": (["method.attach.start.time=0"], ["method.attach.start.time=0", "above 0"]),
-    "results under a file": (["run.results=FILES/weights.txt"], ["cannot write", "a file stands where a folder"]),
-    "results read-only": (["run.results=PLACE/read_only"], ["cannot write", "read-only", "choose another folder"]),
-    "results full": (["run.results=PLACE/full"], ["cannot write", "No space left", "make room"]),
-    "store under a file": (["data.cache=FILES/weights.txt"], ["cannot write", "a file stands where a folder"]),
-    "store full": (["data.cache=PLACE/full"], ["needs", "are free", "make room"]),
+    "results under a file": (
+        ["run.results=FILES/weights.txt"],
+        ["cannot write", "there is a file in place of a folder"],
+    ),
+    "results read-only": (["run.results=MOUNTS/read_only"], ["cannot write", "read-only", "choose another folder"]),
+    "results full": (["run.results=MOUNTS/full"], ["cannot write", "No space left", "make room"]),
+    "cache under a file": (["data.cache=FILES/weights.txt"], ["cannot write", "a file in place of a folder"]),
+    "cache on a full disk": (["data.cache=MOUNTS/full"], ["needs", "are free", "make room"]),
 }
-NEEDS_MOUNT = {name for name, (overrides, _) in CASES.items() if any("PLACE" in one for one in overrides)}
+NEEDS_MOUNT = {name for name, (overrides, _) in CASES.items() if any("MOUNTS" in override for override in overrides)}
 
 
 class Code:
-    """What a pickle could run."""
+    """Runs code when it is unpickled."""
 
     def __reduce__(self):
         return (print, ("pickled code ran",))
@@ -135,13 +142,13 @@ class Code:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Weights with every kind of fault."""
+    """Weights files with every kind of defect."""
     folder = tmp_path_factory.mktemp("files")
     state = timm.create_model("test_vit.r160_in1k", num_classes=7).state_dict()
     torch.save(
         {name: tensor for name, tensor in state.items() if name != "blocks.2.mlp.fc1.weight"}, folder / "missing.pth"
     )
-    torch.save({**state, "extra.weight": torch.zeros(1)}, folder / "surplus.pth")
+    torch.save({**state, "extra.weight": torch.zeros(1)}, folder / "extra.pth")
     torch.save({**state, "norm.weight": torch.zeros(65)}, folder / "wide.pth")
     torch.save({"model": Code()}, folder / "code.pth")
     (folder / "weights.txt").write_text("weights")
@@ -152,9 +159,9 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A full and a read-only file system, where the machine lets us mount them."""
-    folder = tmp_path_factory.mktemp("place")
+def mounts(tmp_path_factory):
+    """A full and a read-only file system, or None if this machine does not allow mounts."""
+    folder = tmp_path_factory.mktemp("mounts")
     mounted = []
     for name, options in {"full": "size=16k", "read_only": "ro"}.items():
         (folder / name).mkdir()
@@ -176,27 +183,27 @@ def results(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def outcomes(files, place, results):
-    """All cases in one fresh process, as a user would meet them: without the type checks of the tests."""
-    standard = [*TOY, "method=moppa", f"run.results={results / 'results'}", f"data.cache={results / 'store'}"]
+def outcomes(files, mounts, results):
+    """Runs all cases in one fresh process, as a user would: without the type checks of the tests."""
+    standard = [*TOY, "method=moppa", f"run.results={results / 'results'}", f"data.cache={results / 'cache'}"]
 
-    def filled(override):
-        return override.replace("FILES", str(files)).replace("PLACE", str(place))
+    def resolved(override):
+        return override.replace("FILES", str(files)).replace("MOUNTS", str(mounts))
 
-    asked = [[*standard, *map(filled, overrides)] for overrides, _ in CASES.values()]
-    # a group chosen twice is an error of its own: the case's choice replaces the standard one
-    for one, (overrides, _) in zip(asked, CASES.values(), strict=True):
+    cells = [[*standard, *map(resolved, overrides)] for overrides, _ in CASES.values()]
+    # choosing a group twice is an error of its own, so the choice of the case replaces the standard one
+    for cell, (overrides, _) in zip(cells, CASES.values(), strict=True):
         for override in overrides:
-            axis = override.partition("=")[0]
-            for other in [other for other in one if other.partition("=")[0] == axis and other != filled(override)]:
-                one.remove(other)
+            name = override.partition("=")[0]
+            for other in [word for word in cell if word.partition("=")[0] == name and word != resolved(override)]:
+                cell.remove(other)
     done = subprocess.run(
         [sys.executable, "-m", "tests.outcomes"],
         cwd=ROOT,
-        input=json.dumps(asked),
+        input=json.dumps(cells),
         capture_output=True,
         text=True,
-        env={**__import__("os").environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(results / "hub")},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(results / "hub")},
     )
     assert done.returncode == 0, done.stderr
     assert "pickled code ran" not in done.stdout
@@ -204,27 +211,27 @@ def outcomes(files, place, results):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_bad_input_is_named_with_the_way_out(name, outcomes, files, place):
-    if name in NEEDS_MOUNT and place is None:
-        pytest.skip("this machine lets us mount no small file system")
+def test_the_error_names_setting_value_and_fix(name, outcomes, files, mounts):
+    if name in NEEDS_MOUNT and mounts is None:
+        pytest.skip("this machine does not allow mounts")
     kind, text = outcomes[name]
-    assert kind == "said", text
+    assert kind == "one line", text
     for word in CASES[name][1]:
         assert word.replace("FILES", str(files)) in text
     if text.startswith("error: "):
         assert "\n" not in text.partition("\nUserError")[0].partition(f"\n{text[7:20]}")[0]
 
 
-def test_no_bad_input_leaves_anything_half_written(outcomes, results):
-    left = [
-        path for path in results.rglob("*") if path.suffix in {".json", ".tmp", ".npz"} and "store" not in path.parts
+def test_no_bad_input_leaves_partial_files(outcomes, results):
+    leftovers = [
+        path for path in results.rglob("*") if path.suffix in {".json", ".tmp", ".npz"} and "cache" not in path.parts
     ]
-    assert left == []
+    assert leftovers == []
     assert not list(results.rglob("*.tmp*"))
 
 
-def test_there_are_at_least_forty():
-    assert len(CASES) >= 40
+def test_there_are_at_least_72_cases():
+    assert len(CASES) >= 72
 
 
 @pytest.mark.parametrize(
@@ -235,7 +242,7 @@ def test_there_are_at_least_forty():
         ([*TOY, "train.epochs=0"], ["error: train.epochs=0"]),
     ],
 )
-def test_the_command_line_says_it_without_a_traceback_and_fails(overrides, words, tmp_path):
+def test_the_command_line_prints_it_without_a_traceback_and_fails(overrides, words, tmp_path):
     done = subprocess.run(
         [sys.executable, "run.py", *overrides, f"run.results={tmp_path}", f"data.cache={tmp_path}"],
         cwd=ROOT,
@@ -259,7 +266,7 @@ def test_a_record_that_is_not_json_stops_its_cell_and_is_not_overwritten(tmp_pat
     assert cell.record.read_text() == "{"
 
 
-def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path):
     target = tmp_path / "file"
     with atomic_write(target) as temporary:
         temporary.write_text("old")

@@ -1,4 +1,4 @@
-"""What is committed under results/ was made by this code from these records."""
+"""The committed results: records are valid, and tables and figures are those that this code makes of them."""
 
 import shutil
 
@@ -16,15 +16,15 @@ RECORDS = sorted((RESULTS / "records").rglob("seed*.json"))
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: "-".join(path.parts[-4:-1]))
-def test_a_committed_record_is_whole_clean_and_agrees_with_its_predictions(path):
-    written = read_record(path)
-    assert written["git"]["dirty"] is False
-    assert written["split"]["verdict"] == "official"
-    assert written["config"] == with_relative_paths(written["config"])
-    kept = np.load(path.with_suffix(".npz"))
-    assert len(kept["label"]) == written["total"]
-    assert int((kept["predicted"] == kept["label"]).sum()) == written["correct"]
-    assert path.parent.name == written["key"] == key_of(written["config"], written["weights"]["sha256"])
+def test_a_committed_record_is_valid_and_agrees_with_its_predictions(path):
+    record = read_record(path)
+    assert record["git"]["dirty"] is False
+    assert record["split"]["verdict"] == "official"
+    assert record["config"] == with_relative_paths(record["config"])
+    predictions = np.load(path.with_suffix(".npz"))
+    assert len(predictions["label"]) == record["total"]
+    assert int((predictions["predicted"] == predictions["label"]).sum()) == record["correct"]
+    assert path.parent.name == record["key"] == key_of(record["config"], record["weights"]["sha256"], record["dtype"])
 
 
 def test_the_committed_tables_are_those_of_the_records(tmp_path):
@@ -36,20 +36,20 @@ def test_the_committed_tables_are_those_of_the_records(tmp_path):
     assert texts == {
         path.name: path.read_bytes() for path in (RESULTS / "tables").glob("*") if path.stem != "published"
     }
-    quoting = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    quoted = [path.name for path in quoting if QUOTED.search(path.read_text())]
-    assert "README.md" in quoted
-    for path in quoting:
-        assert updated_text(path.read_text(), made.tables) == path.read_text(), f"make table renews {path.name}"
+    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    with_tables = [path.name for path in documents if QUOTED.search(path.read_text())]
+    assert "README.md" in with_tables
+    for path in documents:
+        assert updated_text(path.read_text(), made.tables) == path.read_text(), f"make table updates {path.name}"
 
 
-def test_a_quoted_table_that_is_unknown_stays_as_it_is():
+def test_an_unknown_table_between_markers_is_left_alone():
     text = "before\n<!-- table nowhere-final -->\nold\n<!-- end of table -->\nafter\n"
     assert updated_text(text, []) == text
 
 
-def test_the_committed_figures_are_of_the_committed_tables():
+def test_the_committed_figures_are_those_of_the_committed_tables():
     names = {path.name.split("-final")[0] for path in (RESULTS / "figures").glob("vtab1k-*")}
     assert names <= {path.name.split("-final")[0] for path in (RESULTS / "tables").glob("*-final.md")}
-    for picture in (RESULTS / "figures").glob("*.png"):
-        assert picture.with_suffix(".svg").exists()
+    for figure in (RESULTS / "figures").glob("*.png"):
+        assert figure.with_suffix(".svg").exists()

@@ -33,8 +33,8 @@ def export(path: Path, out: Path, *, weights: str | None = None) -> None:
     `weights` is the backbone's checkpoint, if it is no longer at the path that the record names.
 
     Raises:
-        UserError: if the trained tensors were not kept or have changed, the backbone's weights are others, or the method
-            cannot be merged into the weights.
+        UserError: if the trained tensors were not kept or have changed, the backbone's weights are not those of the
+            record, or the method cannot be merged into the weights.
     """
     record = read_record(path)
     config = OmegaConf.create(record["config"])

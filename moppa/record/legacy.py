@@ -13,12 +13,6 @@ from typing import Any
 from moppa.utils.errors import UserError
 from moppa.utils.renamed import SETTINGS, TARGETS, VALUES
 
-SOURCES = {  # the name of a data source by its old Python path
-    "moppa.data.mini.MiniSource": "mini",
-    "moppa.data.tfds.TfdsSource": "tfds",
-    "moppa.data.noah.NoahSource": "noah",
-    "moppa.data.folder.FolderSource": "folder",
-}
 NEUTRAL = {  # what the first format left out of a key, by group
     "": {"seed", "run", "logger", "hparams"},
     "data": {"dir", "store", "download"},
@@ -28,9 +22,9 @@ NEUTRAL = {  # what the first format left out of a key, by group
 
 
 def is_legacy(record: Mapping[str, Any]) -> bool:
-    """Returns whether a record is of the first format, in which a data source had no name."""
+    """Returns whether a record is of the first format, which called the image cache a store."""
     try:
-        return "name" not in record["config"]["data"]
+        return "store" in record["config"]["data"]
     except (KeyError, TypeError):
         return False
 
@@ -64,8 +58,7 @@ def legacy_key(config: Mapping[str, Any], weights_sha256: str) -> str:
 def upgraded_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a config of the first format with today's Python paths, setting names and values."""
     new = copy.deepcopy(dict(config))
-    source = new["data"].get("_target_", "")
-    new["data"]["name"] = SOURCES.get(source, source.rpartition(".")[2])
+    new["data"]["name"] = new["data"]["_target_"].split(".")[-2]  # the module: tfds, noah, folder, ...
     rename_targets(new)
     builder = new.get("task", {}).get("builder")
     if isinstance(builder, str) and builder.startswith("moppa.mini."):
@@ -74,9 +67,8 @@ def upgraded_config(config: Mapping[str, Any]) -> dict[str, Any]:
         group, _, entry = old.partition(".")
         if entry in new.get(group, {}):
             new[group][name.partition(".")[2]] = new[group].pop(entry)
-    if "skip_unused" in new["run"]:
-        names = VALUES["run.skip_unused"]
-        new["run"]["skip_unused"] = [names.get(value, value) for value in new["run"]["skip_unused"]]
+    if isinstance(skipped := new["run"].get("skip_unused"), list):  # the oldest records have true here
+        new["run"]["skip_unused"] = [VALUES["run.skip_unused"].get(name, name) for name in skipped]
     new["protocol"]["name"] = VALUES["protocol"].get(new["protocol"]["name"], new["protocol"]["name"])
     return new
 

@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +79,7 @@ def planned_moves(records: Path) -> list[Move]:
         if new_paths[old] != old and (records / new_paths[old]).exists():
             raise UserError(f"{records / new_paths[old]} exists already: delete it or {records / old}")
         if content.get("tuned"):
-            content["tuned"] = relinked(content["tuned"], records, new_paths, new_keys)
+            content["tuned"] = relinked(old_contents[old], old_contents, new_paths, new_keys)
         check_unchanged(old_contents[old], content, new_keys)
     return [Move(old, new_paths[old], content) for old, content in upgrades.items()]
 
@@ -90,17 +91,39 @@ def path_of(old: str, key: str) -> str:
 
 
 def relinked(
-    tuned: Mapping[str, Any], records: Path, new_paths: Mapping[str, str], new_keys: Mapping[str, str]
+    final: Mapping[str, Any],
+    old_contents: Mapping[str, Mapping[str, Any]],
+    new_paths: Mapping[str, str],
+    new_keys: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Returns the `tuned` entry of a record with the new paths and keys. The digests follow when the files are written.
+    """Returns the `tuned` entry of a final record with new paths and keys. The digests are set when files are written.
+
+    The records that it names are checked by what they say, not by the digest of their files: a committed tune record may
+    have had its paths made relative after a final record had named it.
 
     Raises:
-        UserError: if a tune record that it names is missing or is not the one that it names.
+        UserError: if a tune record that it names is missing, has other settings or seeds, or their mean accuracy on
+            val200 is not the one that the final record states.
     """
-    for path, digest in tuned["records"].items():
-        file = records / path
-        if not file.is_file() or sha256_file(file) != digest:
-            raise UserError(f"{file} is missing or has changed since a final record was tuned on it: restore it")
+    tuned = final["tuned"]
+    missing = [path for path in tuned["records"] if path not in old_contents]
+    if missing:
+        raise UserError(
+            f"{missing[0]} is missing, and a final record names it as the one that it was tuned on: restore it"
+        )
+    tunes = [old_contents[path] for path in tuned["records"]]
+    accuracy = sum(Fraction(tune["correct"], tune["total"]) for tune in tunes) / len(tunes)
+    agrees = (
+        float(accuracy) == tuned["val200"]
+        and sorted(tune["seed"] for tune in tunes) == tuned["seeds"]
+        and all(tune["protocol"] == "tune" for tune in tunes)
+        and all(tune["config"][group] == final["config"][group] for tune in tunes for group in ("train", "method"))
+    )
+    if not agrees:
+        raise UserError(
+            f"{', '.join(tuned['records'])} has changed since a final record was tuned on it: its settings, seeds or "
+            f"accuracy are not those that the final record states; restore it"
+        )
     new = copy.deepcopy(dict(tuned))
     new["records"] = {new_paths.get(path, path): digest for path, digest in tuned["records"].items()}
     new["beaten"] = {new_keys.get(key, key): accuracy for key, accuracy in tuned["beaten"].items()}

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moppa.backbone.model import Preprocess
+from moppa.backbone.preprocess import Preprocess
 from moppa.data.images import hash_array
 from moppa.data.split import Split
 from moppa.data.task_data import TaskData

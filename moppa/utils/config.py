@@ -69,7 +69,7 @@ def instantiate(config: DictConfig, path: str, **settings: Any) -> Any:
     try:
         node = OmegaConf.select(config, path)
         if OmegaConf.is_config(node):
-            node = with_current_targets(OmegaConf.to_container(node, resolve=True))
+            node = with_current_targets(OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
         made = hydra.utils.instantiate(node, _convert_="all", **settings)
         if isinstance(made, partial):
             inspect.signature(made.func).bind_partial(**made.keywords)  # report an unknown setting now, not when called

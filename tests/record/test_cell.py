@@ -1,16 +1,21 @@
+"""Cells: their keys, and the records that they leave."""
+
 import json
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from moppa.data import cache
+from moppa.data.task_data import TaskData
 from moppa.record.cell import MEASURED, cell_from_config
 from moppa.record.schema import REQUIRED, read_record, without_entries
 from moppa.train.loop import train
 from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError
 from run import run_cell
-from tests.conftest import config_of
+from tests.conftest import ROOT, config_of
 from tests.toy_source import ToySource
 
 
@@ -31,9 +36,11 @@ def cell(*overrides):
         "backbone.image_size=112",
         "protocol=tune",
         "data.lineage=noah_jpeg",
+        "task.label._target_=moppa.data.labels.clevr_count",
+        "run.device=cuda",
     ],
 )
-def test_what_can_change_the_outcome_changes_the_key(override):
+def test_a_setting_that_can_change_the_outcome_changes_the_key(override):
     assert cell(override).key != cell().key
 
 
@@ -53,46 +60,75 @@ def test_what_can_change_the_outcome_changes_the_key(override):
         "data.cache=elsewhere",
         "backbone.weights=elsewhere.pth",
         "task.title=Other",
+        "run.matmul_backend=onednn",
     ],
 )
-def test_what_cannot_change_the_outcome_does_not_change_the_key(override):
+def test_a_setting_that_cannot_change_the_outcome_does_not_change_the_key(override):
     assert cell(override).key == cell().key
+
+
+def test_moving_a_class_to_another_module_changes_no_key(tmp_path):
+    """In a copy of the project, the recipe, the label rules and LoRA move; a new process computes the key there."""
+    for folder in ("moppa", "configs", "baselines"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    moves = {
+        "moppa/train/recipe.py": ("moppa/train/moved.py", "configs/train/common.yaml"),
+        "moppa/data/labels.py": ("moppa/data/moved.py", "configs/task/eurosat.yaml"),
+        "baselines/lora.py": ("baselines/moved.py", "configs/method/lora.yaml"),
+    }
+    for old, (new, config) in moves.items():
+        shutil.copy(tmp_path / old, tmp_path / new)
+        old_path, new_path = (path.removesuffix(".py").replace("/", ".") for path in (old, new))
+        text = (tmp_path / config).read_text(encoding="utf-8")
+        assert f"{old_path}." in text
+        (tmp_path / config).write_text(text.replace(f"{old_path}.", f"{new_path}."), encoding="utf-8")
+    program = """
+from moppa.record.cell import cell_from_config
+from moppa.utils.config import compose_config, instantiate
+config = compose_config(["task=eurosat", "method=lora"])
+assert "moved" in str(config.train) and "moved" in str(config.task) and "moved" in str(config.method)
+instantiate(config, "train"), instantiate(config, "task")
+print(cell_from_config(config, weights_sha256="w").key)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == cell().key
 
 
 def test_other_weights_are_another_cell():
     assert cell_from_config(config_of("task=eurosat", "method=lora"), weights_sha256="x").key != cell().key
 
 
-def test_a_record_lies_where_the_readme_says():
+def test_the_path_of_a_record_is_the_documented_one():
     path = cell("seed=3").record
     assert path.as_posix() == f"results/records/vtab1k/vit_b16_mae/eurosat/lora/{cell().key}/seed3.json"
 
 
-def test_a_cell_leaves_one_record_with_all_its_facts(toy, tmp_path, capsys):
+def test_a_cell_leaves_one_complete_record(toy, tmp_path, capsys):
     run_cell(config_of(*toy, "method=lora"))
     [path] = (tmp_path / "results").rglob("seed0.json")
-    written = read_record(path)
-    assert set(written) == {*REQUIRED, "trained", "tuned"}
+    record = read_record(path)
+    assert set(record) == {*REQUIRED, "trained", "tuned"}
     [trained] = (tmp_path / "results").rglob("seed0.safetensors")
-    assert written["trained"] == {"sha256": sha256_file(trained)}
-    assert (written["suite"], written["backbone"], written["task"]) == ("vtab1k", "test_vit", "eurosat")
-    assert written["split"] == {**written["split"], "verdict": "no names", "lineage": "toy", "num_train": 1000}
-    assert written["total"] == 120
-    assert 0 <= written["correct"] <= 120
-    assert written["preprocess"]["mean"] == [0.5, 0.5, 0.5]
-    assert set(written["seconds"]) == {"data", "train", "evaluate"}
-    assert len(written["curve"]) == 2
-    assert written["trainable_params"] == 6 * 2 * 2 * 64 * 8
-    assert written["head_params"] == 650
-    assert len(written["weights"]["sha256"]) == 64
-    assert set(written["git"]) == {"commit", "dirty"}
-    kept = np.load(path.with_suffix(".npz"))
-    assert (kept["predicted"] == kept["label"]).sum() == written["correct"]
+    assert record["trained"] == {"sha256": sha256_file(trained)}
+    assert (record["suite"], record["backbone"], record["task"]) == ("vtab1k", "test_vit", "eurosat")
+    assert record["split"] == {**record["split"], "verdict": "no names", "lineage": "toy", "num_train": 1000}
+    assert record["total"] == 120
+    assert 0 <= record["correct"] <= 120
+    assert record["preprocess"]["mean"] == [0.5, 0.5, 0.5]
+    assert set(record["seconds"]) == {"data", "train", "evaluate"}
+    assert len(record["curve"]) == 2
+    assert record["trainable_params"] == 6 * 2 * 2 * 64 * 8
+    assert record["head_params"] == 650
+    assert len(record["weights"]["sha256"]) == 64
+    assert set(record["git"]) == {"commit", "dirty"}
+    predictions = np.load(path.with_suffix(".npz"))
+    assert (predictions["predicted"] == predictions["label"]).sum() == record["correct"]
     assert [file.suffix for file in (tmp_path / "results").rglob("*") if file.is_file()].count(".pt") == 0
     assert "of 120 correct" in capsys.readouterr().out
 
 
-def test_a_record_keeps_paths_that_lead_there_from_here_and_no_absolute_ones(toy, tmp_path, monkeypatch):
+def test_a_record_holds_relative_paths_only(toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_cell(config_of(*toy, "method=linear", f"run.results={tmp_path / 'results'}"))
     [path] = (tmp_path / "results").rglob("seed0.json")
@@ -114,50 +150,50 @@ def test_a_finished_cell_is_skipped_and_another_setting_is_not(toy, tmp_path, ca
     run_cell(config_of(*toy, "method=lora", "method.attach.rank=4"))
     run_cell(config_of(*toy, "method=lora", "seed=1"))
     records = [read_record(path) for path in (tmp_path / "results").rglob("seed*.json")]
-    assert sorted((one["config"]["method"]["attach"]["rank"], one["seed"]) for one in records) == [
+    assert sorted((record["config"]["method"]["attach"]["rank"], record["seed"]) for record in records) == [
         (4, 0),
         (8, 0),
         (8, 1),
     ]
 
 
-def test_the_same_cell_gives_the_same_record_but_for_what_is_measured(toy, tmp_path):
-    found = []
-    for place in ("a", "b"):
-        run_cell(config_of(*toy, "method=moppa", f"run.results={tmp_path / place}"))
-        [path] = (tmp_path / place).rglob("seed0.json")
-        written = read_record(path)
-        written["config"].pop("run")
-        found.append((json.dumps(without_entries(written, MEASURED)), path.with_suffix(".npz").read_bytes()))
-    assert found[0] == found[1]
+def test_a_cell_run_twice_gives_the_same_bytes_apart_from_measurements(toy, tmp_path):
+    outcomes = []
+    for folder in ("a", "b"):
+        run_cell(config_of(*toy, "method=moppa", f"run.results={tmp_path / folder}"))
+        [path] = (tmp_path / folder).rglob("seed0.json")
+        record = read_record(path)
+        record["config"].pop("run")
+        outcomes.append((json.dumps(without_entries(record, MEASURED)), path.with_suffix(".npz").read_bytes()))
+    assert outcomes[0] == outcomes[1]
 
 
-def test_tuning_never_opens_the_test_set(toy, tmp_path, monkeypatch):
-    asked = []
+def test_the_tune_protocol_never_reads_the_test_set(toy, tmp_path, monkeypatch):
+    splits = []
     examples = ToySource.examples
     monkeypatch.setattr(
-        ToySource, "examples", lambda self, task, part: asked.append(part) or examples(self, task, part)
+        ToySource, "examples", lambda self, task, split: splits.append(split) or examples(self, task, split)
     )
     run_cell(config_of(*toy, "method=linear", "protocol=tune"))
-    assert sorted(asked) == ["train800", "val200"]
+    assert sorted(splits) == ["train800", "val200"]
     [path] = (tmp_path / "results").rglob("seed0.json")
-    written = read_record(path)
-    assert (written["protocol"], written["total"], written["split"]["num_train"]) == ("tune", 200, 800)
+    record = read_record(path)
+    assert (record["protocol"], record["total"], record["split"]["num_train"]) == ("tune", 200, 800)
 
 
 def test_the_test_set_is_read_once_after_the_last_step(toy, monkeypatch):
     order = []
 
-    def noted(call, name_of):
-        return lambda *words, **named: order.append(name_of(*words)) or call(*words, **named)
+    def recorded(function, name_of):
+        return lambda *args, **kwargs: order.append(name_of(*args)) or function(*args, **kwargs)
 
-    monkeypatch.setattr("run.train", noted(train, lambda *_: "train"))
-    monkeypatch.setattr("run.cache.load_split", noted(cache.load_split, lambda _task, split, *_: split))
+    monkeypatch.setattr("run.train", recorded(train, lambda *_: "train"))
+    monkeypatch.setattr(TaskData, "load", recorded(TaskData.load, lambda _self, split: split))
     run_cell(config_of(*toy, "method=linear"))
     assert order == ["train800val200", "train", "test"]
 
 
-def test_a_record_that_is_not_whole_is_named(tmp_path):
+def test_an_incomplete_record_is_named(tmp_path):
     for content in ("{", "[]", '{"suite": "vtab1k"}'):
         path = tmp_path / "seed0.json"
         path.write_text(content)

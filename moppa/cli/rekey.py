@@ -1,0 +1,31 @@
+"""Gives the records of the first format today's keys: moppa rekey [RESULTS].
+
+Records, predictions and trained tensors move to the folders of their new keys. Everything is checked first; nothing but
+the key, the renamed settings and the links to tune records changes in a record. Running it again changes nothing.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from moppa.record.rekey import rekey
+from moppa.utils.errors import UserError
+from moppa.utils.paths import ROOT
+
+
+def main() -> int:
+    """Prints how many records were re-keyed and returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="the results folder")
+    arguments = parser.parse_args()
+    try:
+        moves = rekey(arguments.results)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(moves)} records re-keyed in {arguments.results}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
