@@ -1,4 +1,4 @@
-"""A script as a user starts it."""
+"""Runs a script as a user starts it."""
 
 import contextlib
 import io
@@ -13,9 +13,9 @@ from tests.conftest import ROOT
 
 
 def script(name, *words, columns=100, measured=False):
-    """What `python scripts/NAME.py WORDS` gives and says, in a terminal so many columns wide.
+    """Runs `python scripts/NAME.py WORDS` in a terminal of this width, and returns the completed process.
 
-    In the process of the tests, since a fresh one spends six seconds on imports; in its own where that is measured.
+    It runs in the process of the tests, because imports take six seconds in a fresh one, unless it is `measured`.
     """
     command = [str(ROOT / "scripts" / f"{name}.py"), *map(str, words)]
     environment = {"PYTHONPATH": str(ROOT), "COLUMNS": str(columns)}

@@ -66,7 +66,7 @@ def test_a_run_uses_the_prepared_images(toy, tmp_path):
     assert "eurosat: 1,120 images at 32 px, no names" in process.stdout
     run_cell(
         config_of(*toy, "method=linear", "+data.surplus=1")
-    )  # an unknown setting: would fail if the source were read
+    )  # one image too many: an error if the source were read
 
 
 def test_prepare_reports_every_task_that_fails(tmp_path):
