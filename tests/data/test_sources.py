@@ -577,8 +577,8 @@ def test_the_worked_example_of_the_docs_runs(tmp_path):
     blocks = re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.M | re.S)
     [(_, draw), *_] = [block for block in blocks if block[0] == "python"]
     [yaml] = [body for kind, body in blocks if kind == "yaml"]
-    commands = re.findall(r"^    (python .*)$", text, flags=re.M)
-    assert len(commands) >= 3
+    commands = re.findall(r"^    ((?:python|moppa) .*)$", text, flags=re.M)
+    assert len(commands) == 4
 
     # a copy of the checkout, so that the YAML can have the path of the text
     for name in ("baselines", "configs", "moppa", "scripts"):
@@ -595,8 +595,9 @@ def test_the_worked_example_of_the_docs_runs(tmp_path):
 
 
 def in_checkout(folder, command):
+    program, *args = command.split()
     done = subprocess.run(
-        [sys.executable, *command.split()[1:]],
+        [sys.executable, *(["-m", "moppa.cli.main"] if program == "moppa" else []), *args],
         cwd=folder,
         capture_output=True,
         text=True,
