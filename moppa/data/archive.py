@@ -150,7 +150,7 @@ def unsafe_reason(member: Member) -> str | None:
     """Returns why a member must not be unpacked, or None if it is safe."""
     name = member.name
     if not member.is_plain:
-        return "which is a link, a device or the like and no plain file"
+        return "which is a link, a device or another special file"
     if name.startswith(("/", "\\")) or WINDOWS_DRIVE.match(name):
         return "which is an absolute path"
     if ".." in re.split(r"[/\\]", name):

@@ -199,7 +199,7 @@ def test_a_wrong_number_of_images_is_reported_and_leaves_no_files(task_and_sourc
 
 
 @pytest.mark.parametrize(
-    ("entries", "words"),
+    ("entries", "message"),
     [
         ({"format": 0}, "another version.*format was 0"),
         ({"task_version": 7}, "another version.*task_version was 7"),
@@ -208,11 +208,11 @@ def test_a_wrong_number_of_images_is_reported_and_leaves_no_files(task_and_sourc
         ({"images_sha256": "0"}, "not those that were prepared"),
     ],
 )
-def test_a_split_of_another_version_is_refused(task_and_source, entries, words):
+def test_a_split_of_another_version_is_refused(task_and_source, entries, message):
     task, source = task_and_source
     folder = ensure_prepared(task, "val200", source, IMAGE_FORMAT)
     rewrite(folder, **entries)
-    with pytest.raises(UserError, match=f"{words}.*delete that folder"):
+    with pytest.raises(UserError, match=f"{message}.*delete that folder"):
         cache.load_split(task, "val200", source, IMAGE_FORMAT)
 
 
@@ -470,7 +470,7 @@ def test_a_download_is_announced(absent, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "messages"),
     [
         (ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow"), ["tensorflow", r"'\.\[prepare\]'"]),
         (ImportError("Failed importing cv2"), ["Failed importing cv2", r"'\.\[prepare\]'"]),
@@ -478,24 +478,24 @@ def test_a_download_is_announced(absent, monkeypatch, capsys):
         (AssertionError("of another kind"), ["AssertionError: of another kind"]),
     ],
 )
-def test_a_failed_download_is_reported_in_one_line(absent, monkeypatch, error, words):
+def test_a_failed_download_is_reported_in_one_line(absent, monkeypatch, error, messages):
     task, source = absent
     mock_download(monkeypatch, error)
-    for word in words:
-        with pytest.raises(UserError, match=word):
+    for message in messages:
+        with pytest.raises(UserError, match=message):
             cache.load_split(task, "val200", source, IMAGE_FORMAT)
     assert not [path for path in Path(source.cache).rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "layout"),
     [("resisc45", "NWPU-RESISC45/airplane/"), ("diabetic_retinopathy", r"trainLabels\.csv")],
 )
-def test_a_manual_download_is_explained_and_not_tried(tmp_path, monkeypatch, name, words):
+def test_a_manual_download_is_explained_and_not_tried(tmp_path, monkeypatch, name, layout):
     calls = mock_download(monkeypatch)
     config = config_of(f"task={name}", f"data.dir={tmp_path}")
     task, source = instantiate(config, "task"), instantiate(config, "data")
-    with pytest.raises(UserError, match=f"by hand.*{words}.*downloads/manual"):
+    with pytest.raises(UserError, match=f"by hand.*{layout}.*downloads/manual"):
         next(source.examples(task, "test"))
     assert calls == []
     download.manual_folder(source.dir).mkdir(parents=True)
