@@ -1,6 +1,7 @@
-"""A linear probe of a backbone, beside raw pixels: python scripts/probe_backbone.py task=eurosat backbone=vit_micro.
+"""Fits a linear probe on the features of a backbone: moppa probe task=eurosat backbone=vit_micro.
 
-The words are those of run.py; backbone.weights=random probes the untrained net. --pixels probes the pixels instead.
+The arguments are the overrides of `moppa run`. backbone.weights=random probes the untrained network; --pixels probes
+raw pixels instead of features.
 """
 
 import json
@@ -9,35 +10,40 @@ from dataclasses import asdict
 
 from hydra.errors import HydraException
 
-from moppa.backbone.weights import load_weights
-from moppa.data import cache
-from moppa.pretrain.probe import features, pixels, probe
+from moppa.data.cache import load_split
+from moppa.data.images import ImageFormat
+from moppa.data.task import SPLITS
+from moppa.pretrain.probe import extract_features, fit_probe, flatten_pixels
 from moppa.utils.config import compose_config, instantiate
 from moppa.utils.errors import UserError
 
-PARTS = ("train800", "val200", "test")
-
 
 def main() -> int:
-    """Prints the probe as JSON."""
-    overrides = [word for word in sys.argv[1:] if word != "--pixels"]
+    """Prints the result of the probe as JSON."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
     try:
-        config = compose_config(overrides)
+        config = compose_config([argument for argument in arguments if argument != "--pixels"])
         backbone, task, source = (instantiate(config, axis) for axis in ("backbone", "task", "data"))
-        model = backbone.bare(drop_path=0.0)
-        seen = backbone.preprocess(model)
-        if file := backbone.weights_file():
-            load_weights(model, file, untrained=backbone.untrained, unused=backbone.unused)
-        look = {"size": seen.size, "interpolation": seen.interpolation}
-        parts = {part: cache.load_split(task, part, source, **look) for part in PARTS}
+        model = backbone.load(drop_path=0.0)
+        preprocess = backbone.preprocess(model)
+        splits = {
+            name: load_split(task, name, source, ImageFormat(preprocess.size, preprocess.interpolation))
+            for name in SPLITS
+        }
     except (HydraException, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    of = pixels if "--pixels" in sys.argv else lambda images: features(model, images, seen)
-    found = probe(
-        {part: of(split.images) for part, split in parts.items()}, {part: one.labels for part, one in parts.items()}
-    )
-    print(json.dumps({"words": sys.argv[1:], **asdict(found)}))
+    features = {
+        name: flatten_pixels(split.images)
+        if "--pixels" in arguments
+        else extract_features(model, split.images, preprocess)
+        for name, split in splits.items()
+    }
+    result = fit_probe(features, {name: split.labels for name, split in splits.items()})
+    print(json.dumps({"overrides": arguments, **asdict(result)}))
     return 0
 
 

@@ -1,1 +1,1 @@
-"""How the small backbone's weights were made: by distilling a large one, or by filling in masked patches."""
+"""Pretraining of vit_micro: by distillation from a large backbone, or as a masked autoencoder."""

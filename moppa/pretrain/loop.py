@@ -1,5 +1,6 @@
-"""The pretraining loop: epochs over views of the images, AdamW, a cosine, and a checkpoint to go on from."""
+"""The pretraining loop: AdamW with warmup and cosine decay, one view of the images per epoch, resumable."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,18 +9,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from moppa.pretrain.images import as_input
-from moppa.pretrain.objectives import lr_at
+from moppa.pretrain.images import normalize
 from moppa.utils.atomic import atomic_write
 from moppa.utils.progress import progress_bar
 from moppa.utils.seeds import generator_for
 
-View = tuple[np.ndarray, np.ndarray | None]  # images (N, 64, 64, 3), the teacher's tokens (N, 65, D)
+View = tuple[np.ndarray, np.ndarray | None]  # images (N, 64, 64, 3), tokens of the teacher (N, 65, D)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretraining:
-    """How to pretrain: an epoch passes once over one view, and epoch e sees view e modulo their number."""
+class PretrainRecipe:
+    """Hyperparameters of pretraining.
+
+    Args:
+        epochs: Number of passes over one view each.
+        batch_size: Images per step.
+        lr: Peak learning rate.
+        weight_decay: Weight decay of AdamW.
+        warmup: Share of the steps in which the learning rate rises.
+        clip: Maximum norm of the gradient.
+        seed: Decides the order of the images and the masks.
+        mean: Mean per channel for normalization.
+        std: Standard deviation per channel for normalization.
+    """
 
     epochs: int
     batch_size: int
@@ -28,90 +40,88 @@ class Pretraining:
     warmup: float
     clip: float
     seed: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def pretrain(
-    objective: nn.Module,
-    view_of: Callable[[int], View],
-    *,
-    how: Pretraining,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    checkpoint: Path,
+    objective: nn.Module, load_view: Callable[[int], View], *, recipe: PretrainRecipe, checkpoint: Path
 ) -> list[float]:
-    """Trains `objective` in place, going on from `checkpoint` where that is of the same settings; the loss by epoch."""
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=how.lr, weight_decay=how.weight_decay, betas=(0.9, 0.95))
+    """Trains `objective` in place and returns the mean loss of each epoch.
+
+    `load_view` returns the view of an epoch. Training resumes from `checkpoint` if that has the same recipe.
+    """
+    optimizer = torch.optim.AdamW(
+        objective.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.95)
+    )
     losses: list[float] = []
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        if state["how"] == asdict(how):
+        if state.get("recipe") == asdict(recipe):
             objective.load_state_dict(state["objective"])
             optimizer.load_state_dict(state["optimizer"])
             losses = state["losses"]
-    for epoch in range(len(losses), how.epochs):
-        images, targets = view_of(epoch)
-        losses.append(one_epoch(objective, optimizer, images, targets, epoch, how=how, mean=mean, std=std))
+    for epoch in range(len(losses), recipe.epochs):
+        losses.append(train_epoch(objective, optimizer, load_view(epoch), epoch, recipe=recipe))
+        state = {
+            "recipe": asdict(recipe),
+            "objective": objective.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "losses": losses,
+        }
         with atomic_write(checkpoint) as temporary:
-            torch.save(
-                {
-                    "how": asdict(how),
-                    "objective": objective.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "losses": losses,
-                },
-                temporary,
-            )
+            torch.save(state, temporary)
     return losses
 
 
-def one_epoch(
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: np.ndarray,
-    targets: np.ndarray | None,
-    epoch: int,
-    *,
-    how: Pretraining,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+def train_epoch(
+    objective: nn.Module, optimizer: torch.optim.Optimizer, view: View, epoch: int, *, recipe: PretrainRecipe
 ) -> float:
-    """Every image once, in an order that seed and epoch decide; gives the mean loss."""
-    order = torch.randperm(len(images), generator=generator_for(how.seed, "pretrain", "order", epoch))
-    draws = generator_for(how.seed, "pretrain", "mask", epoch)
-    batches = order.split(how.batch_size)
+    """Trains on every image once, in an order that depends on seed and epoch, and returns the mean loss."""
+    images, targets = view
+    order = torch.randperm(len(images), generator=generator_for(recipe.seed, "pretrain", "order", epoch))
+    generator = generator_for(recipe.seed, "pretrain", "mask", epoch)
+    batches = order.split(recipe.batch_size)
     objective.train()
     total = 0.0
     with progress_bar() as bar:
-        line = bar.add_task(f"epoch {epoch + 1} of {how.epochs}", total=len(batches), note="")
+        task = bar.add_task(f"epoch {epoch + 1} of {recipe.epochs}", total=len(batches), note="")
         for index, batch in enumerate(batches):
+            step = epoch * len(batches) + index
+            lr = lr_at(step, recipe.epochs * len(batches), peak=recipe.lr, warmup=recipe.warmup)
             for group in optimizer.param_groups:
-                group["lr"] = lr_at(
-                    epoch * len(batches) + index, how.epochs * len(batches), peak=how.lr, warmup=how.warmup
-                )
-            chosen = batch.sort().values.numpy()
-            target = None if targets is None else torch.from_numpy(targets[chosen]).float()
-            loss = step(
-                objective, optimizer, as_input(images[chosen], mean=mean, std=std), target, draws, clip=how.clip
-            )
-            total += float(loss) * len(batch)
-            bar.update(line, advance=1, note=f"loss {float(loss):.4f}")
+                group["lr"] = lr
+            indices = batch.sort().values.numpy()
+            inputs = normalize(images[indices], mean=recipe.mean, std=recipe.std)
+            target = None if targets is None else torch.from_numpy(targets[indices]).float()
+            loss = float(train_step(objective, optimizer, inputs, target, generator, clip=recipe.clip))
+            total += loss * len(batch)
+            bar.update(task, advance=1, note=f"loss {loss:.4f}")
     return total / len(images)
 
 
-def step(
+def train_step(
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     target: Tensor | None,
-    draws: torch.Generator,
+    generator: torch.Generator,
     *,
     clip: float,
 ) -> Tensor:
-    """One step in bfloat16 autocast; gives the loss."""
+    """Takes one optimizer step in bfloat16 autocast and returns the loss."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = objective(images, target, draws)
+        loss = objective(images, target, generator)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(objective.parameters(), clip)
     optimizer.step()
     return loss.detach()
+
+
+def lr_at(step: int, num_steps: int, *, peak: float, warmup: float) -> float:
+    """Returns the learning rate of a step: linear warmup over a share of the steps, then cosine decay to zero."""
+    num_warmup_steps = warmup * num_steps
+    if step < num_warmup_steps:
+        return peak * (step + 1) / num_warmup_steps
+    return peak * (1 + math.cos(math.pi * (step - num_warmup_steps) / (num_steps - num_warmup_steps))) / 2

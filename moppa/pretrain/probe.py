@@ -1,6 +1,7 @@
-"""What features are worth: a logistic regression on them, its strength chosen on val200, the test set read once."""
+"""A linear probe: a logistic regression on features, with its regularization chosen on val200."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,15 +12,22 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from moppa.backbone.model import Preprocess
+from moppa.backbone.preprocess import Preprocess
 
-STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # C, the inverse of the penalty on the weights
-BATCH = 100
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # scikit-learn's C, the inverse of the L2 penalty
+MAX_ITERATIONS = 300
+BATCH_SIZE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe:
-    """The accuracy in percent by strength on val200, the strength that was best there, and its accuracy on the test."""
+class ProbeResult:
+    """Accuracies of a probe in percent.
+
+    Args:
+        val: Accuracy on val200 for each strength.
+        strength: The strength with the best accuracy on val200.
+        test: Accuracy on the test set with this strength.
+    """
 
     val: dict[float, float]
     strength: float
@@ -27,36 +35,39 @@ class Probe:
 
 
 @torch.inference_mode()
-def features(model: nn.Module, images: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """What the head would read of images (N, S, S, 3), float32 (N, C)."""
+def extract_features(model: nn.Module, images: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """Returns the features that the head would classify, float32 (N, C), of images (N, S, S, 3)."""
     model.eval()
-    pieces = [
-        model(preprocess.normalize(torch.tensor(images[first : first + BATCH])))
-        for first in range(0, len(images), BATCH)
+    batches = [
+        model(preprocess.normalize(torch.tensor(images[first : first + BATCH_SIZE])))
+        for first in range(0, len(images), BATCH_SIZE)
     ]
-    return torch.cat(pieces).numpy()
+    return torch.cat(batches).numpy()
 
 
-def pixels(images: np.ndarray) -> np.ndarray:
-    """Images (N, S, S, 3) as rows of numbers from 0 to 1."""
+def flatten_pixels(images: np.ndarray) -> np.ndarray:
+    """Returns images (N, S, S, 3) as rows of pixel values in [0, 1]."""
     return images.reshape(len(images), -1).astype(np.float32) / 255
 
 
-def probe(seen: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> Probe:
-    """Fits on train800 for each strength, reads val200, then fits on both with the best one and reads the test set."""
+def fit_probe(features: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> ProbeResult:
+    """Chooses the strength on val200, fits on train800 and val200 together and evaluates the test set once.
+
+    Features (N, C) and labels (N,) are given for each split: train800, val200 and test.
+    """
     val = {
-        strength: accuracy(strength, seen["train800"], labels["train800"], seen["val200"], labels["val200"])
+        strength: accuracy(strength, features["train800"], labels["train800"], features["val200"], labels["val200"])
         for strength in STRENGTHS
     }
     best = max(val, key=lambda strength: val[strength])
-    both = [np.concatenate([one["train800"], one["val200"]]) for one in (seen, labels)]
-    return Probe(val=val, strength=best, test=accuracy(best, *both, seen["test"], labels["test"]))
+    x, y = (np.concatenate([arrays["train800"], arrays["val200"]]) for arrays in (features, labels))
+    return ProbeResult(val=val, strength=best, test=accuracy(best, x, y, features["test"], labels["test"]))
 
 
-def accuracy(strength: float, x: np.ndarray, y: np.ndarray, asked: np.ndarray, answers: np.ndarray) -> float:
-    """Percent right on `asked` of a regression on (x, y), each feature standardized by x."""
-    regression = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
+def accuracy(strength: float, x: np.ndarray, y: np.ndarray, x_eval: np.ndarray, y_eval: np.ndarray) -> float:
+    """Returns the accuracy in percent on the second pair, after a fit on the first; features are standardized."""
+    regression = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=MAX_ITERATIONS))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 300 steps are part of what is measured
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the limit on iterations is part of the protocol
         regression.fit(x, y)
-    return 100 * float(regression.score(asked, answers))
+    return 100 * float(regression.score(x_eval, y_eval))

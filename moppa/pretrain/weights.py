@@ -1,4 +1,4 @@
-"""The pretrained student as it is shipped: float16 safetensors in timm's own names, without what was thrown away."""
+"""Writes the pretrained student as it ships with the package."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from moppa.utils.atomic import atomic_write
 
 
 def write_weights(vit: nn.Module, file: Path) -> None:
-    """Writes every tensor of the backbone, rounded to float16."""
+    """Writes all tensors of the backbone as float16 safetensors with timm's names."""
     tensors = {name: tensor.detach().to(torch.float16).contiguous() for name, tensor in vit.state_dict().items()}
     with atomic_write(file) as temporary:
         safetensors.torch.save_file(tensors, temporary)
