@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
@@ -142,7 +143,7 @@ def merges(method: str) -> bool:
     from moppa.peft.method import attach_method
     from moppa.utils.config import compose_config, instantiate
 
-    model = timm.create_model("test_vit", num_classes=2).requires_grad_(False)
+    model: Any = timm.create_model("test_vit", num_classes=2).requires_grad_(False)
     stock = set(model.state_dict())
     images, labels = torch.zeros(2, 3, *model.patch_embed.img_size), torch.arange(2)
     attach_method(

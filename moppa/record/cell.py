@@ -141,7 +141,7 @@ class Outcome:
     seconds: Mapping[str, float]
 
 
-def write_record(cell: Cell, model: nn.Module, outcome: Outcome) -> dict[str, Any]:
+def write_record(cell: Cell, model: Any, outcome: Outcome) -> dict[str, Any]:
     """Writes the predictions and then the record, and returns the record. Once it exists, the cell is done."""
     config, training = cell.config, outcome.training
     device = model.get_classifier().weight.device
@@ -172,8 +172,9 @@ def write_record(cell: Cell, model: nn.Module, outcome: Outcome) -> dict[str, An
         **best_on_test(training.diagnostics),
     }
     labels = outcome.labels.astype(np.int16)
+    arrays: dict[str, Any] = {"predicted": outcome.predicted, "label": labels, **training.diagnostics}
     with atomic_write(cell.predictions) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, predicted=outcome.predicted, label=labels, **training.diagnostics)
+        np.savez_compressed(file, **arrays)
     with atomic_write(cell.record) as temporary:
         temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return record

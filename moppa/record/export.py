@@ -37,8 +37,7 @@ def export(path: Path, out: Path, *, weights: str | None = None) -> None:
             record, or the method cannot be merged into the weights.
     """
     record = read_record(path)
-    config = OmegaConf.create(record["config"])
-    assert OmegaConf.is_dict(config)
+    config: Any = OmegaConf.create(record["config"])
     if weights is not None:
         config.backbone.weights = weights
     weights_sha256 = compute_weights_sha256(instantiate(config, "backbone"))

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ class Evaluator:
         return torch.cat(classes).cpu().numpy().astype(np.int16) if classes else np.empty(0, dtype=np.int16)
 
     def run(
-        self, model: nn.Module, forward: Callable[[Tensor], Tensor], images: np.ndarray, *, title: str
+        self, model: Any, forward: Callable[[Tensor], Tensor], images: np.ndarray, *, title: str
     ) -> Iterator[Tensor]:
         """Runs `forward` over `images` in batches, with `model` in eval mode, and yields its outputs.
 

@@ -45,7 +45,7 @@ class Inputs:
 class LinearProbe(nn.Module):
     """The head of a model, which it shares, applied to features (B, D)."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.head = model.get_classifier()
 
@@ -65,7 +65,7 @@ class FeatureCache:
     backbone: dict[str, str]
     batch_size: int | None
 
-    def inputs(self, model: nn.Module, data: TaskData, preprocess: Preprocess) -> Inputs:
+    def inputs(self, model: Any, data: TaskData, preprocess: Preprocess) -> Inputs:
         """Returns the head and splits of features (N, D) float32, which the frozen backbone computes in eval mode."""
 
         def load_features(split: str) -> Split:
