@@ -9,7 +9,7 @@ import pytest
 from moppa.report.build import read_tables
 from moppa.report.page import write_page
 from tests.conftest import CONFIGS, ROOT
-from tests.factories import put
+from tests.factories import write_record_file
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -21,10 +21,12 @@ def make_page(results):
     backbone = "backbone=vit_b16_in21k"
     for method, percent in (("linear", 60), ("lora", 80), ("moppa", 70)):
         for seed in (0, 1):
-            put(results, backbone, f"method={method}", "task=svhn", seed=seed, percent=percent + seed, predictions=True)
-    put(results, backbone, "method=lora", "task=dtd", percent=65, predictions=True)
+            write_record_file(
+                results, backbone, f"method={method}", "task=svhn", seed=seed, percent=percent + seed, predictions=True
+            )
+    write_record_file(results, backbone, "method=lora", "task=dtd", percent=65, predictions=True)
     for task in ("svhn", "dtd"):
-        put(
+        write_record_file(
             results,
             backbone,
             "method=lora",
@@ -187,6 +189,25 @@ def test_charts_are_drawn_when_they_are_scrolled_to(page):
     headings = page.execute_script("return [...document.querySelectorAll('figcaption')].map(x => x.textContent)")
     charts = {"Accuracy against parameters", "Learning curves", "Time and memory", "Average ranks, published rows"}
     assert charts <= set(headings)
+
+
+def test_the_heat_map_compares_with_the_chosen_baseline_and_the_legend_selects_rows(page):
+    def draw(heading):
+        figure = next(f for f in page.find_elements("css selector", "figure") if f.text.startswith(heading))
+        page.execute_script("arguments[0].scrollIntoView()", figure)
+        wait(lambda: figure.find_elements("css selector", "svg"))
+        return figure
+
+    figure = draw("Accuracy on each task")
+    assert "accuracy minus that of linear" in figure.text
+    select = figure.find_element("css selector", "select")
+    page.execute_script("arguments[0].value = 'lora'; arguments[0].dispatchEvent(new Event('change'))", select)
+    wait(lambda: "accuracy minus that of lora" in figure.text)
+    figure = draw("Learning curves")
+    lines = ".mark-line path[opacity='0.1']"
+    assert not figure.find_elements("css selector", lines)
+    figure.find_element("css selector", ".role-legend-label text").click()
+    wait(lambda: figure.find_elements("css selector", lines))
 
 
 def test_the_page_requests_nothing_from_a_network(index):
