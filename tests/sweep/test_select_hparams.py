@@ -80,7 +80,7 @@ def test_among_equal_settings_the_smaller_is_selected(tmp_path):
 
 @pytest.mark.parametrize(
     "other",
-    [{"train__epochs": 20}, {"data__lineage": "noah_jpeg"}, {"backbone__image_size": 112}, {"task__version": 2}],
+    [{"train__epochs": 20}, {"data__name": "noah"}, {"backbone__image_size": 112}, {"task__version": 2}],
 )
 def test_tune_records_of_another_context_do_not_count(tmp_path, other):
     write_tune_record(tmp_path, correct=200, train__lr=1, **other)
@@ -148,7 +148,7 @@ def test_nothing_can_read_the_test_set_under_tune(toy, monkeypatch):
 def test_a_method_that_reads_images_before_training_gets_none_of_val200(toy, monkeypatch):
     splits, load = [], cache.load_split
     monkeypatch.setattr(
-        "run.cache.load_split",
+        "moppa.data.cache.load_split",
         lambda task, split, *args, **kwargs: splits.append(split) or load(task, split, *args, **kwargs),
     )
     run_cell(config_of(*toy, "method=spt_lora", "protocol=tune"))
@@ -176,12 +176,11 @@ def test_a_diagnostic_record_does_not_change_the_main_table(toy, tmp_path):
     def tables():
         return [path for path in write_tables(tmp_path / "results", CONFIGS).written if path.suffix == ".md"]
 
-    [before] = tables()
-    text = before.read_text()
+    [main_table] = tables()
+    text = main_table.read_text()
     run_cell(config_of(*toy, "method=lora", "protocol=best_on_test"))
-    written = tables()
-    assert [path.stem.rpartition("-")[2] for path in written] == ["final", "best_on_test"]
-    assert written[0].read_text() == text
+    assert {path.stem.rpartition("-")[2] for path in tables()} == {"final", "best_on_test"}
+    assert main_table.read_text() == text
 
 
 def test_evaluations_survive_a_resumed_training(toy, tmp_path, monkeypatch):
@@ -198,7 +197,7 @@ def test_evaluations_survive_a_resumed_training(toy, tmp_path, monkeypatch):
     def die(*_, **__):
         raise ConnectionError
 
-    monkeypatch.setattr("run.predict", die)
+    monkeypatch.setattr("run.save_trained", die)  # after the training
     with pytest.raises(ConnectionError):
         run_cell(config_of(*overrides))
     monkeypatch.undo()
