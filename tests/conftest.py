@@ -19,7 +19,7 @@ TOY = [
     "task.fingerprint=null",
     "task.num_test=120",
     "data._target_=tests.toy_source.ToySource",
-    "data.lineage=toy",
+    "data.name=toy",
     "backbone=test_vit",
     "train.epochs=2",
 ]

@@ -72,23 +72,23 @@ CASES = {
     ),
     "hub not reachable": (["backbone.weights=null"], ["timm/test_vit.r160_in1k", "backbone.weights=FILE"]),
     "data missing": (
-        ["data._target_=moppa.data.tfds.TfdsSource", "data.lineage=tfds", "data.dir=FILES", "data.download=false"],
+        ["data._target_=moppa.data.tfds.TfdsSource", "data.name=tfds", "data.dir=FILES", "data.download=false"],
         ["no prepared eurosat/rgb", "data.dir=", "FILES", "moppa data prepare task=eurosat"],
     ),
     "data missing, manual download": (
-        ["task=resisc45", "data._target_=moppa.data.tfds.TfdsSource", "data.dir=FILES"],
+        ["task=resisc45", "data._target_=moppa.data.tfds.TfdsSource", "data.name=tfds", "data.dir=FILES"],
         ["resisc45/3.0.0 has to be downloaded by hand", "NWPU-RESISC45.rar", "FILES/downloads/manual", "[prepare]"],
     ),
     "download neither true nor false": (
-        ["data._target_=moppa.data.tfds.TfdsSource", "data.download=maybe"],
+        ["data._target_=moppa.data.tfds.TfdsSource", "data.name=tfds", "data.download=maybe"],
         ["data.download='maybe'", "true or false"],
     ),
     "dataset unknown to TFDS": (
-        ["data._target_=moppa.data.tfds.TfdsSource", "task.builder=eurosaat"],
+        ["data._target_=moppa.data.tfds.TfdsSource", "data.name=tfds", "task.builder=eurosaat"],
         ["task.builder=eurosaat", "not found"],
     ),
     "dataset version unknown to TFDS": (
-        ["data._target_=moppa.data.tfds.TfdsSource", "task.builder=eurosat/rgb:1.*.*"],
+        ["data._target_=moppa.data.tfds.TfdsSource", "data.name=tfds", "task.builder=eurosat/rgb:1.*.*"],
         ["eurosat/rgb:1.*.*", "2.0.0"],
     ),
     "data source class unknown": (["data._target_=moppa.data.tfds.Tfds"], ["moppa.data.tfds.Tfds"]),
@@ -108,6 +108,11 @@ CASES = {
     "hparams=best without tune records": (
         ["hparams=best"],
         ["nothing was tuned for test_vit moppa eurosat", "protocol=tune first"],
+    ),
+    "lineage given": (["+data.lineage=tfds"], ["data", "lineage"]),
+    "name of another source": (
+        ["data._target_=moppa.data.tfds.TfdsSource", "data.name=noah"],
+        ["data.name='noah'", "tfds"],
     ),
     "hparams=best while tuning": (["hparams=best", "protocol=tune"], ["hparams=best with protocol=tune"]),
     "no threads": (["run.threads=0"], ["run.threads=0", "at least 1"]),

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from PIL import Image
 
@@ -32,8 +32,9 @@ class FolderSource:
     order of their numbers; None means the class names of all splits, sorted.
     """
 
+    lineage: ClassVar[str] = "own"
+
     name: str
-    lineage: str
     dir: str
     cache: str
     table: str | None

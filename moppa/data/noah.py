@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from moppa.data.archive import SUFFIXES, extract, file_names
 from moppa.data.source import Example
@@ -35,8 +35,9 @@ class NoahSource:
     is the name of the archive of all tasks.
     """
 
+    lineage: ClassVar[str] = "noah_jpeg"
+
     name: str
-    lineage: str
     dir: str
     cache: str
     collection: str

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from moppa.data.download import download_and_prepare, first_line, how_to_get
 from moppa.data.source import Example
@@ -20,13 +20,15 @@ class TfdsSource:
     `download` says whether a data set that is not in `dir` is downloaded; otherwise it is an error.
     """
 
+    lineage: ClassVar[str] = "tfds"
+
     name: str
-    lineage: str
     dir: str
     cache: str
     download: bool
 
     def __post_init__(self) -> None:
+        validate.one_of("name", self.name, ("tfds",))
         validate.boolean("download", self.download)
 
     def examples(self, task: Task, split: str) -> Iterator[Example]:

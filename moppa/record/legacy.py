@@ -58,6 +58,7 @@ def legacy_key(config: Mapping[str, Any], weights_sha256: str) -> str:
 def upgraded_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a config of the first format with today's Python paths, setting names and values."""
     new = copy.deepcopy(dict(config))
+    new["data"].pop("lineage", None)  # derived from the source
     new["data"]["name"] = new["data"]["_target_"].split(".")[-2]  # the module: tfds, noah, folder, ...
     rename_targets(new)
     builder = new.get("task", {}).get("builder")

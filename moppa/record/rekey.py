@@ -98,8 +98,8 @@ def relinked(
 ) -> dict[str, Any]:
     """Returns the `tuned` entry of a final record with new paths and keys. The digests are set when files are written.
 
-    The records that it names are checked by what they say, not by the digest of their files: a committed tune record may
-    have had its paths made relative after a final record had named it.
+    The records that it names are checked by what they say, not by the digest of their files: the paths in a committed
+    tune record may have been made relative after a final record had named it.
 
     Raises:
         UserError: if a tune record that it names is missing, has other settings or seeds, or their mean accuracy on

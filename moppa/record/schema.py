@@ -22,6 +22,7 @@ NEUTRAL = (
     "data.dir",
     "data.cache",
     "data.download",
+    "data.lineage",  # in old records; the name of the source implies it
     "task.title",
     "task.column",
     "backbone.weights",  # a path; the sha256 of the file counts instead

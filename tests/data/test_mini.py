@@ -27,7 +27,7 @@ def task_of(name):
 
 
 def source_in(folder):
-    return MiniSource(name="mini", lineage="generated", cache=str(folder))
+    return MiniSource(name="mini", cache=str(folder))
 
 
 def test_the_suite_has_eight_tasks_in_the_three_groups():

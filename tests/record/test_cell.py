@@ -35,7 +35,7 @@ def cell(*overrides):
         "backbone=vit_b16_in21k",
         "backbone.image_size=112",
         "protocol=tune",
-        "data.lineage=noah_jpeg",
+        "data=noah",
         "task.label._target_=moppa.data.labels.clevr_count",
         "run.device=cuda",
     ],

@@ -9,7 +9,7 @@ import pytest
 from moppa.report.build import write_tables
 from moppa.utils.errors import UserError
 from tests.conftest import CONFIGS, ROOT, config_of
-from tests.factories import put
+from tests.factories import write_record_file
 from tests.test_configs import TASKS
 
 
@@ -27,7 +27,7 @@ def write_markdown(results):
 
 
 def test_a_missing_cell_is_shown_as_missing_and_its_means_are_withheld(tmp_path):
-    put(tmp_path, "method=lora", "task=eurosat", percent=89.9)
+    write_record_file(tmp_path, "method=lora", "task=eurosat", percent=89.9)
     _, rows = read_table(tmp_path)
     [row] = rows.values()
     assert row.pop("EuroSAT") == "89.9"
@@ -41,7 +41,7 @@ def test_a_complete_row_has_the_three_group_means_and_both_averages(tmp_path):
     percent = {"natural": 90, "specialized": 60, "structured": 30}
     for task in TASKS:
         group = config_of(f"task={task}").task.group
-        put(tmp_path, "method=lora", f"task={task}", percent=percent[group])
+        write_record_file(tmp_path, "method=lora", f"task={task}", percent=percent[group])
     _, rows = read_table(tmp_path)
     row = rows["lora"]
     assert list(row)[7] == "**Natural**"
@@ -53,7 +53,7 @@ def test_a_complete_row_has_the_three_group_means_and_both_averages(tmp_path):
 def test_a_missing_task_withholds_only_the_mean_of_its_group_and_the_averages(tmp_path):
     for task in TASKS:
         if task != "kitti":
-            put(tmp_path, "method=lora", f"task={task}")
+            write_record_file(tmp_path, "method=lora", f"task={task}")
     _, rows = read_table(tmp_path)
     means = {name: text for name, text in rows["lora"].items() if name.startswith("**")}
     assert means == {
@@ -67,16 +67,18 @@ def test_a_missing_task_withholds_only_the_mean_of_its_group_and_the_averages(tm
 
 def test_seeds_share_a_row_with_mean_and_standard_deviation(tmp_path):
     for seed, percent in enumerate((78, 80, 82)):
-        put(tmp_path, "method=lora", "task=dtd", seed=seed, percent=percent)
+        write_record_file(tmp_path, "method=lora", "task=dtd", seed=seed, percent=percent)
     caption, rows = read_table(tmp_path)
     assert rows["lora"]["DTD"] == "80.0 ± 2.0"
     assert "Seeds 0, 1, 2" in caption
 
 
 def test_another_setting_of_a_method_has_its_own_row_named_by_the_differences(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd", percent=70)
-    put(tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", percent=60)
-    put(tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", "method.attach.targets=[q,k]", percent=50)
+    write_record_file(tmp_path, "method=lora", "task=dtd", percent=70)
+    write_record_file(tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", percent=60)
+    write_record_file(
+        tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", "method.attach.targets=[q,k]", percent=50
+    )
     _, rows = read_table(tmp_path)
     assert {name: row["DTD"] for name, row in rows.items()} == {
         "lora": "70.0",
@@ -86,8 +88,8 @@ def test_another_setting_of_a_method_has_its_own_row_named_by_the_differences(tm
 
 
 def test_shared_settings_are_in_the_caption_and_others_in_the_name_of_the_row(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd", "train.epochs=20", "train.lr=0.01")
-    put(tmp_path, "method=linear", "task=dtd", "train.epochs=20")
+    write_record_file(tmp_path, "method=lora", "task=dtd", "train.epochs=20", "train.lr=0.01")
+    write_record_file(tmp_path, "method=linear", "task=dtd", "train.epochs=20")
     caption, rows = read_table(tmp_path)
     assert "epochs 20" in caption
     assert "lr" not in caption
@@ -95,9 +97,9 @@ def test_shared_settings_are_in_the_caption_and_others_in_the_name_of_the_row(tm
 
 
 def test_lineages_and_weights_are_never_mixed_in_a_row(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd", percent=80)
-    put(tmp_path, "method=lora", "task=dtd", "data.lineage=noah_jpeg", lineage="noah_jpeg", percent=70)
-    put(tmp_path, "method=lora", "task=dtd", weights="x" * 64, percent=60)
+    write_record_file(tmp_path, "method=lora", "task=dtd", percent=80)
+    write_record_file(tmp_path, "method=lora", "task=dtd", "data=noah", lineage="noah_jpeg", percent=70)
+    write_record_file(tmp_path, "method=lora", "task=dtd", weights="x" * 64, percent=60)
     _, rows = read_table(tmp_path)
     assert sorted(row["DTD"] for row in rows.values()) == ["60.0", "70.0", "80.0"]
     assert any("data lineage noah_jpeg" in name for name in rows)
@@ -108,11 +110,11 @@ def test_a_method_run_on_both_lineages_has_a_row_for_each_and_no_mean_over_both(
     jpeg_tasks = ("kitti", "dtd")
     for task in TASKS:
         if task in jpeg_tasks:
-            override = ["data.lineage=noah_jpeg"] if in_config else ["data.cache=elsewhere"]
-            put(tmp_path, "method=lora", f"task={task}", *override, lineage="noah_jpeg", percent=10)
+            override = ["data=noah"] if in_config else ["data.cache=elsewhere"]
+            write_record_file(tmp_path, "method=lora", f"task={task}", *override, lineage="noah_jpeg", percent=10)
         else:
-            put(tmp_path, "method=lora", f"task={task}", percent=90)
-    put(tmp_path, "method=lora", "task=eurosat", "data.lineage=noah_jpeg", lineage="noah_jpeg", seed=1, percent=10)
+            write_record_file(tmp_path, "method=lora", f"task={task}", percent=90)
+    write_record_file(tmp_path, "method=lora", "task=eurosat", "data=noah", lineage="noah_jpeg", seed=1, percent=10)
     caption, rows = read_table(tmp_path)
     assert set(rows) == {"lora (data lineage tfds)", "lora (data lineage noah_jpeg)"}
     assert "lineage" not in caption  # the rows share no lineage
@@ -125,9 +127,9 @@ def test_a_method_run_on_both_lineages_has_a_row_for_each_and_no_mean_over_both(
 
 
 def test_each_protocol_and_backbone_has_its_own_table(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd")
-    put(tmp_path, "method=lora", "task=dtd", protocol="tune")
-    put(tmp_path, "method=lora", "task=dtd", "backbone=vit_b16_in21k")
+    write_record_file(tmp_path, "method=lora", "task=dtd")
+    write_record_file(tmp_path, "method=lora", "task=dtd", protocol="tune")
+    write_record_file(tmp_path, "method=lora", "task=dtd", "backbone=vit_b16_in21k")
     assert [path.name for path in write_markdown(tmp_path)] == [
         "vtab1k-vit_b16_in21k-final.md",
         "vtab1k-vit_b16_mae-final.md",
@@ -137,7 +139,7 @@ def test_each_protocol_and_backbone_has_its_own_table(tmp_path):
 
 def test_the_same_records_give_the_same_bytes_in_every_format(tmp_path):
     for method in ("lora", "linear", "moppa"):
-        put(tmp_path, f"method={method}", "task=dtd")
+        write_record_file(tmp_path, f"method={method}", "task=dtd")
     paths = write_tables(tmp_path, CONFIGS).written
     first = [path.read_bytes() for path in paths]
     assert [path.read_bytes() for path in write_tables(tmp_path, CONFIGS).written] == first
@@ -146,15 +148,15 @@ def test_the_same_records_give_the_same_bytes_in_every_format(tmp_path):
 
 
 def test_a_suite_without_tasks_is_an_error(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd")
+    write_record_file(tmp_path, "method=lora", "task=dtd")
     with pytest.raises(UserError, match="vtab1k"):
         write_tables(tmp_path, tmp_path)
 
 
 def test_a_row_is_marked_if_tasks_are_missing_or_its_cells_have_different_seeds(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd")
-    put(tmp_path, "method=lora", "task=dtd", seed=1)
-    put(tmp_path, "method=lora", "task=svhn")
+    write_record_file(tmp_path, "method=lora", "task=dtd")
+    write_record_file(tmp_path, "method=lora", "task=dtd", seed=1)
+    write_record_file(tmp_path, "method=lora", "task=svhn")
     [row] = write_tables(tmp_path, CONFIGS).tables[0].rows
     assert row.marks == "†§"
     assert row.values["dtd"].num_seeds == 2
@@ -165,7 +167,7 @@ def test_a_mean_has_a_standard_deviation_only_if_all_its_tasks_have_the_same_see
     for task in TASKS:
         for seed, percent in ((0, 70), (1, 72)):
             if (task, seed) != ("kitti", 1):
-                put(tmp_path, "method=lora", f"task={task}", seed=seed, percent=percent)
+                write_record_file(tmp_path, "method=lora", f"task={task}", seed=seed, percent=percent)
     [row] = write_tables(tmp_path, CONFIGS).tables[0].rows
     assert row.values["mean_natural"].sd == pytest.approx(2**0.5, abs=0.02)
     assert row.values["mean_structured"].mean is not None
@@ -175,7 +177,9 @@ def test_a_mean_has_a_standard_deviation_only_if_all_its_tasks_have_the_same_see
 
 def test_removing_a_record_changes_only_the_numbers_computed_from_it(tmp_path):
     paths = [
-        put(tmp_path, f"method={method}", f"task={task}") for method in ("lora", "linear") for task in ("dtd", "svhn")
+        write_record_file(tmp_path, f"method={method}", f"task={task}")
+        for method in ("lora", "linear")
+        for task in ("dtd", "svhn")
     ]
     before = write_tables(tmp_path, CONFIGS).tables[0]
     paths[0].unlink()
@@ -188,9 +192,11 @@ def test_removing_a_record_changes_only_the_numbers_computed_from_it(tmp_path):
 
 def test_best_and_second_are_marked_only_if_significant_on_the_same_images(tmp_path):
     for method, percent in (("lora", 80), ("moppa", 70), ("linear", 40)):
-        put(tmp_path, f"method={method}", "task=dtd", percent=percent, predictions=True)
-        put(tmp_path, f"method={method}", "task=svhn", percent=80 + (method == "lora") * 0.01, predictions=True)
-        put(tmp_path, f"method={method}", "task=eurosat", percent=percent)  # without predictions
+        write_record_file(tmp_path, f"method={method}", "task=dtd", percent=percent, predictions=True)
+        write_record_file(
+            tmp_path, f"method={method}", "task=svhn", percent=80 + (method == "lora") * 0.01, predictions=True
+        )
+        write_record_file(tmp_path, f"method={method}", "task=eurosat", percent=percent)  # without predictions
     rows = {row.method: row for row in write_tables(tmp_path, CONFIGS).tables[0].rows}
     marks = {name: [row.values[task].mark for task in ("dtd", "svhn", "eurosat")] for name, row in rows.items()}
     assert marks == {"lora": ["best", "", ""], "moppa": ["second", "", ""], "linear": ["", "", ""]}
@@ -199,7 +205,7 @@ def test_best_and_second_are_marked_only_if_significant_on_the_same_images(tmp_p
 def test_a_mean_is_marked_only_if_its_tasks_together_are_significant(tmp_path):
     for task in TASKS:
         for method, percent in (("lora", 70), ("moppa", 69.9 if task != "dtd" else 40)):
-            put(tmp_path, f"method={method}", f"task={task}", percent=percent, predictions=True)
+            write_record_file(tmp_path, f"method={method}", f"task={task}", percent=percent, predictions=True)
     rows = {row.method: row for row in write_tables(tmp_path, CONFIGS).tables[0].rows}
     marked = {key for key, value in rows["lora"].values.items() if value.mark}
     assert marked >= {"dtd", "mean_natural", "mean_groups", "mean_tasks"}
@@ -207,17 +213,19 @@ def test_a_mean_is_marked_only_if_its_tasks_together_are_significant(tmp_path):
 
 
 def test_rows_of_two_lineages_are_not_ranked_against_each_other(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd", percent=90, predictions=True)
-    noah = ("data.lineage=noah_jpeg",)
-    put(tmp_path, "method=lora", "task=dtd", *noah, lineage="noah_jpeg", percent=50, predictions=True)
+    write_record_file(tmp_path, "method=lora", "task=dtd", percent=90, predictions=True)
+    noah = ("data=noah",)
+    write_record_file(tmp_path, "method=lora", "task=dtd", *noah, lineage="noah_jpeg", percent=50, predictions=True)
     assert {row.values["dtd"].mark for row in write_tables(tmp_path, CONFIGS).tables[0].rows} == {""}
 
 
 def test_settings_tuned_on_val200_for_each_task_are_one_row(tmp_path):
     tuned = {"val200": 0.8, "num_settings": 4}
-    put(tmp_path, "method=lora", "task=dtd", "train.lr=0.01", tuned=tuned)
-    put(tmp_path, "method=lora", "task=svhn", "method.attach.rank=4", tuned=tuned, trainable_params=147456)
-    put(tmp_path, "method=lora", "task=svhn", tuned=None)
+    write_record_file(tmp_path, "method=lora", "task=dtd", "train.lr=0.01", tuned=tuned)
+    write_record_file(
+        tmp_path, "method=lora", "task=svhn", "method.attach.rank=4", tuned=tuned, trainable_params=147456
+    )
+    write_record_file(tmp_path, "method=lora", "task=svhn", tuned=None)
     rows = {row.name: row for row in write_tables(tmp_path, CONFIGS).tables[0].rows}
     assert set(rows) == {"lora", "lora (settings tuned on val200)"}
     assert set(rows["lora (settings tuned on val200)"].records_by_task) == {"dtd", "svhn"}
@@ -225,8 +233,10 @@ def test_settings_tuned_on_val200_for_each_task_are_one_row(tmp_path):
 
 
 def test_a_class_that_moved_to_another_module_has_the_same_row(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd", "method.attach._target_=elsewhere.lora.attach")
-    put(tmp_path, "method=lora", "task=svhn", "train._target_=elsewhere.Recipe", "backbone._target_=elsewhere.Backbone")
+    write_record_file(tmp_path, "method=lora", "task=dtd", "method.attach._target_=elsewhere.lora.attach")
+    write_record_file(
+        tmp_path, "method=lora", "task=svhn", "train._target_=elsewhere.Recipe", "backbone._target_=elsewhere.Backbone"
+    )
     [row] = write_tables(tmp_path, CONFIGS).tables[0].rows
     assert row.name == "lora"
     assert set(row.records_by_task) == {"dtd", "svhn"}
@@ -241,8 +251,8 @@ def test_each_suite_has_its_own_table_and_its_own_published_rows(tmp_path):
     (configs / "task" / "mini" / "drawn.yaml").write_text(text, encoding="utf-8")
     shutil.copy(ROOT / "results" / "published.csv", tmp_path)
     lora = ("method=lora", "task=dtd", "backbone=vit_b16_in21k")
-    put(tmp_path, *lora)
-    put(tmp_path, *lora, "task.suite=other", "task.name=drawn", "task.title=Drawn")
+    write_record_file(tmp_path, *lora)
+    write_record_file(tmp_path, *lora, "task.suite=other", "task.name=drawn", "task.title=Drawn")
     other, vtab = write_tables(tmp_path, configs).tables
     assert [column.title for column in other.columns] == ["Drawn"]
     assert other.rows[0].values["mean_groups"].mean == pytest.approx(80, abs=0.05)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,8 +25,9 @@ class MiniSource:
     The name of an image is the sha256 of its pixels and its class, so the task's fingerprint proves the bytes.
     """
 
+    lineage: ClassVar[str] = "generated"
+
     name: str
-    lineage: str
     cache: str
 
     def examples(self, task: Task, split: str) -> Iterator[Example]:
