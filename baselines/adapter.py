@@ -30,7 +30,7 @@ Tokens = Float[Tensor, "*batch dim"]
 
 
 class Adapter(nn.Module):
-    """A(x) = s (Up act(Down x + b) + b'), token by token: Houlsby, section 2.1.
+    """A(x) = s (Up act(Down x + b) + b'), token by token: Houlsby.
 
     s is a number or, in Adapters Strike Back, one learned gain per channel. Houlsby and Steitz start Up near zero; here
     it is zero as in AdaptFormer, so that training starts from the frozen model.
@@ -56,7 +56,7 @@ class Adapter(nn.Module):
         if init == "kaiming_uniform":
             nn.init.kaiming_uniform_(self.down, a=math.sqrt(5), generator=generator)  # as in AdaptFormer's code
         else:
-            nn.init.trunc_normal_(self.down, std=0.01, a=-0.02, b=0.02, generator=generator)  # Houlsby, section 3.6
+            nn.init.trunc_normal_(self.down, std=0.01, a=-0.02, b=0.02, generator=generator)  # as in Houlsby
 
     def forward(self, x: Tokens) -> Tokens:
         hidden = self.activation(F.linear(x, self.down, self.down_bias))
@@ -76,7 +76,7 @@ class ParallelAdapter(nn.Module):
 
 
 class SequentialAdapter(nn.Module):
-    """y = f(x) + A(f(x)): Houlsby, section 2.1, with f attention or the MLP; Steitz's "post", with f the block."""
+    """y = f(x) + A(f(x)): Houlsby, with f attention or the MLP; Steitz's "post", with f the block."""
 
     def __init__(self, inner: nn.Module, adapter: Adapter) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from torch import nn
 
 
 def attach(model: nn.Module) -> None:
-    """Unfreezes every bias (section 3): of the linear layers, the norms and the patch embedding.
+    """Unfreezes every bias: of the linear layers, the norms and the patch embedding.
 
     The relative position bias of a Swin stays frozen, since it is no bias of a layer.
     """

@@ -14,9 +14,9 @@ from .lora import LoRADelta
 
 
 class DoRADelta(LoRADelta):
-    """W' = m (W + (alpha / r) B A) / ||W + (alpha / r) B A||, equation 5, with m = ||W|| and B = 0 at the start.
+    """W' = m (W + (alpha / r) B A) / ||W + (alpha / r) B A||, with m = ||W|| and B = 0 at the start.
 
-    There is one norm per output, over the inputs, as in the authors' code and in HF peft. Section 4.3: the gradient
+    There is one norm per output, over the inputs, as in the authors' code and in HF peft. The gradient
     treats the norm in the denominator as a constant. m is learned as its distance from ||W||, so that m / ||W|| is
     exactly 1 at the start on every device. Weight decay then pulls m to ||W|| and not to 0; the authors train without.
     """
@@ -26,7 +26,7 @@ class DoRADelta(LoRADelta):
         self.magnitude = nn.ParameterList(torch.zeros(target.matrix_shape[0], 1) for _ in range(sum(self.is_adapted)))
 
     def gains(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out 1"]:
-        """Returns m / ||W + (alpha / r) B A|| of each output, and 1 if its matrix is not adapted: equation 11."""
+        """Returns m / ||W + (alpha / r) B A|| of each output, and 1 if its matrix is not adapted."""
         learned = zip(self.magnitude, self.up, self.down, strict=True)
         matrices = zip(weight.chunk(len(self.is_adapted)), self.is_adapted, strict=True)
         return torch.cat(

@@ -15,7 +15,7 @@ from moppa.utils.errors import SettingError
 
 
 class LoRADelta(LowRankDelta):
-    """W' = W + (alpha / r) B A, section 4.1, with A (r, d_in), B (d_out, r), and B = 0 at the start.
+    """W' = W + (alpha / r) B A, with A (r, d_in), B (d_out, r), and B = 0 at the start.
 
     If W is several matrices stacked by rows, as timm's qkv, each adapted one has its own A and B.
     """

@@ -58,7 +58,7 @@ class Pools(nn.Module):
 class MoSDelta(LowRankDelta):
     """W' = W + (alpha / r) B A; each row of A and column of B is l shards, which fixed indices select from the pools.
 
-    Section 3: A and B have separate indices (pair dissociation), a vector consists of several shards (vector sharding),
+    A and B have separate indices (pair dissociation), a vector consists of several shards (vector sharding),
     and some shards belong to one layer (shard privatization).
     """
 

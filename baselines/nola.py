@@ -36,7 +36,7 @@ class Bases(nn.Module):
 
 
 class NOLADelta(LowRankDelta):
-    """W' = W + (scale / r) B A with A = sum_i alpha_i A_i and B = sum_j beta_j B_j, section 3.2; beta = 0 at the start.
+    """W' = W + (scale / r) B A with A = sum_i alpha_i A_i and B = sum_j beta_j B_j; beta = 0 at the start.
 
     Only alpha and beta are learned, for each adapted one of the matrices stacked in W. The authors' code starts all of
     them at 1 / k, which is an update from the first step on.

@@ -1,7 +1,7 @@
 """SPT: He et al., "Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning", ICCV 2023, arXiv 2303.08566.
 
-Before training, the gradients of a few batches show which weights are most sensitive (section 3.1). A matrix with many
-of them gets a LoRA or an adapter; in the others only the sensitive weights are tuned (section 3.2).
+Before training, the gradients of a few batches show which weights are most sensitive. A matrix with many
+of them gets a LoRA or an adapter; in the others only the sensitive weights are tuned.
 """
 
 import math

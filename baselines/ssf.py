@@ -12,7 +12,7 @@ from moppa.utils.errors import UserError
 
 
 def attach(model: nn.Module) -> None:
-    """Makes every linear layer, convolution and LayerNorm return gamma * y + beta, section 3.2, except the head.
+    """Makes every linear layer, convolution and LayerNorm return gamma * y + beta, except the head.
 
     Starts from the frozen model, gamma = 1 and beta = 0; the authors draw both around that with a std of 0.02. Both
     merge into the operation's weight and bias, as in the paper.

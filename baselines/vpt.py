@@ -16,7 +16,7 @@ Tokens = Float[Tensor, "batch _ dim"]  # the number of tokens changes
 
 
 class InsertPrompts(nn.Module):
-    """L([x, P, E]), section 3.2: learned tokens P between the prefix x and the patches E, without a position."""
+    """L([x, P, E]): learned tokens P between the prefix x and the patches E, without a position."""
 
     def __init__(self, inner: nn.Module, prompts: Tensor, *, num_prefix_tokens: int, dropout: float) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class RemovePrompts(nn.Module):
 def attach(
     model: nn.Module, *, num_prompts: int, deep: bool, dropout: float, generator: torch.Generator | None
 ) -> None:
-    """Adds `num_prompts` prompts to the first block (shallow, eqs. 4 and 5), or new ones to every block (deep, eq. 7).
+    """Adds `num_prompts` prompts to the first block (shallow), or new ones to every block (deep).
 
     Shallow prompts are removed after the last block, deep ones after their own. The final norm acts on single tokens,
     so that the head reads the same as in the paper. The initial values are uniform within +-sqrt(6 / (3 patch^2 +

@@ -1,7 +1,7 @@
 """Label functions of VTAB-1K: each maps one TFDS example to its class.
 
 Source: Zhai et al., "A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark",
-arXiv 1910.04867, appendix A, and the task definitions in its public code.
+arXiv 1910.04867, and the task definitions in its public code.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """Which pretrained weights matter most for a task, and which of them a budget of trainable parameters can pay for.
 
-He et al., "Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning", ICCV 2023, arXiv 2303.08566, section 3.
+He et al., "Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning", ICCV 2023, arXiv 2303.08566.
 """
 
 import math
@@ -40,7 +40,7 @@ class Piece:
 def sensitivities(
     model: Any, pieces: Sequence[Piece], batches: Batches, num_batches: int, *, head_seed: int
 ) -> list[Tensor]:
-    """Returns each weight's squared gradient summed over batches, per piece: the loss that one step gains, equation 4.
+    """Returns each weight's squared gradient summed over batches, per piece: the loss that one step gains.
 
     The model runs in eval mode, without drop path. Its head, still untrained, is drawn from `head_seed` and restored
     afterwards. No parameter is changed.
