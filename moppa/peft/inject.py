@@ -61,8 +61,8 @@ class ParametrizedLinear:
         """Returns the output of the pretrained layer."""
         return F.linear(x, self.pretrained("weight"), self.pretrained("bias"))
 
-    def pretrained(self: Any, tensor: str) -> Tensor:
-        """Returns the pretrained weight or bias."""
+    def pretrained(self: Any, tensor: str) -> Any:
+        """Returns the pretrained weight or bias; a layer without a bias has None."""
         parametrizations = self.parametrizations
         return parametrizations[tensor].original if tensor in parametrizations else getattr(self, tensor)
 

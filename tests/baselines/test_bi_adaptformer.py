@@ -1,0 +1,80 @@
+"""Bi-AdaptFormer and its binary matrices against the paper and its public code."""
+
+import math
+
+import pytest
+import torch
+from torch import einsum
+
+from baselines import bi_adaptformer
+from baselines.bi_adaptformer import binarize
+from moppa.peft.collect import trainable_parameters
+from moppa.utils.errors import SettingError
+from tests.baselines.equations import (
+    BOTTLENECK,
+    assert_equal_to,
+    assert_masks_pass_through,
+    attached,
+    forward,
+    seeded,
+    two_levels,
+    vit,
+)
+
+SETTINGS = {"bottleneck": BOTTLENECK, "scale": 0.5, "dropout": 0.0}
+
+
+def test_a_binary_matrix_has_two_levels_around_its_mean_and_the_papers_gradient():
+    latent = torch.randn(5, 7, generator=seeded(), dtype=torch.float64).add_(0.3).requires_grad_()
+    toward = torch.randn(5, 7, generator=seeded(1), dtype=torch.float64)
+    matrix = binarize(latent)
+    low, high = matrix.min(), matrix.max()
+    assert torch.all(torch.isclose(matrix, low) | torch.isclose(matrix, high))
+    torch.testing.assert_close((low + high) / 2, latent.mean())
+    torch.testing.assert_close(matrix, two_levels(latent))
+    [gradient] = torch.autograd.grad((matrix * toward).sum(), latent)
+    [reference] = torch.autograd.grad((two_levels(latent) * toward).sum(), latent)
+    torch.testing.assert_close(gradient, reference)
+
+
+def test_a_zero_latent_gives_the_zero_matrix_and_an_unrounded_gradient():
+    latent = torch.zeros(4, 3, requires_grad=True)
+    toward = torch.randn(4, 3, generator=seeded())
+    assert not binarize(latent).any()
+    (binarize(latent) * toward).sum().backward()
+    assert torch.equal(latent.grad, toward)
+    tiny = 1e-9 * torch.randn(4, 3, generator=seeded())  # as after the first step of a warmup
+    assert len(binarize(tiny).div(1e-9).round(decimals=3).unique()) == 2
+
+
+def test_bi_adaptformer_computes_its_equation():
+    stock, model = vit(), attached(bi_adaptformer.attach, SETTINGS)
+
+    def equation(p):
+        def mlp(depth, block, z):
+            path = f"blocks.{depth}.mlp."
+            hidden = einsum("bnc,hc->bnh", z, two_levels(p[path + "down"])).clamp(min=0)
+            return block.mlp(z) + 0.5 * einsum("bnh,ch->bnc", hidden, two_levels(p[path + "up"]))
+
+        return forward(stock, lambda depth, block, z: block.attn(z), mlp)
+
+    assert_equal_to(model, equation)
+
+
+def test_an_attention_mask_passes_through():
+    assert_masks_pass_through(bi_adaptformer.attach, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"bottleneck": 0}, r"^bottleneck=0"),
+        ({"scale": math.nan}, r"^scale=nan"),
+        ({"dropout": 1}, r"^dropout=1"),
+    ],
+)
+def test_a_bad_setting_is_named(setting, message):
+    model = vit()
+    with pytest.raises(SettingError, match=message):
+        bi_adaptformer.attach(model, **{**SETTINGS, **setting}, generator=seeded())
+    assert not trainable_parameters(model)

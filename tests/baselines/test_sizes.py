@@ -1,0 +1,19 @@
+"""The numbers of parameters in the YAMLs against the formulas of the papers."""
+
+from tests.test_laws import facts_of
+
+
+def test_the_numbers_of_parameters_are_the_papers_formulas():
+    depth, dim, hidden, patch = 12, 768, 3072, 16 * 16 * 3
+    biases = 3 * dim + dim + hidden + dim
+    expected = {
+        "bitfit": depth * (biases + 2 * dim) + 2 * dim,
+        "lntune": depth * 4 * dim + 2 * dim,
+        "vpt_shallow": dim * 100,
+        "vpt_deep": depth * dim * 10,
+        "ssf": 2 * (depth * (biases + 2 * dim) + 2 * dim),
+        "fact_tt": 2 * dim * 16 + 12 * depth * 16**2,
+        "fact_tk": 2 * dim * 32 + 12 * depth * 32 + 32**3,
+        "full": depth * (12 * dim**2 + biases + 4 * dim) + patch * dim + dim + 197 * dim + dim + 2 * dim,
+    }
+    assert {method: facts_of(method)[0] for method in expected} == expected
