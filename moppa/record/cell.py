@@ -18,8 +18,9 @@ from moppa.record.schema import key_of, read_record, with_relative_paths
 from moppa.train.loop import TrainingResult
 from moppa.utils import validate
 from moppa.utils.atomic import atomic_write, sha256_file
+from moppa.utils.config import config_error
 from moppa.utils.device import device_info, dtype_name, peak_memory_bytes
-from moppa.utils.errors import UserError
+from moppa.utils.known_settings import check_known
 from moppa.utils.provenance import code_state
 
 MEASURED = ("seconds", "peak_memory_bytes")  # the only fields in which two runs of one cell differ
@@ -94,12 +95,17 @@ def cell_from_config(config: DictConfig, *, weights_sha256: str, tuned: Mapping[
     try:
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
+        raise config_error(error) from error
     return cell_from_resolved(resolved, weights_sha256=weights_sha256, tuned=tuned)
 
 
 def cell_from_resolved(config: dict[str, Any], *, weights_sha256: str, tuned: Mapping[str, Any] | None = None) -> Cell:
-    """Returns the cell that a resolved config describes."""
+    """Returns the cell that a resolved config describes.
+
+    Raises:
+        UserError: if the config has a setting that does not exist, or the seed is not an integer of at least 0.
+    """
+    check_known(config)
     seed = validate.integer("seed", config["seed"], minimum=0)
     dtype = dtype_name(config["run"]["device"])
     key = key_of(config, weights_sha256, dtype)

@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from moppa.utils.config import config_error
 from moppa.utils.errors import UserError
 
 ENVIRONMENT = re.compile(r"\$\{oc\.(env|decode):")  # interpolations that refer to no other value of the config
@@ -140,7 +141,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
+        raise config_error(error) from error
 
 
 def set_value(config: dict[str, Any], override: Override) -> None:

@@ -85,7 +85,12 @@ def instantiate(config: DictConfig, path: str, **settings: Any) -> Any:
     except TypeError as error:
         raise UserError(f"{path}: {error}; choose from the settings in its YAML") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+        raise config_error(error) from error
+
+
+def config_error(error: OmegaConfBaseException) -> UserError:
+    """Returns a one-line error with the full name of the setting that OmegaConf cannot resolve."""
+    return UserError(f"{error.full_key}: {str(error).splitlines()[0]}")
 
 
 def with_current_targets(node: Any) -> Any:
@@ -115,12 +120,6 @@ def with_setting_path(function: Callable[..., Any], path: str) -> Callable[..., 
             raise error.inside(path) from error
 
     return wrapped
-
-
-def call_with_supported(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls `function(*args)`, passing only those keyword arguments that its signature accepts."""
-    supported = inspect.signature(function).parameters
-    return function(*args, **{name: value for name, value in kwargs.items() if name in supported})
 
 
 def sweep_name() -> str:
