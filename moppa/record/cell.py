@@ -18,10 +18,10 @@ from moppa.record.schema import key_of, read_record, with_relative_paths
 from moppa.train.loop import TrainingResult
 from moppa.utils import validate
 from moppa.utils.atomic import atomic_write, sha256_file
-from moppa.utils.config import config_error
+from moppa.utils.config import config_error, importable
 from moppa.utils.device import device_info, dtype_name, peak_memory_bytes
 from moppa.utils.known_settings import check_known
-from moppa.utils.provenance import code_state
+from moppa.utils.provenance import code_state, sources_sha256
 
 MEASURED = ("seconds", "peak_memory_bytes")  # the only fields in which two runs of one cell differ
 
@@ -150,6 +150,10 @@ class Outcome:
 def write_record(cell: Cell, model: Any, outcome: Outcome) -> dict[str, Any]:
     """Writes the predictions and then the record, and returns the record. Once it exists, the cell is done."""
     config, training = cell.config, outcome.training
+    labels = outcome.labels.astype(np.int16)
+    arrays: dict[str, Any] = {"predicted": outcome.predicted, "label": labels, **training.diagnostics}
+    with atomic_write(cell.predictions) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
     device = model.get_classifier().weight.device
     record = {
         "suite": config["task"]["suite"],
@@ -166,6 +170,8 @@ def write_record(cell: Cell, model: Any, outcome: Outcome) -> dict[str, Any]:
         "split": dict(outcome.split),
         "weights": {"name": cell.weights_name, "sha256": cell.weights_sha256},
         "trained": {"sha256": outcome.trained_sha256},
+        "predictions": {"sha256": sha256_file(cell.predictions)},
+        "sources": {"sha256": sources_sha256(importable(config["method"]["attach"]["_target_"]).rpartition(".")[0])},
         "tuned": cell.tuned,
         "preprocess": asdict(outcome.preprocess),
         "dtype": cell.dtype,
@@ -177,10 +183,6 @@ def write_record(cell: Cell, model: Any, outcome: Outcome) -> dict[str, Any]:
         "curve": training.curve,
         **best_on_test(training.diagnostics),
     }
-    labels = outcome.labels.astype(np.int16)
-    arrays: dict[str, Any] = {"predicted": outcome.predicted, "label": labels, **training.diagnostics}
-    with atomic_write(cell.predictions) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
     with atomic_write(cell.record) as temporary:
         temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return record

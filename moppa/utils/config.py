@@ -104,9 +104,14 @@ def with_current_targets(node: Any) -> Any:
         return node
     node = {name: with_current_targets(value) for name, value in node.items()}
     if "_target_" in node:
-        target = TARGETS.get(node["_target_"], node["_target_"])
-        node["_target_"] = f"moppa.{target}" if str(target).startswith("baselines.") and not IS_CHECKOUT else target
+        node["_target_"] = importable(node["_target_"])
     return node
+
+
+def importable(target: str) -> str:
+    """Returns a Python path of a config as it is called today and here: in a wheel baselines are inside the package."""
+    target = TARGETS.get(target, target)
+    return f"moppa.{target}" if target.startswith("baselines.") and not IS_CHECKOUT else target
 
 
 def with_setting_path(function: Callable[..., Any], path: str) -> Callable[..., Any]:

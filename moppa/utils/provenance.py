@@ -1,16 +1,20 @@
-"""The code behind a result: its commit, and the versions of the packages that can change a number."""
+"""The code behind a result: its commit, a digest of its sources, and the versions that can change a number."""
 
+import ast
+import hashlib
 import platform
 import subprocess
+from collections.abc import Iterator
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from moppa.utils.paths import PACKAGE
 
 PACKAGES = ("moppa", "torch", "timm", "numpy", "pillow", "tensorflow-datasets")
-CODE_FILES = ("*.py", "*.yaml", "*.toml", "*.txt")
+CODE = ("moppa", "baselines", "configs", "run.py", "pyproject.toml")  # what git status is asked about
 
 
 def code_state() -> dict[str, Any]:
@@ -20,10 +24,15 @@ def code_state() -> dict[str, Any]:
 
 @lru_cache
 def git_state() -> dict[str, Any]:
-    """Returns the commit of this checkout and whether tracked code differs from it; nulls outside of a checkout."""
+    """Returns the commit of this checkout, and whether its code differs from the commit.
+
+    A new file that git does not know makes the code different. Both are null outside of a checkout, and in a copy that
+    lies inside somebody else's repository.
+    """
     root = PACKAGE.parent
-    commit = run_git(root, "rev-parse", "HEAD")
-    changes = run_git(root, "status", "--porcelain", "--untracked-files=no", "--", *CODE_FILES)
+    is_checkout = run_git(root, "ls-files", "--", "moppa/__init__.py") == "moppa/__init__.py"
+    commit = run_git(root, "rev-parse", "HEAD") if is_checkout else ""
+    changes = run_git(root, "status", "--porcelain", "--untracked-files=all", "--", *CODE) if commit else ""
     return {"commit": commit or None, "dirty": bool(changes) if commit else None}
 
 
@@ -37,6 +46,48 @@ def run_git(root: Path, *arguments: str) -> str:
 
 
 @lru_cache
+def sources_sha256(module: str) -> str:
+    """Returns the sha256 over the sources of this package and of the module that attaches the method.
+
+    The modules beside the method's that it imports are included, so two runs with the same digest ran the same code.
+    """
+    files = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
+    files |= {f"method/{path.name}": path for path in method_files(module)}
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}" for name, path in sorted(files.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def method_files(module: str) -> set[Path]:
+    """Returns the source files of a module and of the modules of the same package that it imports."""
+    files: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        spec = find_spec(name)
+        if spec is None or spec.origin is None or Path(spec.origin) in files:
+            continue
+        files.add(Path(spec.origin))
+        package = name.rpartition(".")[0]
+        waiting += [f"{package}.{sibling}" for sibling in imported_siblings(Path(spec.origin))]
+    return files
+
+
+def imported_siblings(file: Path) -> Iterator[str]:
+    """Yields the modules that a file imports with `from .sibling import name`."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            yield from [node.module] if node.module else [alias.name for alias in node.names]
+
+
+@lru_cache
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that can change a result."""
-    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
+    """Returns the versions of Python and of the packages that can change a result, as far as they are installed."""
+    return {"python": platform.python_version(), **{name: found for name in PACKAGES if (found := version_of(name))}}
+
+
+def version_of(package: str) -> str | None:
+    """Returns the installed version of a package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -14,6 +14,7 @@ from moppa.record.schema import REQUIRED, read_record, without_entries
 from moppa.train.loop import train
 from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError
+from moppa.utils.provenance import sources_sha256
 from run import run_cell
 from tests.conftest import ROOT, config_of
 from tests.toy_source import ToySource
@@ -108,9 +109,11 @@ def test_a_cell_leaves_one_complete_record(toy, tmp_path, capsys):
     run_cell(config_of(*toy, "method=lora"))
     [path] = (tmp_path / "results").rglob("seed0.json")
     record = read_record(path)
-    assert set(record) == {*REQUIRED, "trained", "tuned"}
+    assert set(record) == {*REQUIRED, "trained", "tuned", "predictions", "sources"}
     [trained] = (tmp_path / "results").rglob("seed0.safetensors")
     assert record["trained"] == {"sha256": sha256_file(trained)}
+    assert record["predictions"] == {"sha256": sha256_file(path.with_suffix(".npz"))}
+    assert record["sources"] == {"sha256": sources_sha256("baselines.lora")}
     assert (record["suite"], record["backbone"], record["task"]) == ("vtab1k", "test_vit", "eurosat")
     assert record["split"] == {**record["split"], "verdict": "no names", "lineage": "toy", "num_train": 1000}
     assert record["total"] == 120
