@@ -6,14 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from moppa.record.schema import key_of, read_record_with_sha256
+from moppa.record import integrity
+from moppa.record.schema import read_record_with_sha256
 from moppa.utils.errors import UserError
-
-NUM_VAL = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,55 +72,9 @@ def load_record(path: Path, root: Path) -> ValidRecord:
         UserError: if the file is not a record, or if its fields contradict each other.
     """
     content, sha256 = read_record_with_sha256(path)
-    if problem := find_inconsistency(content):
+    if problem := integrity.find_inconsistency(content):
         raise UserError(f"{problem}; delete it and run its cell again")
     return ValidRecord(path=path, relative_path=path.relative_to(root).as_posix(), content=content, sha256=sha256)
-
-
-def find_inconsistency(content: Mapping[str, Any]) -> str:
-    """Returns what contradicts the config that a record contains, or an empty string."""
-    try:
-        config, correct, total = content["config"], content["correct"], content["total"]
-        expected = {
-            "suite": config["task"]["suite"],
-            "task": config["task"]["name"],
-            "backbone": config["backbone"]["name"],
-            "method": config["method"]["name"],
-            "protocol": config["protocol"]["name"],
-            "seed": config["seed"],
-        }
-        for name, value in expected.items():
-            if content[name] != value:
-                return f"its {name} is {content[name]}, its config says {value}"
-        if not isinstance(correct, int) or not isinstance(total, int) or not 0 <= correct <= total or not total:
-            return f"it counts {correct} of {total} images as correct"
-        split = config["protocol"]["evaluate"]
-        num_images = config["task"]["num_test"] if split == "test" else NUM_VAL
-        if total != num_images:
-            return f"it has predictions of {total} images, but {split} of {content['task']} has {num_images}"
-        if missing := [name for name in ("lineage", "verdict") if name not in content["split"]]:
-            return f"its split has no {missing[0]}"
-        check_fields(content)
-        key = key_of(config, content["weights"]["sha256"], content["dtype"])
-        if key != content["key"]:
-            return f"its key is {content['key']}, its config, weights and dtype give {key}"
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return f"its fields are not those of a record ({type(error).__name__}: {error})"
-    return ""
-
-
-def check_fields(content: Mapping[str, Any]) -> None:
-    """Raises KeyError, TypeError or ValueError if a field that tables and figures read has another form."""
-    for name in ("trainable_params", "head_params", "peak_memory_bytes"):
-        int(content[name])
-    float(content["seconds"]["train"])
-    for group, names in (("git", ("commit", "dirty")), ("weights", ("name", "sha256")), ("device", ("name",))):
-        for name in names:
-            content[group][name]
-    for name in ("mean", "std"):
-        tuple(float(value) for value in content["preprocess"][name])
-    for epoch in content["curve"]:
-        float(epoch["loss"])
 
 
 def exclude_file(path: Path, root: Path, reason: str) -> Excluded:
@@ -181,20 +133,4 @@ def read_predictions(record: ValidRecord) -> tuple[np.ndarray, np.ndarray] | Non
     Raises:
         UserError: if the file cannot be read or contradicts the record.
     """
-    path = record.path.with_suffix(".npz")
-    if not path.exists():
-        return None
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            predicted, label = arrays["predicted"], arrays["label"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise UserError(
-            f"{path} has no readable predictions ({error}); delete it and its record, and run the cell again"
-        ) from error
-    num_correct = int((predicted == label).sum())
-    if len(label) != record["total"] or num_correct != record["correct"]:
-        raise UserError(
-            f"{path} has {num_correct} of {len(label)} images correct, its record {record['correct']} of "
-            f"{record['total']}; delete both and run the cell again"
-        )
-    return predicted, label
+    return integrity.read_predictions(record.path, record.content)

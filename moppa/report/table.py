@@ -1,6 +1,6 @@
 """The table of one suite, backbone and protocol, computed from records: task accuracies, means, parameters.
 
-Missing cells are shown as missing; their rows are marked, and the means over them are withheld.
+Missing cells are shown as missing; their rows are marked, and means that include them are withheld.
 """
 
 from collections.abc import Mapping, Sequence

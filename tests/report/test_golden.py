@@ -15,7 +15,7 @@ import pytest
 from moppa.record.schema import key_of
 from moppa.report.build import write_tables
 from tests.conftest import CONFIGS, ROOT
-from tests.factories import PARAMS, composed, place_of, put_predictions, record_of
+from tests.factories import PARAMS, composed, path_of, record_of, write_predictions
 from tests.test_configs import TASKS
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -37,11 +37,11 @@ def write_records(results):
                     "method": method, "seed": seed, "config": config, "key": key_of(config, "w" * 64, "float32"),
                     "correct": round(percent * plain["total"] / 100), "trainable_params": PARAMS[method],
                 }  # fmt: skip
-                path = results / "records" / place_of(written)
+                path = results / "records" / path_of(written)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(written), encoding="utf-8")
                 if task in ("dtd", "svhn", "kitti"):
-                    put_predictions(path, written, shift=7 * seed)
+                    write_predictions(path, written, shift=7 * seed)
     broken = results / "records/vtab1k/vit_b16_in21k/dtd/linear/000000000000/seed0.json"
     broken.parent.mkdir(parents=True)
     broken.write_text('{"half": ', encoding="utf-8")
@@ -103,9 +103,9 @@ def test_markup_in_a_name_is_escaped_in_every_format(tmp_path):
     from moppa.report.load import load_records
     from moppa.report.render import latex_html, markdown
     from moppa.report.table import build_tables
-    from tests.factories import put
+    from tests.factories import write_record_file
 
-    put(tmp_path, "method=lora", "task=dtd")
+    write_record_file(tmp_path, "method=lora", "task=dtd")
     [table] = build_tables(tmp_path, CONFIGS, *load_records(tmp_path))
     table = replace(table, rows=[replace(table.rows[0], name=r"<script>alert(1)</script> a_b & 5% | \x {y}")])
     assert "<script>" not in latex_html.render_html(table)

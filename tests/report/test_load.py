@@ -10,7 +10,7 @@ from moppa.report.build import write_tables
 from moppa.report.load import correctness, digest_records, load_records
 from moppa.utils.errors import UserError
 from tests.conftest import CONFIGS
-from tests.factories import put, put_predictions
+from tests.factories import write_predictions, write_record_file
 from tests.run_script import script
 
 
@@ -41,9 +41,9 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_faulty_record_is_excluded_and_listed_and_its_row_is_marked(fault, tmp_path):
     spoil, reason = FAULTS[fault]
-    path = put(tmp_path, "method=lora", "task=dtd", seed=1)
-    put(tmp_path, "method=lora", "task=dtd")
-    put(tmp_path, "method=linear", "task=dtd")
+    path = write_record_file(tmp_path, "method=lora", "task=dtd", seed=1)
+    write_record_file(tmp_path, "method=lora", "task=dtd")
+    write_record_file(tmp_path, "method=linear", "task=dtd")
     spoil(path)
     output = write_tables(tmp_path, CONFIGS)
     [excluded] = output.excluded
@@ -57,15 +57,15 @@ def test_a_faulty_record_is_excluded_and_listed_and_its_row_is_marked(fault, tmp
 
 
 def test_strict_writes_nothing_and_lists_what_was_excluded(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd").write_text("{")
-    put(tmp_path, "method=linear", "task=dtd")
+    write_record_file(tmp_path, "method=lora", "task=dtd").write_text("{")
+    write_record_file(tmp_path, "method=linear", "task=dtd")
     with pytest.raises(UserError, match=r"had to be excluded \(1\):\nexcluded: .*/vtab1k/vit_b16_mae/dtd/lora"):
         write_tables(tmp_path, CONFIGS, strict=True)
     assert not (tmp_path / "tables").exists()
 
 
 def test_of_two_copies_the_one_at_the_path_of_its_key_counts(tmp_path):
-    path = put(tmp_path, "method=lora", "task=dtd")
+    path = write_record_file(tmp_path, "method=lora", "task=dtd")
     copy = tmp_path / "records" / "copy" / path.relative_to(tmp_path / "records")
     copy.parent.mkdir(parents=True)
     shutil.copy(path, copy)
@@ -76,7 +76,7 @@ def test_of_two_copies_the_one_at_the_path_of_its_key_counts(tmp_path):
 
 
 def test_of_two_copies_at_other_paths_none_counts(tmp_path):
-    path = put(tmp_path, "method=lora", "task=dtd")
+    path = write_record_file(tmp_path, "method=lora", "task=dtd")
     for name in ("a", "b"):
         (tmp_path / "records" / name).mkdir()
         shutil.copy(path, tmp_path / "records" / name / "seed0.json")
@@ -87,9 +87,9 @@ def test_of_two_copies_at_other_paths_none_counts(tmp_path):
 
 
 def test_seeds_with_different_settings_are_all_excluded(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd")
-    put(tmp_path, "method=lora", "task=dtd", "task.fingerprint=null", seed=1)
-    put(tmp_path, "method=lora", "task=svhn")
+    write_record_file(tmp_path, "method=lora", "task=dtd")
+    write_record_file(tmp_path, "method=lora", "task=dtd", "task.fingerprint=null", seed=1)
+    write_record_file(tmp_path, "method=lora", "task=svhn")
     output = write_tables(tmp_path, CONFIGS)
     assert len(output.excluded) == 2
     assert all("task.fingerprint" in file.reason for file in output.excluded)
@@ -99,9 +99,9 @@ def test_seeds_with_different_settings_are_all_excluded(tmp_path):
 
 
 def test_strict_finds_predictions_that_contradict_their_record(tmp_path):
-    path = put(tmp_path, "method=lora", "task=dtd", predictions=True)
+    path = write_record_file(tmp_path, "method=lora", "task=dtd", predictions=True)
     write_tables(tmp_path, CONFIGS, strict=True)
-    put_predictions(path, json.loads(path.read_text(encoding="utf-8")) | {"correct": 7})
+    write_predictions(path, json.loads(path.read_text(encoding="utf-8")) | {"correct": 7})
     with pytest.raises(UserError, match="7 of 1880 images correct"):
         write_tables(tmp_path, CONFIGS, strict=True)
     path.with_suffix(".npz").write_bytes(b"PK\x03\x04 not whole")
@@ -112,8 +112,10 @@ def test_strict_finds_predictions_that_contradict_their_record(tmp_path):
 def test_a_record_that_its_predictions_contradict_is_excluded_once_they_are_read(tmp_path):
     for method, percent in (("lora", 80), ("linear", 50)):
         for seed in (0, 1):
-            path = put(tmp_path, f"method={method}", "task=dtd", seed=seed, percent=percent, predictions=True)
-    put_predictions(path, json.loads(path.read_text(encoding="utf-8")) | {"correct": 7})
+            path = write_record_file(
+                tmp_path, f"method={method}", "task=dtd", seed=seed, percent=percent, predictions=True
+            )
+    write_predictions(path, json.loads(path.read_text(encoding="utf-8")) | {"correct": 7})
     output = write_tables(tmp_path, CONFIGS)
     [excluded] = output.excluded
     assert path.as_posix().endswith(excluded.relative_path)
@@ -124,7 +126,7 @@ def test_a_record_that_its_predictions_contradict_is_excluded_once_they_are_read
 
 
 def test_a_record_of_an_unknown_task_is_excluded_and_an_empty_table_is_written(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd", "task.name=nosuch", "task.suite=vtab1k")
+    write_record_file(tmp_path, "method=lora", "task=dtd", "task.name=nosuch", "task.suite=vtab1k")
     output = write_tables(tmp_path, CONFIGS)
     assert "task nosuch of the suite vtab1k" in output.excluded[0].reason
     assert output.tables[0].rows == []
@@ -132,16 +134,16 @@ def test_a_record_of_an_unknown_task_is_excluded_and_an_empty_table_is_written(t
 
 
 def test_predictions_say_which_images_are_correct(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd", percent=50, predictions=True)
-    put(tmp_path, "method=linear", "task=dtd")
+    write_record_file(tmp_path, "method=lora", "task=dtd", percent=50, predictions=True)
+    write_record_file(tmp_path, "method=linear", "task=dtd")
     (linear, lora), _ = load_records(tmp_path)
     assert correctness(linear) is None
     assert np.array_equal(correctness(lora).correct, np.arange(1880) < 940)
 
 
 def test_the_digest_depends_on_paths_and_contents_but_not_on_order(tmp_path):
-    path = put(tmp_path, "method=lora", "task=dtd")
-    put(tmp_path, "method=linear", "task=dtd")
+    path = write_record_file(tmp_path, "method=lora", "task=dtd")
+    write_record_file(tmp_path, "method=linear", "task=dtd")
     records, _ = load_records(tmp_path)
     first = digest_records(records)
     assert digest_records(reversed(records)) == first
@@ -153,8 +155,8 @@ def test_the_digest_depends_on_paths_and_contents_but_not_on_order(tmp_path):
     ("arguments", "status", "message"), [([], 3, "excluded: /"), (["--strict"], 1, "error: nothing was written")]
 )
 def test_the_exit_status_says_that_a_record_was_excluded(arguments, status, message, tmp_path):
-    put(tmp_path, "method=lora", "task=dtd")
-    put(tmp_path, "method=linear", "task=dtd").write_text("{")
+    write_record_file(tmp_path, "method=lora", "task=dtd")
+    write_record_file(tmp_path, "method=linear", "task=dtd").write_text("{")
     process = script("tables", tmp_path, *arguments)
     assert process.returncode == status
     assert message in process.stderr

@@ -9,7 +9,7 @@ from moppa.report import published
 from moppa.report.build import write_tables
 from moppa.utils.errors import UserError
 from tests.conftest import CONFIGS, ROOT
-from tests.factories import put
+from tests.factories import write_record_file
 from tests.test_configs import TASKS
 
 PUBLISHED = ROOT / "results" / "published.csv"
@@ -83,9 +83,9 @@ def test_a_cell_that_is_not_a_number_is_an_error(tmp_path):
 def test_our_rows_are_compared_with_the_papers_mean_and_the_tuned_one(tmp_path):
     shutil.copy(PUBLISHED, tmp_path)
     for task in TASKS:
-        put(tmp_path, "backbone=vit_b16_in21k", "method=lora", f"task={task}", percent=76)
-    put(tmp_path, "backbone=vit_b16_in21k", "method=moppa", "task=dtd")
-    put(tmp_path, "backbone=vit_b16_in21k", "method=ssf", "task=dtd")
+        write_record_file(tmp_path, "backbone=vit_b16_in21k", "method=lora", f"task={task}", percent=76)
+    write_record_file(tmp_path, "backbone=vit_b16_in21k", "method=moppa", "task=dtd")
+    write_record_file(tmp_path, "backbone=vit_b16_in21k", "method=ssf", "task=dtd")
     output = write_tables(tmp_path, CONFIGS)
     rows = {row.method: row.references for row in output.tables[0].rows}
     assert rows["moppa"] == {}
@@ -102,8 +102,8 @@ def test_our_rows_are_compared_with_the_papers_mean_and_the_tuned_one(tmp_path):
 
 def test_there_are_no_published_rows_for_val200_and_other_image_sizes(tmp_path):
     shutil.copy(PUBLISHED, tmp_path)
-    put(tmp_path, "backbone=vit_b16_in21k", "method=lora", "task=dtd", protocol="tune")
-    put(tmp_path, "backbone=vit_b16_augreg", "backbone.image_size=112", "method=lora", "task=dtd")
+    write_record_file(tmp_path, "backbone=vit_b16_in21k", "method=lora", "task=dtd", protocol="tune")
+    write_record_file(tmp_path, "backbone=vit_b16_augreg", "backbone.image_size=112", "method=lora", "task=dtd")
     assert all(not table.published for table in write_tables(tmp_path, CONFIGS).tables)
 
 

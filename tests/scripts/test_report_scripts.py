@@ -10,7 +10,7 @@ import pytest
 
 from moppa.record.schema import key_of
 from tests.conftest import ROOT
-from tests.factories import place_of, put, record_of
+from tests.factories import path_of, record_of, write_record_file
 from tests.run_script import script
 from tests.test_configs import TASKS
 
@@ -21,7 +21,9 @@ def results(tmp_path_factory):
     shutil.copy(ROOT / "results" / "published.csv", folder / "published.csv")
     for method, percent in (("linear", 50), ("lora", 70), ("moppa", 69)):
         for task in ("dtd", "eurosat"):
-            put(folder, "backbone=vit_b16_in21k", f"method={method}", f"task={task}", percent=percent, predictions=True)
+            write_record_file(
+                folder, "backbone=vit_b16_in21k", f"method={method}", f"task={task}", percent=percent, predictions=True
+            )
     return folder
 
 
@@ -83,7 +85,7 @@ def many_results(tmp_path_factory):
             "key": key_of(config, "w" * 64, "float32"),
             "correct": correct,
         }
-        path = folder / "records" / place_of(written)
+        path = folder / "records" / path_of(written)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(written), encoding="utf-8")
     return folder
