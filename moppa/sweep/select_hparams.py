@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from moppa.record.cell import Cell
+from moppa.record.integrity import find_inconsistency, read_predictions
 from moppa.record.schema import NEUTRAL, identity_of, read_record, without_entries
 from moppa.utils import validate
 from moppa.utils.atomic import sha256_file
@@ -107,11 +108,18 @@ def tuned_settings(config: DictConfig, records: Path, weights_sha256: str) -> Se
 
 
 def tune_records(config: DictConfig, records: Path) -> Iterator[TuneRecord]:
-    """Yields the tune records of the config's suite, backbone, task and method."""
+    """Yields the tune records of the config's suite, backbone, task and method.
+
+    Raises:
+        UserError: if one of them contradicts itself or its predictions.
+    """
     folder = records / config.task.suite / config.backbone.name / config.task.name / config.method.name
     for path in sorted(folder.glob("*/seed*.json")):
         content = read_record(path)
         if content["protocol"] == "tune":
+            if problem := find_inconsistency(content):
+                raise UserError(f"{path}: {problem}; delete it and run its cell again")
+            read_predictions(path, content)
             yield TuneRecord(path, content)
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from moppa.data import cache
-from moppa.record.cell import cell_from_config
-from moppa.record.schema import REQUIRED, read_record
+from moppa.record.schema import read_record
 from moppa.report.build import write_tables
 from moppa.sweep.select_hparams import select_hparams
 from moppa.utils.atomic import sha256_file
@@ -16,6 +15,7 @@ from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
 from run import run_cell
 from tests.conftest import CONFIGS, ROOT, config_of
+from tests.factories import write_predictions, write_record_file
 from tests.toy_source import ToySource
 
 EUROSAT = ["task=eurosat", "backbone=dinov2_vits14", "backbone.image_size=56", "train.epochs=10", "hparams=best"]
@@ -23,24 +23,10 @@ DINO = "61b85d0649098a1d3170df00ef9af96be265c335fa450540015e96d716e4d017"
 
 
 def write_tune_record(folder, *, correct, seed=0, params=100, **settings):
-    """Writes a tune record with the fields that the selection reads, and returns its path."""
+    """Writes a tune record and returns its path."""
     overrides = [f"{name.replace('__', '.')}={value}" for name, value in settings.items()]
-    config = config_of("task=eurosat", "method=lora", "protocol=tune", f"seed={seed}", *overrides)
-    cell = cell_from_config(config, weights_sha256="w")
-    path = folder / "records" / cell.record.relative_to("results/records")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = dict.fromkeys(REQUIRED) | {
-        "protocol": "tune",
-        "config": cell.config,
-        "weights": {"sha256": "w"},
-        "correct": correct,
-        "total": 200,
-        "seed": seed,
-        "key": cell.key,
-        "trainable_params": params,
-    }
-    path.write_text(json.dumps(content))
-    return path
+    fields = {"seed": seed, "correct": correct, "trainable_params": params}
+    return write_record_file(folder, "task=eurosat", "method=lora", *overrides, protocol="tune", weights="w", **fields)
 
 
 def select_best(folder, *overrides, weights_sha256="w"):
@@ -90,6 +76,17 @@ def test_tune_records_of_another_context_do_not_count(tmp_path, other):
     assert select_best(tmp_path)[0].train.lr == 2
     with pytest.raises(UserError, match="nothing was tuned"):
         select_best(tmp_path, weights_sha256="of others")
+
+
+@pytest.mark.parametrize(("field", "value"), [("correct", 200), ("method", "moppa"), ("key", "0" * 12)])
+def test_an_edited_tune_record_is_an_error(tmp_path, field, value):
+    write_tune_record(tmp_path, correct=117)
+    path = write_tune_record(tmp_path, correct=117, train__lr=0.01)
+    content = json.loads(path.read_text())
+    write_predictions(path, content)
+    path.write_text(json.dumps(content | {field: value}))
+    with pytest.raises(UserError, match=path.parent.name):
+        select_best(tmp_path)
 
 
 def test_settings_that_share_no_seed_are_not_compared(tmp_path):
