@@ -43,10 +43,10 @@ def test_the_usage_imports_neither_torch_nor_the_harness():
 
 
 def test_an_unknown_command_is_an_error_with_the_usage(monkeypatch, capsys):
-    assert moppa(monkeypatch, "tabel") == 2
+    assert moppa(monkeypatch, "tables") == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("error: there is no command 'tabel'\nusage: moppa COMMAND")
+    assert captured.err.startswith("error: there is no command 'tables'\nusage: moppa COMMAND")
 
 
 def test_a_group_of_commands_prints_its_members(monkeypatch, capsys):
@@ -54,7 +54,7 @@ def test_a_group_of_commands_prints_its_members(monkeypatch, capsys):
     assert re.findall(r"^  (\w[\w -]*?)  ", capsys.readouterr().out, re.MULTILINE) == [
         name for name in cli.COMMANDS if name.startswith("data ")
     ]
-    assert moppa(monkeypatch, "data", "chekc") == 2
+    assert moppa(monkeypatch, "data", "chart") == 2
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

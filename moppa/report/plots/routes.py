@@ -90,7 +90,7 @@ def mixing_weights(routes: Mapping[str, Routes], title: str) -> Spec:
                 "epoch": epoch + 1,
                 "prior": label,
                 "order": order,
-                "weight": round_number(cell.weights[block, epoch, order]),
+                "weight": round_number(float(cell.weights[block, epoch, order])),
             }
             for block in range(len(cell.weights))
             for epoch in spread_indices(cell.weights.shape[1], MAX_EPOCHS)
