@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 
 from moppa.record.schema import REQUIRED, key_of
+from moppa.utils.atomic import sha256_file
 from tests.conftest import config_of
 
 PARAMS = {"linear": 0, "lora": 294912, "moppa": 150420, "adaptformer": 156768, "bitfit": 102912, "ssf": 205824}
@@ -22,11 +23,12 @@ def composed(overrides):
     return OmegaConf.to_container(config_of(*overrides), resolve=True)
 
 
-def record_of(*overrides, percent=80.0, weights="w" * 64, lineage="tfds", protocol="final", seed=0, epochs=4, **others):
+def record_of(*overrides, percent=80.0, weights="w" * 64, lineage=None, protocol="final", seed=0, epochs=4, **others):
     """Returns the content of a record with an accuracy of `percent`."""
     config = deepcopy(composed((f"protocol={protocol}", *overrides)))
     config["seed"] = seed
     task = config["task"]
+    lineage = lineage or {"noah": "noah_jpeg", "mini": "generated"}.get(config["data"]["name"], "tfds")
     total = task["num_test"] if protocol == "final" else 200
     record = {
         **dict.fromkeys(REQUIRED),
@@ -62,9 +64,10 @@ def write_record_file(results, *overrides, predictions=False, **fields):
     record = record_of(*overrides, **fields)
     path = results / "records" / path_of(record)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record))
     if predictions:
         write_predictions(path, record)
+        record = {**record, "predictions": {"sha256": sha256_file(path.with_suffix(".npz"))}}
+    path.write_text(json.dumps(record))
     return path
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": ("moppa.cli.compare", "test which differences between rows are significant"),
     "figures": ("moppa.cli.figures", "draw results/figures/"),
     "report": ("moppa.cli.report", "write the HTML page results/report/index.html"),
+    "verify": ("moppa.cli.verify", "check records, their files, links and parameters"),
     "rekey": ("moppa.cli.rekey", "give records of the first format today's keys"),
     "export": ("moppa.cli.export", "write a finished cell as plain timm weights"),
     "demo": ("moppa.cli.demo", "run six methods on the mini suite, without downloads"),

@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -38,6 +40,9 @@ def find_inconsistency(content: Mapping[str, Any]) -> str:
             return f"it has predictions of {total} images, but {split} of {content['task']} has {num_images}"
         if problem := find_split_problem(content["split"], config["task"]["fingerprint"]):
             return problem
+        lineage = source_lineage(config["data"]["_target_"])
+        if lineage not in (None, content["split"]["lineage"]):
+            return f"its lineage is {content['split']['lineage']}, its data source reads {lineage}"
         check_fields(content)
         key = key_of(config, content["weights"]["sha256"], content["dtype"])
         if key != content["key"]:
@@ -63,6 +68,17 @@ def find_split_problem(split: Mapping[str, Any], official: Mapping[str, str] | N
         if different or not common:
             return f"its split check is official, but {different[0] if different else 'its fingerprint'} is not"
     return ""
+
+
+@lru_cache
+def source_lineage(target: str) -> str | None:
+    """Returns the lineage of a data source by its Python path, or None if its class cannot be imported here."""
+    module, _, name = target.rpartition(".")
+    try:
+        lineage = getattr(getattr(import_module(module), name), "lineage", None)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return lineage if isinstance(lineage, str) else None
 
 
 def check_fields(content: Mapping[str, Any]) -> None:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from moppa.report.load import Excluded, ValidRecord, correctness, exclude_record, load_records
+from moppa.record.verify import verify_records
+from moppa.report.load import Excluded, ValidRecord, exclude_record, load_records
 from moppa.report.render import csv_file, latex_html, markdown
 from moppa.report.table import Table, build_tables
 from moppa.utils.atomic import atomic_write
@@ -33,7 +34,7 @@ def read_tables(results: Path, configs: Path, *, check_predictions: bool = False
     """
     records, excluded = load_records(results)
     if check_predictions:
-        records, contradicted = drop_contradicted(records)
+        records, contradicted = drop_contradicted(records, results)
         excluded += contradicted
     tables = build_tables(results, configs, records, excluded)
     by_path = {file.relative_path: file for table in tables for file in table.excluded}
@@ -46,15 +47,13 @@ def list_excluded(excluded: list[Excluded], results: Path) -> str:
     return "".join(f"excluded: {results / 'records' / file.relative_path}: {file.reason}\n" for file in excluded)
 
 
-def drop_contradicted(records: list[ValidRecord]) -> tuple[list[ValidRecord], list[Excluded]]:
-    """Returns the records that their predictions do not contradict, and those that they do."""
-    consistent, contradicted = [], []
-    for record in records:
-        try:
-            correctness(record)
-            consistent.append(record)
-        except UserError as error:
-            contradicted.append(exclude_record(record, str(error)))
+def drop_contradicted(records: list[ValidRecord], results: Path) -> tuple[list[ValidRecord], list[Excluded]]:
+    """Returns the records that their files, links and neighbors do not contradict, and those that they do."""
+    problems = {finding.path: finding.problem for finding in verify_records(results)}
+    consistent = [record for record in records if record.relative_path not in problems]
+    contradicted = [
+        exclude_record(record, problems[record.relative_path]) for record in records if record.relative_path in problems
+    ]
     return consistent, contradicted
 
 

@@ -36,6 +36,15 @@ def git_state() -> dict[str, Any]:
     return {"commit": commit or None, "dirty": bool(changes) if commit else None}
 
 
+@lru_cache
+def has_commit(commit: str) -> bool | None:
+    """Returns whether this repository has a commit; None if it cannot tell: no checkout, or a shallow one."""
+    root = PACKAGE.parent
+    if git_state()["commit"] is None or run_git(root, "rev-parse", "--is-shallow-repository") != "false":
+        return None
+    return run_git(root, "cat-file", "-t", commit) == "commit"
+
+
 def run_git(root: Path, *arguments: str) -> str:
     """Returns the output of a git command, or nothing if it fails or git is absent."""
     try:

@@ -58,7 +58,7 @@ def test_a_faulty_record_is_excluded_and_listed_and_its_row_is_marked(fault, tmp
 
 def test_strict_writes_nothing_and_lists_what_was_excluded(tmp_path):
     write_record_file(tmp_path, "method=lora", "task=dtd").write_text("{")
-    write_record_file(tmp_path, "method=linear", "task=dtd")
+    write_record_file(tmp_path, "method=linear", "task=dtd", predictions=True)
     with pytest.raises(UserError, match=r"had to be excluded \(1\):\nexcluded: .*/vtab1k/vit_b16_mae/dtd/lora"):
         write_tables(tmp_path, CONFIGS, strict=True)
     assert not (tmp_path / "tables").exists()
@@ -102,7 +102,11 @@ def test_strict_finds_predictions_that_contradict_their_record(tmp_path):
     path = write_record_file(tmp_path, "method=lora", "task=dtd", predictions=True)
     write_tables(tmp_path, CONFIGS, strict=True)
     write_predictions(path, json.loads(path.read_text(encoding="utf-8")) | {"correct": 7})
-    with pytest.raises(UserError, match="7 of 1880 images correct"):
+    with pytest.raises(UserError, match="has changed since its record was written"):
+        write_tables(tmp_path, CONFIGS, strict=True)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({name: value for name, value in content.items() if name != "predictions"}))
+    with pytest.raises(UserError, match="7 of 1880 images correct"):  # a record from before the digest
         write_tables(tmp_path, CONFIGS, strict=True)
     path.with_suffix(".npz").write_bytes(b"PK\x03\x04 not whole")
     with pytest.raises(UserError, match="no readable predictions"):

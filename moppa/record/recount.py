@@ -1,0 +1,47 @@
+"""The number of trained parameters that a record's config gives, counted on a model."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from moppa.peft.collect import count_parameters
+from moppa.peft.method import attach_method
+from moppa.record.schema import identity_of
+from moppa.utils.config import instantiate
+from moppa.utils.errors import UserError
+from moppa.utils.seeds import generator_for
+
+
+def find_other_count(record: Mapping[str, Any]) -> str:
+    """Returns how a record's number of trained parameters differs from its config's, or an empty string.
+
+    A method whose size depends on the training images is not counted.
+    """
+    config = record["config"]
+    parts = {name: config[name] for name in ("backbone", "method")}
+    parts["backbone"] = {**parts["backbone"], "weights": "random"}
+    counts = recount(json.dumps(parts, sort_keys=True), config["task"]["num_classes"])
+    for name, value in (counts or {}).items():
+        if record[name] != value:
+            return f"its {name} is {record[name]:,}, its config gives {value:,}"
+    return ""
+
+
+@lru_cache
+def recount(parts: str, num_classes: int) -> dict[str, int] | None:
+    """Returns the trained parameters of method and head for a backbone and a method, given as JSON."""
+    config: Any = OmegaConf.create(json.loads(parts))
+    try:
+        method = instantiate(config, "method.attach", _partial_=True)
+        if "examples" in inspect.signature(method).parameters:
+            return None
+        backbone = instantiate(config, "backbone")
+        model = backbone.build(num_classes=num_classes, drop_path=0.0, generator=generator_for(0, "head"))
+        attach_method(model, method, generator=generator_for(0, "method"), examples=list)
+    except UserError as error:
+        raise UserError(f"its model cannot be built ({error}): {identity_of(json.loads(parts))}") from error
+    return count_parameters(model)

@@ -1,0 +1,145 @@
+"""Checks of a results folder that one record alone cannot show: its files, its links, and its neighbors."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moppa.record.integrity import find_inconsistency, read_predictions
+from moppa.record.schema import read_record, read_record_with_sha256
+from moppa.utils.atomic import sha256_file
+from moppa.utils.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What is wrong with one record. `path` is relative to the records folder."""
+
+    path: str
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedRecord:
+    """A record that agrees with itself, the sha256 of its file, and digests of its predictions and labels."""
+
+    path: str
+    content: Mapping[str, Any]
+    sha256: str
+    predictions: str
+    labels: str
+
+    def __getitem__(self, name: str) -> Any:
+        return self.content[name]
+
+
+def verify_records(results: Path) -> list[Finding]:
+    """Returns every problem of the records below `results/records`, sorted by path.
+
+    A record must agree with itself, lie at the path that its content gives, and have its predictions; trained tensors
+    that are kept must be its own; the tune records that it names must exist and say what it states; two seeds must not
+    be one; and all records of a task must have the same labels.
+    """
+    root = results / "records"
+    records, findings = [], []
+    for path in sorted(root.rglob("seed*.json")):
+        try:
+            records.append(check_record(path, root))
+        except UserError as error:
+            findings.append(Finding(path=path.relative_to(root).as_posix(), problem=str(error)))
+    for check in (find_changed_tensors, find_broken_links):
+        for record in records:
+            findings += [Finding(path=record.path, problem=problem) for problem in check(record, results)]
+    findings += [*find_copied_seeds(records), *find_other_labels(records)]
+    return sorted(findings, key=lambda finding: (finding.path, finding.problem))
+
+
+def check_record(path: Path, root: Path) -> CheckedRecord:
+    """Returns a record with digests of its predictions.
+
+    Raises:
+        UserError: if it contradicts itself, its path or its predictions, or has no predictions.
+    """
+    content, sha256 = read_record_with_sha256(path)
+    if problem := find_inconsistency(content):
+        raise UserError(problem)
+    names = [content[name] for name in ("suite", "backbone", "task", "method", "key")]
+    expected, relative = "/".join([*names, f"seed{content['seed']}.json"]), path.relative_to(root).as_posix()
+    if relative != expected:
+        raise UserError(f"it belongs at {expected}")
+    arrays = read_predictions(path, content)
+    if arrays is None:
+        raise UserError("its predictions (.npz) are missing")
+    predictions, labels = (hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for array in arrays)
+    return CheckedRecord(path=relative, content=content, sha256=sha256, predictions=predictions, labels=labels)
+
+
+def find_changed_tensors(record: CheckedRecord, results: Path) -> Iterator[str]:
+    """Yields a problem if the trained tensors are kept and are not those that were evaluated."""
+    file = (results / "checkpoints" / record.path).with_suffix(".safetensors")
+    sha256 = (record.content.get("trained") or {}).get("sha256")
+    if file.exists() and sha256 is not None and sha256_file(file) != sha256:
+        yield f"its trained tensors {file} have changed"
+
+
+def find_broken_links(record: CheckedRecord, results: Path) -> Iterator[str]:
+    """Yields a problem if `hparams=best` selected the settings and the tune records do not say so."""
+    tuned = record.content.get("tuned")
+    if not tuned:
+        return
+    tunes = []
+    for path, sha256 in tuned["records"].items():
+        file = results / "records" / path
+        if not file.is_file() or sha256_file(file) != sha256:
+            yield f"it was tuned on {path}, which is missing or has changed"
+            return
+        tunes.append(read_record(file))
+    if not tunes or any(tune["protocol"] != "tune" for tune in tunes):
+        yield "it states that it was tuned, and names no tune record"
+        return
+    accuracy = sum((Fraction(tune["correct"], tune["total"]) for tune in tunes), Fraction(0)) / len(tunes)
+    if float(accuracy) != tuned["val200"]:
+        yield f"it states {tuned['val200']} on val200, its tune records give {float(accuracy)}"
+    for group in ("train", "method"):
+        if any(without_targets(tune["config"][group]) != without_targets(record["config"][group]) for tune in tunes):
+            yield f"its {group} settings are not those of the tune records that it names"
+
+
+def without_targets(config: Any) -> Any:
+    """Returns a config without Python paths."""
+    if not isinstance(config, Mapping):
+        return config
+    return {name: without_targets(value) for name, value in config.items() if name != "_target_"}
+
+
+def find_copied_seeds(records: list[CheckedRecord]) -> Iterator[Finding]:
+    """Yields the records whose predictions and losses equal those of another seed of the same cell."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for record in records:
+        losses = tuple(float(epoch["loss"]) for epoch in record["curve"])
+        outcome = (*record.path.split("/")[:-1], record.predictions, losses)
+        if outcome in seen:
+            yield Finding(path=record.path, problem=f"its predictions and losses are those of {seen[outcome]}")
+        seen.setdefault(outcome, record.path)
+
+
+def find_other_labels(records: list[CheckedRecord]) -> Iterator[Finding]:
+    """Yields the records whose labels are not those of most records that evaluate the same split of the same task."""
+    groups: dict[tuple[Any, ...], list[CheckedRecord]] = defaultdict(list)
+    for record in records:
+        names = ("suite", "task", "task_version")
+        split = (record["config"]["protocol"]["evaluate"], record["config"]["task"]["splits"].get("test"))
+        groups[(*(record[name] for name in names), record["split"]["lineage"], *split)].append(record)
+    for group in groups.values():
+        counts: dict[str, int] = defaultdict(int)
+        for record in group:
+            counts[record.labels] += 1
+        usual = max(counts, key=lambda labels: counts[labels])
+        for record in group:
+            if record.labels != usual:
+                yield Finding(path=record.path, problem="its labels differ from those of other records of this task")

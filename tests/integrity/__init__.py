@@ -1,0 +1,1 @@
+"""Edits of results that must not pass as results."""
