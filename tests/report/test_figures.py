@@ -11,7 +11,7 @@ import pytest
 from moppa.report import published
 from moppa.report.build import read_tables
 from moppa.report.columns import Column, suite_columns
-from moppa.report.plots import accuracy, rank_diagram, routes, training
+from moppa.report.plots import accuracy, parameters, rank_diagram, routes, training
 from moppa.report.plots.charts import CHARTS, page_charts
 from moppa.report.plots.data import PlotData, plot_data, published_plot_data
 from moppa.report.plots.encodings import log_ticks
@@ -19,7 +19,7 @@ from moppa.report.plots.figure_files import number_ids, write_figure
 from moppa.report.ranks import friedman
 from moppa.utils.errors import UserError
 from tests.conftest import CONFIGS, ROOT
-from tests.factories import put
+from tests.factories import write_record_file
 
 COLUMNS = [Column(task=f"t{i}", title=f"Task {i}", group="natural" if i < 3 else "structured") for i in range(5)]
 RENDER = """
@@ -49,7 +49,9 @@ def record_data(tmp_path):
     for method, percent in (("linear", 60), ("lora", 80)):
         for task in ("dtd", "svhn"):
             for seed in (0, 1):
-                put(tmp_path, f"method={method}", f"task={task}", seed=seed, percent=percent + seed, predictions=True)
+                write_record_file(
+                    tmp_path, f"method={method}", f"task={task}", seed=seed, percent=percent + seed, predictions=True
+                )
     [table], _ = read_tables(tmp_path, CONFIGS)
     return plot_data(table)
 
@@ -130,7 +132,7 @@ def test_group_bars_show_the_mean_of_each_group(data):
 
 def test_learning_curves_show_mean_and_range_over_seeds(tmp_path):
     for seed, losses in enumerate(([2.0, 1.0], [4.0, 3.0])):
-        put(tmp_path, "method=lora", "task=dtd", seed=seed, curve=[{"loss": loss} for loss in losses])
+        write_record_file(tmp_path, "method=lora", "task=dtd", seed=seed, curve=[{"loss": loss} for loss in losses])
     [table], _ = read_tables(tmp_path, CONFIGS)
     values = training.learning_curves(plot_data(table))["data"]["values"]
     assert [(value["epoch"], value["loss"], value["low"], value["high"]) for value in values] == [
@@ -155,7 +157,7 @@ def test_a_mean_lies_within_its_interval_and_published_rows_have_none(record_dat
 def test_the_pareto_front_of_five_rows():
     params = pd.Series({"a": 0.0, "b": 10.0, "c": 10.0, "d": 20.0, "e": 30.0})
     accuracies = pd.Series({"a": 50.0, "b": 60.0, "c": 61.0, "d": 55.0, "e": 62.0})
-    assert accuracy.pareto_front(params, accuracies) == ["a", "c", "e"]
+    assert parameters.pareto_front(params, accuracies) == ["a", "c", "e"]
 
 
 def test_ticks_of_a_logarithmic_axis_cover_its_range():
@@ -194,9 +196,9 @@ def test_routes_show_every_block_epoch_and_prior(two_cells):
 
 
 def test_complete_rows_are_drawn_if_there_are_two_else_the_shared_tasks(tmp_path):
-    put(tmp_path, "method=lora", "task=dtd")
-    put(tmp_path, "method=lora", "task=svhn")
-    put(tmp_path, "method=linear", "task=dtd")
+    write_record_file(tmp_path, "method=lora", "task=dtd")
+    write_record_file(tmp_path, "method=lora", "task=svhn")
+    write_record_file(tmp_path, "method=linear", "task=dtd")
     [table], _ = read_tables(tmp_path, CONFIGS)
     data = plot_data(table)
     assert data.tasks == ["dtd"]
@@ -205,7 +207,7 @@ def test_complete_rows_are_drawn_if_there_are_two_else_the_shared_tasks(tmp_path
     assert plot_data(table, "lora").baseline == "lora"
     with pytest.raises(UserError, match="vera"):
         plot_data(table, "vera")
-    put(tmp_path, "method=moppa", "task=kitti")
+    write_record_file(tmp_path, "method=moppa", "task=kitti")
     [table], _ = read_tables(tmp_path, CONFIGS)
     assert plot_data(table) is None
 
@@ -222,10 +224,12 @@ def test_every_chart_of_the_page_is_a_valid_vega_lite_specification(data, record
 
 def test_of_many_rows_one_for_each_method_is_drawn_but_not_the_one_with_the_best_test_accuracy(tmp_path, monkeypatch):
     monkeypatch.setattr("moppa.report.plots.data.MAX_ROWS", 2)
-    put(tmp_path, "method=lora", "task=dtd", percent=60)
-    put(tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", percent=90)
-    put(tmp_path, "method=linear", "task=dtd", "train.lr=0.01", percent=90)
-    put(tmp_path, "method=linear", "task=dtd", "train.lr=0.1", percent=20, tuned={"val200": 0.5, "num_settings": 2})
+    write_record_file(tmp_path, "method=lora", "task=dtd", percent=60)
+    write_record_file(tmp_path, "method=lora", "task=dtd", "method.attach.rank=4", percent=90)
+    write_record_file(tmp_path, "method=linear", "task=dtd", "train.lr=0.01", percent=90)
+    write_record_file(
+        tmp_path, "method=linear", "task=dtd", "train.lr=0.1", percent=20, tuned={"val200": 0.5, "num_settings": 2}
+    )
     [table], _ = read_tables(tmp_path, CONFIGS)
     assert plot_data(table).row_names == ["linear (settings tuned on val200)", "lora"]
 

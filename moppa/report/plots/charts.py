@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moppa.report.plots import accuracy, rank_diagram, routes, training
+from moppa.report.plots import accuracy, parameters, rank_diagram, routes, training
 from moppa.report.plots.data import PlotData
 from moppa.report.plots.encodings import Spec
 from moppa.utils.errors import UserError
@@ -22,7 +22,7 @@ class Chart:
 
 
 CHARTS = (
-    Chart(heading="Accuracy against parameters", name="parameters", spec=accuracy.against_parameters),
+    Chart(heading="Accuracy against parameters", name="parameters", spec=parameters.against_parameters),
     Chart(heading="Accuracy on each task", name="heat-map", spec=accuracy.heat_map),
     Chart(heading="Accuracy by group of tasks", name="groups", spec=accuracy.group_bars),
     Chart(heading="Average ranks", name="critical-difference", spec=rank_diagram.critical_difference),
