@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 from moppa.backbone.efficient_blocks import skip_unused
 from moppa.peft.inject import merge
 from moppa.peft.method import attach_method
-from moppa.record.cell import Cell, Outcome, record_summary, save_trained, write_record
+from moppa.record.cell import Cell, Outcome, describe_splits, record_summary, save_trained, write_record
 from moppa.record.parts import instantiate_parts
 from moppa.sweep.resolve import resolve_cell
 from moppa.sweep.select_hparams import val200_accuracy
@@ -81,7 +81,7 @@ def run_cell(config: DictConfig) -> Cell:
         outcome = Outcome(
             predicted=predicted,
             labels=eval_images.labels,
-            split={**split_check, "lineage": parts.source.lineage, "num_train": len(images.labels)},
+            split={**split_check, **describe_splits(cell, parts.source, images, eval_images)},
             preprocess=preprocess,
             training=training,
             trained_sha256=trained_sha256,

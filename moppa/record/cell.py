@@ -13,14 +13,18 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from moppa.backbone.preprocess import Preprocess
+from moppa.data.source import Source
+from moppa.data.split import Split
 from moppa.peft.collect import trainable_parameters
 from moppa.record.schema import key_of, read_record, with_relative_paths
+from moppa.record.task_changes import changed_task_settings
 from moppa.train.loop import TrainingResult
 from moppa.utils import validate
 from moppa.utils.atomic import atomic_write, sha256_file
 from moppa.utils.config import config_error, importable
 from moppa.utils.device import device_info, dtype_name, peak_memory_bytes
 from moppa.utils.known_settings import check_known
+from moppa.utils.paths import CONFIGS
 from moppa.utils.provenance import code_state, sources_sha256
 
 MEASURED = ("seconds", "peak_memory_bytes")  # the only fields in which two runs of one cell differ
@@ -145,6 +149,21 @@ class Outcome:
     training: TrainingResult
     trained_sha256: str | None
     seconds: Mapping[str, float]
+
+
+def describe_splits(cell: Cell, source: Source, train: Split, evaluated: Split) -> dict[str, Any]:
+    """Returns what a record says about its images besides the split check: lineage, number, and digests of the pixels.
+
+    If the task differs from its YAML, the split check says so, whatever the names of the images are.
+    """
+    protocol = cell.config["protocol"]
+    description = {
+        "lineage": source.lineage,
+        "num_train": len(train.labels),
+        "pixels_sha256": {protocol["train"]: train.digest, protocol["evaluate"]: evaluated.digest},
+    }
+    changes = changed_task_settings(cell.config["task"], CONFIGS)
+    return description | ({"verdict": "changed", "changes": changes} if changes else {})
 
 
 def write_record(cell: Cell, model: Any, outcome: Outcome) -> dict[str, Any]:

@@ -37,12 +37,16 @@ def aggregate_values(
     deviations = by_seed.groupby("row").std().to_dict()
     weights = column_weights(groups)
     values: dict[str, dict[str, Value]] = {row.name: {} for row in rows}
+    not_comparable = {row.name for row in rows if not row.is_comparable}
     for column in means.columns:
         known = means[column].dropna().to_dict()
-        marks = comparer.best_and_second(known, weights[column])
+        if column not in tasks:
+            known = {name: mean for name, mean in known.items() if name not in not_comparable}
+        comparable = {name: mean for name, mean in known.items() if name not in not_comparable}
+        marks = comparer.best_and_second(comparable, weights[column])
         for name, row_values in values.items():
             count = num_seeds[column][name]
-            has_sd = count > 1 and (column in tasks or count == num_row_seeds[name])
+            has_sd = name in known and count > 1 and (column in tasks or count == num_row_seeds[name])
             row_values[column] = Value(
                 mean=known.get(name),
                 sd=deviations[column][name] if has_sd else None,

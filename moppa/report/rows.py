@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from moppa.record.task_changes import changed_task_settings
 from moppa.report.load import Excluded, ValidRecord, exclude_record
 
 # Names of normalizations by their (mean, std).
@@ -21,17 +22,22 @@ NORMALIZATIONS = {
     ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)): "0.5",
     ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)): "none",
 }
+CHANGED_TASK = "task"  # the entry of a row whose task differs from its YAML
 HYDRA_KEYS = ("_target_", "_partial_")  # where code lives is not a setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowRecords:
-    """The records of a row by task, in the order of their seeds; `overrides` are the settings in its name."""
+    """The records of a row by task, in the order of their seeds; `overrides` are the settings in its name.
+
+    If the records' tasks differ from their YAMLs, the row is not comparable: it has no marks and no means.
+    """
 
     name: str
     method: str
     overrides: Mapping[str, str]
     by_task: Mapping[str, Sequence[ValidRecord]] = field(repr=False)
+    is_comparable: bool = True
 
     @property
     def records(self) -> list[ValidRecord]:
@@ -58,7 +64,11 @@ def group_rows(
     """Returns the settings that all rows share, the rows from smallest to largest, and the excluded records."""
     settings = [run_settings(record, configs) for record in records]
     first = settings[0] if settings else {}
-    shared = {name: value for name, value in first.items() if all(other.get(name) == value for other in settings)}
+    shared = {
+        name: value
+        for name, value in first.items()
+        if name != CHANGED_TASK and all(other.get(name) == value for other in settings)
+    }
     members: dict[str, list[ValidRecord]] = defaultdict(list)
     overrides_by_name: dict[str, dict[str, str]] = {}
     for record, setting in zip(records, settings, strict=True):
@@ -73,7 +83,10 @@ def group_rows(
         by_task, mixed = group_by_task(name, of_row)
         excluded += mixed
         method, overrides = of_row[0]["method"], overrides_by_name[name]
-        rows.append(RowRecords(name=name, method=method, overrides=overrides, by_task=by_task))
+        is_comparable = CHANGED_TASK not in overrides
+        rows.append(
+            RowRecords(name=name, method=method, overrides=overrides, by_task=by_task, is_comparable=is_comparable)
+        )
     return shared, sorted(rows, key=lambda row: (row.params, row.method, row.name)), excluded
 
 
@@ -113,7 +126,14 @@ def run_settings(record: ValidRecord, configs: Path) -> dict[str, str]:
         "dtype": str(record["dtype"]),
         **changed_settings(backbone, configs / "backbone" / f"{record['backbone']}.yaml"),
         **recipe_overrides(record, configs),
+        **task_changes(record, configs),
     }
+
+
+def task_changes(record: ValidRecord, configs: Path) -> dict[str, str]:
+    """Returns which settings of the task differ from its YAML; they name the row, and bar it from marks and means."""
+    changes = changed_task_settings(record["config"]["task"], configs)
+    return {CHANGED_TASK: f"changed: {'+'.join(changes)}"} if changes else {}
 
 
 def method_overrides(record: ValidRecord, configs: Path) -> dict[str, str]:

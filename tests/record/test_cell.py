@@ -115,7 +115,7 @@ def test_a_cell_leaves_one_complete_record(toy, tmp_path, capsys):
     assert record["predictions"] == {"sha256": sha256_file(path.with_suffix(".npz"))}
     assert record["sources"] == {"sha256": sources_sha256("baselines.lora")}
     assert (record["suite"], record["backbone"], record["task"]) == ("vtab1k", "test_vit", "eurosat")
-    assert record["split"] == {**record["split"], "verdict": "no names", "lineage": "toy", "num_train": 1000}
+    assert record["split"] == {**record["split"], "verdict": "changed", "lineage": "toy", "num_train": 1000}
     assert record["total"] == 120
     assert 0 <= record["correct"] <= 120
     assert record["preprocess"]["mean"] == [0.5, 0.5, 0.5]
