@@ -15,15 +15,14 @@ from moppa.utils.errors import UserError
 class Friedman:
     """The result of Friedman's test over tasks.
 
-    Rank 1 is best. Average ranks that differ by less than the critical difference are not significantly different.
-    `nemenyi` holds the p-value of every pair of methods.
+    Rank 1 is best. Average ranks that differ by less than the critical difference of Nemenyi's test are not
+    significantly different.
     """
 
     statistic: float
     p_value: float
     average_ranks: pd.Series
     critical_difference: float
-    nemenyi: pd.DataFrame
     num_tasks: int
 
 
@@ -38,7 +37,6 @@ def friedman(accuracies: pd.DataFrame, *, alpha: float = 0.05) -> Friedman:
     Raises:
         UserError: with fewer than 3 methods or 2 tasks, or if a cell is missing.
     """
-    from scikit_posthocs import posthoc_nemenyi_friedman
     from scipy import stats
 
     num_methods, num_tasks = accuracies.shape
@@ -50,14 +48,11 @@ def friedman(accuracies: pd.DataFrame, *, alpha: float = 0.05) -> Friedman:
         raise UserError("Friedman's test needs every method on every task: leave out the incomplete rows")
     statistic, p_value = stats.friedmanchisquare(*accuracies.to_numpy())
     quantile = stats.studentized_range.ppf(1 - alpha, num_methods, np.inf) / np.sqrt(2)
-    nemenyi = posthoc_nemenyi_friedman(accuracies.T.reset_index(drop=True))
-    nemenyi.index = nemenyi.columns = accuracies.index
     return Friedman(
         statistic=float(statistic),
         p_value=float(p_value),
         average_ranks=average_ranks(accuracies),
         critical_difference=float(quantile * np.sqrt(num_methods * (num_methods + 1) / (6 * num_tasks))),
-        nemenyi=nemenyi,
         num_tasks=num_tasks,
     )
 
