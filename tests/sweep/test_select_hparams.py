@@ -66,7 +66,7 @@ def test_among_equal_settings_the_smaller_is_selected(tmp_path):
 
 @pytest.mark.parametrize(
     "other",
-    [{"train__epochs": 20}, {"data__name": "noah"}, {"backbone__image_size": 112}, {"task__version": 2}],
+    [{"train__epochs": 20}, {"data": "noah"}, {"backbone__image_size": 112}, {"task__version": 2}],
 )
 def test_tune_records_of_another_context_do_not_count(tmp_path, other):
     write_tune_record(tmp_path, correct=200, train__lr=1, **other)
