@@ -64,7 +64,7 @@ def use_backend() -> AbstractContextManager[Any]:
 
 
 class OneDNNLinear(TorchFunctionMode):
-    """Redirects `F.linear` to `linear`. Python calls it for each torch function: 2 to 4 microseconds."""
+    """Redirects `F.linear` to `linear`. Every torch function passes it, at up to 10 microseconds each."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
