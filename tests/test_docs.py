@@ -87,12 +87,13 @@ class Shift(nn.Module):
 
 
 def attach(model: nn.Module) -> None:
-    """Shifts the output of the patch embedding."""
-    parametrize_weights(model.patch_embed.proj, bias=Shift(model.patch_embed.proj.bias))
+    """Shifts the output of the patch embedding, which is the first convolution."""
+    embedding = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    parametrize_weights(embedding, bias=Shift(embedding.bias))
 '''.lstrip()
 TOY_YAML = """
 # Toy (Nobody et al., arXiv 2401.00001): a shift of the patch embedding.
-# 768 trainable parameters on ViT-B/16 at 224 px, without the head; defined on ViT.
+# 768 trainable parameters on ViT-B/16 at 224 px, without the head; defined on ViT, Swin and ConvNeXt.
 # python run.py method=toy task=cifar100
 name: toy
 attach:
@@ -124,7 +125,7 @@ def test_a_new_method_is_one_py_and_one_yaml(tmp_path):
         assert "| [Nobody et al.](https://arxiv.org/abs/2401.00001) | 768 |" in (tree / page).read_text()
     assert "26 methods x 19 tasks x 3 seeds = 1482 cells" in (tree / changed[2]).read_text()
 
-    laws = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", "tests/test_laws.py", "-k", "toy")
+    laws = python("-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "tests/test_laws.py", "-k", "toy")
     assert int(re.search(r"(\d+) passed", laws)[1]) >= 8
     cell = ["method=toy", "task=mini/digits", "backbone=vit_micro", "train=mini", "train.epochs=1"]
     assert "toy" in python("run.py", *cell)

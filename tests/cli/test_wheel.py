@@ -1,4 +1,4 @@
-"""A wheel installed outside of any checkout: `import moppa`, and the command `moppa` with configs and methods inside."""
+"""A wheel, installed outside of any checkout: `moppa.attach`, and the command with configs and methods inside."""
 
 import json
 import os
