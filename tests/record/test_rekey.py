@@ -63,6 +63,7 @@ def test_a_record_of_the_first_format_is_read_in_todays_terms(name):
     assert [epoch["lr"] for epoch in record["curve"]] == [epoch["rate"] for epoch in old["curve"]]
     for group in ("backbone", "task", "data", "train", "protocol", "logger"):
         instantiate(OmegaConf.create(config), group)
+    assert callable(instantiate(OmegaConf.create(config), "method.attach", _partial_=True))
 
 
 def test_records_of_the_first_format_count_in_tables_as_they_are(results):

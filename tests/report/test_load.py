@@ -88,11 +88,11 @@ def test_of_two_copies_at_other_paths_none_counts(tmp_path):
 
 def test_seeds_with_different_settings_are_all_excluded(tmp_path):
     write_record_file(tmp_path, "method=lora", "task=dtd")
-    write_record_file(tmp_path, "method=lora", "task=dtd", "task.fingerprint=null", seed=1)
+    write_record_file(tmp_path, "method=lora", "task=dtd", "+data.other=1", seed=1)
     write_record_file(tmp_path, "method=lora", "task=svhn")
     output = write_tables(tmp_path, CONFIGS)
     assert len(output.excluded) == 2
-    assert all("task.fingerprint" in file.reason for file in output.excluded)
+    assert all("data.other" in file.reason for file in output.excluded)
     [row] = output.tables[0].rows
     assert row.values["dtd"].mean is None
     assert row.marks == "†‡"
