@@ -8,11 +8,11 @@ Exit status: 0 if there is nothing wrong, 1 otherwise.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from moppa.record.recount import find_other_count
+from moppa.record.schema import read_record
 from moppa.record.verify import Finding, verify_records
 from moppa.utils.errors import UserError
 from moppa.utils.paths import ROOT
@@ -31,9 +31,10 @@ def main() -> int:
         print(f"error: there are no records in {results / 'records'}", file=sys.stderr)
         return 1
     findings = verify_records(results)
+    found = {finding.path for finding in findings}
     for path in paths:
         relative = path.relative_to(results / "records").as_posix()
-        if any(finding.path == relative for finding in findings):
+        if relative in found:
             continue
         findings += [Finding(path=relative, problem=problem) for problem in deep_problems(path, not args.no_recount)]
     for finding in findings:
@@ -45,7 +46,7 @@ def main() -> int:
 
 def deep_problems(path: Path, counts_parameters: bool) -> list[str]:
     """Returns what is wrong with a record as far as this checkout and its models can tell."""
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_record(path)
     problems = []
     if counts_parameters:
         try:

@@ -4,12 +4,11 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from moppa.record import legacy
-from moppa.record.schema import key_of, with_key
+from moppa.record.schema import key_of, mean_accuracy, with_key
 from moppa.utils.atomic import atomic_write, sha256_file
 from moppa.utils.errors import UserError
 
@@ -112,7 +111,7 @@ def relinked(
             f"{missing[0]} is missing, and a final record names it as the one that it was tuned on: restore it"
         )
     tunes = [old_contents[path] for path in tuned["records"]]
-    accuracy = sum(Fraction(tune["correct"], tune["total"]) for tune in tunes) / len(tunes)
+    accuracy = mean_accuracy(tunes)
     agrees = (
         float(accuracy) == tuned["val200"]
         and sorted(tune["seed"] for tune in tunes) == tuned["seeds"]

@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,8 @@ def with_key(record: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a record with the key that its config, weights and dtype give."""
     key = key_of(record["config"], record["weights"]["sha256"], record["dtype"])
     return {**record, "key": key}
+
+
+def mean_accuracy(records: Sequence[Mapping[str, Any]]) -> Fraction:
+    """Returns the mean accuracy as a fraction, so that equal accuracies compare as equal."""
+    return sum((Fraction(record["correct"], record["total"]) for record in records), Fraction(0)) / len(records)

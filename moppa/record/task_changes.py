@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from moppa.record.schema import identity_of
+from moppa.utils.flatten import flatten
 
 DISPLAY = ("title", "column")
 
@@ -22,7 +23,7 @@ def changed_task_settings(task: Mapping[str, Any], configs: Path) -> list[str]:
     standard = task_definitions(configs).get((task.get("suite"), task.get("name")))
     if standard is None:
         return []
-    current, original = (dict(flatten(identity_of(node))) for node in (task, standard))
+    current, original = (flatten(identity_of(node)) for node in (task, standard))
     names = sorted(current.keys() | original.keys())
     return [name for name in names if name not in DISPLAY and current.get(name) != original.get(name)]
 
@@ -40,10 +41,3 @@ def task_definitions(configs: Path) -> dict[tuple[Any, Any], dict[str, Any]]:
             node.pop("defaults", None)
             tasks[node.get("suite"), node.get("name")] = node
     return tasks
-
-
-def flatten(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Returns the values of a nested config by their dotted names."""
-    if not isinstance(config, Mapping):
-        return [(prefix.removesuffix("."), config)]
-    return [item for name, value in config.items() for item in flatten(value, f"{prefix}{name}.")]

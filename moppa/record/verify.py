@@ -4,14 +4,13 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moppa.record.integrity import find_inconsistency, read_predictions
-from moppa.record.schema import read_record, read_record_with_sha256
+from moppa.record.schema import identity_of, mean_accuracy, read_record, read_record_with_sha256
 from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError
 
@@ -102,19 +101,12 @@ def find_broken_links(record: CheckedRecord, results: Path) -> Iterator[str]:
     if not tunes or any(tune["protocol"] != "tune" for tune in tunes):
         yield "it states that it was tuned, and names no tune record"
         return
-    accuracy = sum((Fraction(tune["correct"], tune["total"]) for tune in tunes), Fraction(0)) / len(tunes)
+    accuracy = mean_accuracy(tunes)
     if float(accuracy) != tuned["val200"]:
         yield f"it states {tuned['val200']} on val200, its tune records give {float(accuracy)}"
     for group in ("train", "method"):
-        if any(without_targets(tune["config"][group]) != without_targets(record["config"][group]) for tune in tunes):
+        if any(identity_of(tune["config"][group]) != identity_of(record["config"][group]) for tune in tunes):
             yield f"its {group} settings are not those of the tune records that it names"
-
-
-def without_targets(config: Any) -> Any:
-    """Returns a config without Python paths."""
-    if not isinstance(config, Mapping):
-        return config
-    return {name: without_targets(value) for name, value in config.items() if name != "_target_"}
 
 
 def find_copied_seeds(records: list[CheckedRecord]) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from moppa.record.task_changes import changed_task_settings
 from moppa.report.load import Excluded, ValidRecord, exclude_record
+from moppa.utils.flatten import flatten
 
 # Names of normalizations by their (mean, std).
 NORMALIZATIONS = {
@@ -23,7 +24,6 @@ NORMALIZATIONS = {
     ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)): "none",
 }
 CHANGED_TASK = "task"  # the entry of a row whose task differs from its YAML
-HYDRA_KEYS = ("_target_", "_partial_")  # where code lives is not a setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,17 +176,6 @@ def changed_settings(config: Mapping[str, Any], defaults: Path) -> dict[str, str
 def read_defaults(path: Path) -> Mapping[str, Any]:
     """Returns the settings in a YAML file with dotted names; none if there is no file."""
     return flatten(OmegaConf.to_container(OmegaConf.load(path))) if path.exists() else {}
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns the settings of a nested config with dotted names, without `HYDRA_KEYS`."""
-    leaves: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            leaves |= flatten(value, f"{prefix}{name}.")
-        elif name not in HYDRA_KEYS:
-            leaves[f"{prefix}{name}"] = value
-    return leaves
 
 
 def format_value(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from moppa.record.cell import Cell
 from moppa.record.integrity import find_inconsistency, read_predictions
-from moppa.record.schema import NEUTRAL, identity_of, read_record, without_entries
+from moppa.record.schema import NEUTRAL, identity_of, mean_accuracy, read_record, without_entries
 from moppa.utils import validate
 from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError
@@ -135,11 +135,6 @@ def with_setting(config: DictConfig, setting: Mapping[str, Any]) -> DictConfig:
     for node in SELECTED:
         OmegaConf.update(selected, node, setting[node], merge=True, force_add=True)
     return selected
-
-
-def mean_accuracy(records: Sequence[Mapping[str, Any]]) -> Fraction:
-    """Returns the mean accuracy as a fraction, so that equal accuracies compare as equal."""
-    return sum((Fraction(record["correct"], record["total"]) for record in records), Fraction(0)) / len(records)
 
 
 def setting_key(setting: Mapping[int, TuneRecord]) -> str:

@@ -1,13 +1,14 @@
 """Settings that do not exist: Hydra adds them with `+name=value`, and they would change nothing but a key."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from moppa.utils.errors import UserError
+from moppa.utils.flatten import flatten
 from moppa.utils.paths import CONFIGS
 
 METHOD = {"name", "version", "attach"}  # the settings of the other groups are checked when they are instantiated
@@ -23,7 +24,7 @@ def check_known(config: Mapping[str, Any]) -> None:
     unknown += [f"run.{name}" for name in config["run"] if name not in known["run"]]
     unknown += [f"method.{name}" for name in config["method"] if name not in METHOD]
     if unknown:
-        similar = most_similar(unknown[0], list(dotted_names(config)))
+        similar = most_similar(unknown[0], list(flatten(config)))
         raise UserError(
             f"there is no setting {unknown[0]}" + (f"; did you mean {' or '.join(similar)}?" if similar else "")
         )
@@ -40,15 +41,6 @@ def cell_settings() -> dict[str, set[str]]:
         for name, value in config.items()
         if name not in ("defaults", "hydra")
     }
-
-
-def dotted_names(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yields the dotted name of every value of a config."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from dotted_names(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
 
 
 def most_similar(name: str, names: list[str]) -> list[str]:
