@@ -1,5 +1,6 @@
 """A record as a file: its key, its required fields, and how it is read. Imports no torch, so that tables start fast."""
 
+import copy
 import hashlib
 import json
 import os
@@ -26,8 +27,13 @@ NEUTRAL = (
     "data.lineage",  # in old records; the name of the source implies it
     "task.title",
     "task.column",
+    "task.test_sha256",  # a check of the images; it does not decide which are read
     "backbone.weights",  # a path; the sha256 of the file counts instead
 )
+# Settings that were added after records existed, with the value that is what the code did before. They count in the key
+# with any other value only, so that older records keep their keys; a record that lacks one is read as having this value.
+ADDED: dict[str, Any] = {}
+ADDED_TO_METHODS: dict[str, dict[str, Any]] = {}  # the same for `method.attach`, by the method's name
 PATHS = ("data.dir", "data.cache", "backbone.weights", "run.results")  # the neutral entries that are paths
 REQUIRED = (
     "suite",
@@ -63,7 +69,9 @@ def key_of(config: Mapping[str, Any], weights_sha256: str, dtype: str) -> str:
     These are the resolved config without its neutral entries and Python paths, the weights and the dtype of the
     computation.
     """
-    counted = {"config": identity_of(without_entries(config, NEUTRAL)), "weights": weights_sha256, "dtype": dtype}
+    unchanged = tuple(name for name, value in added_settings(config).items() if get_entry(config, name, value) == value)
+    identity = identity_of(without_entries(config, (*NEUTRAL, *unchanged)))
+    counted = {"config": identity, "weights": weights_sha256, "dtype": dtype}
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -81,6 +89,35 @@ def identity_of(config: Any, name: str = "") -> Any:
     if name == "label" and "_target_" in config:
         values["rule"] = str(config["_target_"]).rpartition(".")[2]
     return values
+
+
+def added_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that were added after records existed and that a config of this method can have."""
+    attach = ADDED_TO_METHODS.get(get_entry(config, "method.name", None), {})
+    return ADDED | {f"method.attach.{name}": value for name, value in attach.items()}
+
+
+def with_added_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a record's config with every setting that was added after it was written."""
+    complete = copy.deepcopy(dict(config))
+    for dotted, value in added_settings(config).items():
+        *groups, name = dotted.split(".")
+        node: Any = complete
+        for group in groups:
+            node = node.get(group) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.setdefault(name, value)
+    return complete
+
+
+def get_entry(config: Mapping[str, Any], dotted: str, default: Any) -> Any:
+    """Returns the entry of a config at a dotted path, or the default."""
+    node: Any = config
+    for name in dotted.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return default
+        node = node[name]
+    return node
 
 
 def without_entries(config: Mapping[str, Any], dotted: tuple[str, ...]) -> dict[str, Any]:
@@ -142,6 +179,8 @@ def read_record_with_sha256(path: Path) -> tuple[dict[str, Any], str]:
         raise UserError(f"{path} is not a record: it lacks {', '.join(missing[:3])}; delete it and run its cell again")
     if legacy.is_legacy(record):
         record = with_key(legacy.upgraded(record))
+    if isinstance(record["config"], Mapping):
+        record = {**record, "config": with_added_settings(record["config"])}
     return legacy.with_renamed_fields(record), hashlib.sha256(data).hexdigest()
 
 
