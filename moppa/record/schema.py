@@ -30,8 +30,8 @@ NEUTRAL = (
     "task.test_sha256",  # a check of the images; it does not decide which are read
     "backbone.weights",  # a path; the sha256 of the file counts instead
 )
-# Settings that were added after records existed, with the value that reproduces what the code did before. They count in
-# the key with another value only, so older records keep their keys; a record that lacks one is read as having this value.
+# Settings that were added after records existed, with the value that reproduces what the code did before. With another
+# value they count in the key, so that older records keep theirs; a record that lacks one is read as having this value.
 ADDED: dict[str, Any] = {}
 ADDED_TO_METHODS: dict[str, dict[str, Any]] = {}  # the same for `method.attach`, by the method's name
 PATHS = ("data.dir", "data.cache", "backbone.weights", "run.results")  # the neutral entries that are paths
