@@ -5,8 +5,9 @@ from omegaconf import DictConfig
 from moppa.backbone.efficient_blocks import skip_unused
 from moppa.peft.inject import merge
 from moppa.peft.method import attach_method
-from moppa.record.cell import Cell, Outcome, describe_splits, record_summary, save_trained, write_record
+from moppa.record.cell import Cell
 from moppa.record.parts import instantiate_parts
+from moppa.record.write import Outcome, describe_splits, record_summary, save_trained, write_record
 from moppa.sweep.resolve import resolve_cell
 from moppa.sweep.select_hparams import val200_accuracy
 from moppa.sweep.worker import lease

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from moppa.record.cell import MEASURED
 from moppa.record.schema import read_record, without_entries
+from moppa.record.write import MEASURED
 from tests.conftest import ROOT
 
 EPOCHS = 3

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from moppa.utils import validate
-from moppa.utils.errors import SettingError
+from moppa.utils.gpu import device_type
 from moppa.utils.matmul import matmul_backend, set_matmul_backend, use_backend
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
@@ -21,19 +21,7 @@ MAX_MMAP_THRESHOLD = 32 << 20  # bytes, the largest value that glibc accepts
 
 def get_device(name: str) -> torch.device:
     """Returns the device for `run.device`; auto is the GPU if there is one, else the CPU."""
-    validate.one_of("run.device", name, ("auto", "cpu", "cuda"))
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        raise SettingError("run.device", "='cuda': torch sees no GPU here; use run.device=cpu or run.device=auto")
-    return torch.device("cuda" if name != "cpu" and has_gpu else "cpu")
-
-
-def dtype_name(device_name: str) -> str:
-    """Returns the dtype in which a cell with this `run.device` computes; it is part of the cell's key.
-
-    `cuda` needs no GPU here, so that a login node can plan cells that run elsewhere.
-    """
-    return "bfloat16" if device_name == "cuda" or get_device(device_name).type == "cuda" else "float32"
+    return torch.device(device_type(name))
 
 
 def configure_process(*, threads: int | None, backend: str, keep_memory: bool) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from moppa.data.task_data import TaskData
-from moppa.record.cell import MEASURED, cell_from_config
+from moppa.record.cell import cell_from_config
 from moppa.record.schema import REQUIRED, read_record, without_entries
+from moppa.record.write import MEASURED
 from moppa.train.loop import train
 from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from moppa.record.cell import MEASURED
 from moppa.record.schema import read_record, without_entries
+from moppa.record.write import MEASURED
 from moppa.utils.signals import EXIT_REQUEUE
 from run import run_cell
 from tests.conftest import CONFIGS, ROOT, TOY, config_of

@@ -14,8 +14,9 @@ from hydra.errors import HydraException
 from rich.console import Console
 
 from moppa.backbone.model import compute_weights_sha256, load_pretrained
-from moppa.record.cell import MEASURED, cell_from_config
+from moppa.record.cell import cell_from_config
 from moppa.record.schema import read_record, without_entries
+from moppa.record.write import MEASURED
 from moppa.sweep.cost import NUM_CLASSES, Throughput, cell_flops, flops_per_image
 from moppa.sweep.expand import expand_cells
 from moppa.sweep.plan import current_state, plan_cells, plan_summary

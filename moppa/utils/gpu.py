@@ -1,0 +1,53 @@
+"""Whether there is a GPU, and the dtype that follows from it. Imports torch only on a machine with a GPU driver."""
+
+import ctypes
+import sys
+from pathlib import Path
+
+from moppa.utils import validate
+from moppa.utils.errors import SettingError
+
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+ROCM_DEVICE = Path("/dev/kfd")
+
+
+def has_gpu() -> bool:
+    """Returns whether torch can compute on a GPU here."""
+    if "torch" not in sys.modules and not has_driver():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def has_driver() -> bool:
+    """Returns whether a driver is installed that torch could use."""
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return ROCM_DEVICE.exists()
+    return True
+
+
+def device_type(name: str) -> str:
+    """Returns cpu or cuda for `run.device`; auto is the GPU if there is one, else the CPU.
+
+    Raises:
+        SettingError: if the name is unknown, or cuda without a GPU.
+    """
+    validate.one_of("run.device", name, ("auto", "cpu", "cuda"))
+    if name == "cpu":
+        return "cpu"
+    if has_gpu():
+        return "cuda"
+    if name == "cuda":
+        raise SettingError("run.device", "='cuda': torch sees no GPU here; use run.device=cpu or run.device=auto")
+    return "cpu"
+
+
+def dtype_name(device_name: str) -> str:
+    """Returns the dtype in which a cell with this `run.device` computes; it is part of the cell's key.
+
+    `cuda` needs no GPU here, so that a login node can plan cells that run elsewhere.
+    """
+    return "bfloat16" if device_name == "cuda" or device_type(device_name) == "cuda" else "float32"
