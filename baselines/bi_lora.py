@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from moppa.peft.binary import binarize, latent_factors
 from moppa.peft.inject import parametrize_weights
 from moppa.peft.low_rank import LowRankDelta
 from moppa.peft.targets import TargetLinear, target_linears
 from moppa.utils import validate
-
-from .bi_adaptformer import binarize, latent_factors
 
 
 class BinaryDelta(LowRankDelta):

@@ -7,7 +7,7 @@ import torch
 from torch import einsum
 
 from baselines import bi_adaptformer
-from baselines.bi_adaptformer import binarize
+from moppa.peft.binary import binarize
 from moppa.peft.collect import trainable_parameters
 from moppa.utils.errors import SettingError
 from tests.baselines.equations import (
@@ -15,13 +15,13 @@ from tests.baselines.equations import (
     assert_equal_to,
     assert_masks_pass_through,
     attached,
-    forward,
+    forward_with_tokens,
     seeded,
     two_levels,
     vit,
 )
 
-SETTINGS = {"bottleneck": BOTTLENECK, "scale": 0.5, "dropout": 0.0}
+SETTINGS = {"bottleneck": BOTTLENECK, "scale": 0.5, "dropout": 0.0, "reads": "before_norm"}
 
 
 def test_a_binary_matrix_has_two_levels_around_its_mean_and_the_papers_gradient():
@@ -47,16 +47,17 @@ def test_a_zero_latent_gives_the_zero_matrix_and_an_unrounded_gradient():
     assert len(binarize(tiny).div(1e-9).round(decimals=3).unique()) == 2
 
 
-def test_bi_adaptformer_computes_its_equation():
-    stock, model = vit(), attached(bi_adaptformer.attach, SETTINGS)
+@pytest.mark.parametrize("reads", ["before_norm", "after_norm"])
+def test_bi_adaptformer_computes_its_equation(reads):
+    stock, model = vit(), attached(bi_adaptformer.attach, {**SETTINGS, "reads": reads})
 
     def equation(p):
-        def mlp(depth, block, z):
-            path = f"blocks.{depth}.mlp."
-            hidden = einsum("bnc,hc->bnh", z, two_levels(p[path + "down"])).clamp(min=0)
+        def mlp(depth, block, x, z):
+            path, read = f"blocks.{depth}.mlp.adapter.", x if reads == "before_norm" else z
+            hidden = einsum("bnc,hc->bnh", read, two_levels(p[path + "down"])).clamp(min=0)
             return block.mlp(z) + 0.5 * einsum("bnh,ch->bnc", hidden, two_levels(p[path + "up"]))
 
-        return forward(stock, lambda depth, block, z: block.attn(z), mlp)
+        return forward_with_tokens(stock, mlp)
 
     assert_equal_to(model, equation)
 
@@ -71,6 +72,7 @@ def test_an_attention_mask_passes_through():
         ({"bottleneck": 0}, r"^bottleneck=0"),
         ({"scale": math.nan}, r"^scale=nan"),
         ({"dropout": 1}, r"^dropout=1"),
+        ({"reads": "norm"}, r"^reads='norm'.*before_norm, after_norm"),
     ],
 )
 def test_a_bad_setting_is_named(setting, message):
