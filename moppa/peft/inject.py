@@ -22,9 +22,11 @@ def parametrize_weights(layer: Any, **deltas: nn.Module) -> None:
 
     The pretrained tensors stay in the layer, frozen. If the layer is linear and a delta is an `OutputDelta`, the
     forward pass uses its `layer_output`: the same result without the gradient of the whole weight, which alone takes
-    half as long as the frozen layer's step.
+    half as long as the frozen layer's step. Deltas are moved to the layer's device.
     """
     is_first = not parametrize.is_parametrized(layer)
+    for delta in deltas.values():
+        move_to_device_of(layer, delta)
     if is_first:
         layer.stock_class = type(layer)
     else:  # torch adds the next tensor to the layer's class, which other layers share
@@ -85,8 +87,16 @@ def disable_output_deltas(model: nn.Module) -> nn.Module:
 
 
 def wrap_module(owner: nn.Module, name: str, wrap: Callable[[nn.Module], nn.Module]) -> None:
-    """Replaces `owner.name` by `wrap(owner.name)`."""
-    setattr(owner, name, wrap(getattr(owner, name)))
+    """Replaces `owner.name` by `wrap(owner.name)`, on the device of `owner`."""
+    wrapped = wrap(getattr(owner, name))
+    move_to_device_of(owner, wrapped)
+    setattr(owner, name, wrapped)
+
+
+def move_to_device_of(owner: nn.Module, module: nn.Module) -> None:
+    """Moves a module to the device of the owner's parameters."""
+    if (parameter := next(owner.parameters(), None)) is not None:
+        module.to(parameter.device)
 
 
 @torch.no_grad()
