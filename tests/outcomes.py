@@ -7,7 +7,7 @@ import sys
 
 from hydra.errors import CompactHydraException, MissingConfigException
 
-from moppa.utils.config import one_line_errors
+from moppa.utils.config import UnexpectedError, one_line_errors
 from run import run_cell
 from tests.conftest import config_of
 
@@ -19,6 +19,8 @@ def outcome(overrides):
             config = config_of(*overrides)
             with one_line_errors():
                 run_cell(config)
+        except UnexpectedError as error:
+            return "traceback", str(error)
         except (CompactHydraException, MissingConfigException) as error:  # Hydra prints these without a traceback
             return "one line", f"{error}\n{error.__cause__ or ''}"
         except Exception as error:

@@ -65,7 +65,7 @@ def save_failure(cell: Cell, error: Exception) -> None:
     """Writes the error, its traceback and the config to `cell.failure`; prints a line if that is impossible."""
     failure = {
         "error": f"{type(error).__name__}: {error}",
-        "traceback": "".join(traceback.format_exception(error)),
+        "traceback": "".join(traceback.format_exception(error)).splitlines(),
         "worker": f"process {os.getpid()} on {socket.gethostname()}",
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "config": cell.config,
@@ -76,4 +76,5 @@ def save_failure(cell: Cell, error: Exception) -> None:
     except UserError as write_failure:
         print(f"{cell.name} failed, and the failure could not be saved: {write_failure}", file=sys.stderr)
     else:
+        error.traceback_file = cell.failure  # type: ignore[attr-defined]  # the line that ends the program names it
         print(f"{cell.name} failed: see {cell.failure}", file=sys.stderr)

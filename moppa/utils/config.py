@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,16 +18,18 @@ from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from moppa.utils.errors import SettingError, UserError
+from moppa.utils.errors import SettingError, UserError, traceback_file
 from moppa.utils.paths import CONFIGS, IS_CHECKOUT
 from moppa.utils.renamed import TARGETS, check_overrides
 from moppa.utils.signals import Stopped
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def hydra_main(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
     """Decorates a function of the composed config as a command with Hydra's overrides and multirun.
 
-    Errors that the user can fix are printed as one line.
+    Errors are printed as one line. With HYDRA_FULL_ERROR=1 they keep their traceback.
     """
 
     def task(config: DictConfig) -> Any:
@@ -41,7 +44,16 @@ def hydra_main(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
             check_overrides([word for word in sys.argv[1:] if not word.startswith("-")])
         except UserError as error:
             sys.exit(f"error: {error}")
-        return command()
+        if FULL_ERROR in os.environ:
+            return command()
+        os.environ[FULL_ERROR] = "1"  # Hydra then raises an error instead of printing it with a hint at this variable
+        try:
+            return command()
+        except CompactHydraException as error:
+            cause = error.__cause__
+            sys.exit("\n".join([str(error), *([str(cause)] if isinstance(cause, OmegaConfBaseException) else [])]))
+        finally:
+            del os.environ[FULL_ERROR]
 
     return main
 
@@ -132,13 +144,23 @@ def sweep_name() -> str:
     return (HydraConfig.get().runtime.choices.get("sweep") if HydraConfig.initialized() else None) or "cells"
 
 
+class UnexpectedError(CompactHydraException):
+    """An error that is not the user's, in one line with the file that has its traceback."""
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the program with one line for a `UserError`; all other errors keep their traceback."""
+    """Ends the program with one line for any error; the traceback of one that is not a `UserError` is in a file.
+
+    Hydra prints a `CompactHydraException` without a traceback.
+    """
     try:
         yield
     except UserError as error:
-        raise CompactHydraException(f"error: {error}") from error  # Hydra prints it without a traceback
+        raise CompactHydraException(f"error: {error}") from error
+    except Exception as error:
+        line = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+        raise UnexpectedError(f"error: {line} (traceback in {traceback_file(error)})") from error
     except Stopped as stopped:
         print(stopped.message, file=sys.stderr)
         raise

@@ -1,4 +1,11 @@
-"""Errors that the user can fix. They are printed as one line, without a traceback."""
+"""Errors that the user can fix, printed as one line without a traceback, and files with the traceback of others."""
+
+import os
+import time
+import traceback
+from pathlib import Path
+
+ERRORS = Path("outputs") / "errors"
 
 
 class UserError(ValueError):
@@ -19,3 +26,13 @@ class SettingError(UserError):
     def inside(self, path: str) -> "SettingError":
         """Returns the same error for the setting `path.setting`."""
         return self if self.setting.startswith(f"{path}.") else SettingError(f"{path}.{self.setting}", self.message)
+
+
+def traceback_file(error: Exception) -> Path:
+    """Returns the file that holds the traceback of an error: that of its cell, else a new one in outputs/errors/."""
+    if isinstance(file := getattr(error, "traceback_file", None), Path):
+        return file
+    ERRORS.mkdir(parents=True, exist_ok=True)
+    file = ERRORS / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{os.getpid()}.txt"
+    file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return file

@@ -128,7 +128,7 @@ def test_a_failure_is_saved_with_its_traceback_and_removed_after_a_success(tmp_p
     assert files_in(tmp_path) == ["seed0.failed"]
     failure = json.loads(cell.failure.read_text())
     assert failure["error"] == "ZeroDivisionError: division by zero"
-    assert "_ = 1 / 0" in failure["traceback"]
+    assert "    _ = 1 / 0" in failure["traceback"]
     assert failure["config"]["method"]["name"] == "lora"
     assert str(cell.failure) in capsys.readouterr().err
     with lease(cell):
