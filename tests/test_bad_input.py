@@ -132,8 +132,13 @@ CASES = {
     "scale 0": (["method=lora", "method.attach.alpha=0"], ["method.attach.alpha=0", "above 0"]),
     "moppa rank above the width": (["method.attach.rank=65"], ["method.attach.rank=65", "width 64"]),
     "moppa rank 0": (["method.attach.rank=0"], ["method.attach.rank=0", "at least 1"]),
-    "moppa position": (["method.attach.position=after"], ["'after'", "residual, attn_input"]),
+    "moppa position": (["method.attach.position=after"], ["'after'", "attn_input, residual"]),
     "moppa router": (["method.attach.router=learned"], ["'learned'", "dynamic, static"]),
+    "moppa gate without a bottleneck": (
+        ["method.attach.gate=true", "method.attach.rank=null"],
+        ["method.attach.gate=true", "set rank"],
+    ),
+    "moppa damping 0": (["method.attach.damping=0"], ["method.attach.damping=0", "above 0"]),
     "moppa time 0": (["method.attach.start.time=0"], ["method.attach.start.time=0", "above 0"]),
     "results under a file": (
         ["run.results=FILES/weights.txt"],

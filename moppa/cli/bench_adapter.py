@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from moppa.bench.timing import interleaved
 from moppa.mixture import physics
-from moppa.mixture.insert import AfterNorm
+from moppa.mixture.places import After
 from moppa.mixture.settings import parse_settings
 from moppa.mixture.unit import Unit
 from moppa.peft.blocks import BlockInfo
@@ -43,7 +43,7 @@ class Naive(nn.Module):
         self.unit = unit
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        constants, a = self.unit.constants(), weights[:, :, None, None]
+        constants, a = self.unit.operator.constants(), weights[:, :, None, None]
         prefix, grid = x[:, :1], x[:, 1:].unflatten(1, GRID)
         grids = [
             physics.heat(grid, constants["diffusivity"], constants["time"]).flatten(1, 2),
@@ -62,7 +62,8 @@ class ChannelsFirst(nn.Module):
         self.unit = unit
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        constants, basis, a = self.unit.constants(), self.unit.basis, weights[:, :, None, None]
+        operator, a = self.unit.operator, weights[:, :, None, None]
+        constants, basis = operator.constants(), operator.basis
         k, c, t = (constants[name][:, None, None] for name in ("diffusivity", "speed", "time"))
         prefix, grid = x[:, :1], x[:, 1:].transpose(1, 2).unflatten(2, GRID)
 
@@ -79,8 +80,8 @@ class ChannelsFirst(nn.Module):
 
 
 def with_output_gain(unit: Unit, mixture: Tensor) -> Tensor:
-    """Returns the mixture as `unit.solve` gives it: without a bottleneck Up is part of the filters."""
-    return mixture if unit.down is not None else unit.settings.scale * unit.up * mixture
+    """Returns the mixture as the operator gives it: without a bottleneck Up is part of the filters."""
+    return mixture if unit.output_gain is None else unit.output_gain * mixture
 
 
 def main() -> None:
@@ -118,16 +119,20 @@ def measure_unit(unit: Unit, block: nn.Module, tokens: Tensor, rounds: int) -> d
     x = torch.randn(*tokens.shape[:2], width, device=tokens.device, requires_grad=True)
     weights = torch.full((len(x), 3), 1 / 3, device=x.device)
     naive, channels_first = Naive(unit), ChannelsFirst(unit)
+
+    def operator() -> Tensor:
+        return unit.operator(x, weights, unit.output_gain)
+
     for form in (naive, channels_first):
-        torch.testing.assert_close(form(x, weights), unit.solve(x, weights), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(form(x, weights), operator(), atol=1e-5, rtol=1e-4)
     block_with_unit: Any = copy.deepcopy(block)
-    block_with_unit.norm1 = AfterNorm(block_with_unit.norm1, unit, "tokens")
+    block_with_unit.norm1 = After(block_with_unit.norm1, unit=unit, layout="tokens")
     with use_backend():
         seconds = interleaved(
             {
                 "block": lambda: block(tokens).sum().backward(),
                 "block with unit": lambda: block_with_unit(tokens).sum().backward(),
-                "operator": lambda: unit.solve(x, weights).sum().backward(),
+                "operator": lambda: operator().sum().backward(),
                 "naive operator": lambda: naive(x, weights).sum().backward(),
                 "naive, channels first": lambda: channels_first(x, weights).sum().backward(),
             },
@@ -144,13 +149,14 @@ def measure_unit(unit: Unit, block: nn.Module, tokens: Tensor, rounds: int) -> d
 
 
 def make_unit(block: nn.Module, rank: int | None) -> Unit:
-    """Returns a unit for one block of ViT-B/16, as in `configs/method/moppa.yaml` but with Poisson's exact gain."""
+    """Returns a unit for one block of ViT-B/16 with the three equations and Poisson's exact gain."""
     config = compose_config(["method=moppa", "task=cifar100"])
     defaults = parse_settings(instantiate(config, "method.attach", _partial_=True).keywords)
     unit = Unit(
         BlockInfo(owner=block, name="", dim=DIM, grid=GRID, num_prefix_tokens=1, layout="tokens"),
-        replace(defaults, rank=rank, poisson_gain="exact"),
+        replace(defaults, rank=rank, priors=("heat", "wave", "poisson"), poisson_gain="exact"),
         route_weight=defaults.route_weight,
+        embedding=None,
         generator=torch.Generator().manual_seed(0),
     )
     nn.init.normal_(unit.up, std=0.02)

@@ -87,11 +87,11 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
 
 def unit_parameters(model: nn.Module) -> dict[str, Tensor]:
     """Returns the parameters of the units by their names in the model."""
+    in_units = {id(tensor) for unit in model.modules() if isinstance(unit, Unit) for tensor in unit.parameters()}
     return {
-        f"{path}.{name}": parameter.detach().contiguous()
-        for path, module in model.named_modules()
-        if isinstance(module, Unit)
-        for name, parameter in module.named_parameters()
+        name: parameter.detach().contiguous()
+        for name, parameter in model.named_parameters()  # names a shared parameter once
+        if id(parameter) in in_units
     }
 
 

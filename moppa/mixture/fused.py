@@ -1,8 +1,8 @@
 """The operator of MoPPA on a list of tokens, with a handwritten gradient.
 
-It computes `physics.mixture` on the grid and keeps only the zero frequency of the prefix tokens. Autograd needs more
-passes over the tokens, and these passes are the cost of the operator. Here slices are written in place, and one product
-of two spectra gives the gradients of both the filters and the mixing weights.
+It computes `physics.filter_tokens`. Autograd needs more passes over the tokens, and these passes are the cost of the
+operator. Here slices are written in place, and one product of two spectra gives the gradients of both the filters and
+the mixing weights.
 """
 
 from typing import Any
@@ -12,29 +12,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moppa.mixture import physics
-
-Tokens = Float[Tensor, "batch tokens channels"]
+from moppa.mixture.physics import Tokens
 
 
 class MixtureSolve(torch.autograd.Function):
-    """The inverse DCT of sum_i a_i gain_i Xhat + b Fhat / L, F = S X; the prefix gets sum_i a_i gain_i(0) X.
-
-    Args of `apply`:
-        x: Tokens (B, N, C), N = prefix + H W.
-        a: Mixing weights (B, n) of heat and wave, as far as they are used.
-        gains: Their gains (n, H, W, C).
-        b: Mixing weight (B, 1) of Poisson, or None.
-        source: Source S (H, W, C) of Poisson, or None.
-        basis: Constants of the grid.
-    """
+    """`physics.filter_tokens`, with the same arguments. One row of weights for all images has no gradient."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tokens,
-        a: Float[Tensor, "batch priors"],
+        a: Float[Tensor, "#batch priors"],
         gains: Float[Tensor, "priors height width channels"],
-        b: Float[Tensor, "batch 1"] | None,
+        b: Float[Tensor, "#batch 1"] | None,
         source: Float[Tensor, "height width channels"] | None,
         basis: physics.Basis,
     ) -> Tokens:

@@ -2,7 +2,8 @@
 
 Source: Wang et al., "Mixture of Physical Priors Adapter for Parameter-Efficient Fine-Tuning", arXiv 2412.02759.
 docs/moppa.md writes out the discrete form. Grids `x` have shape (batch, H, W, channels) and zero-flux (Neumann)
-boundaries. Lengths are in tokens. The constants `k`, `c`, `t` have shape (channels,) or are numbers.
+boundaries. Lengths are in tokens. The constants `k`, `c`, `t` have shape (channels,), or (H, W, channels) with a value
+per frequency, or are numbers.
 """
 
 import math
@@ -13,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 Grid = Float[Tensor, "batch height width channels"]
-PerChannel = Float[Tensor, "channels"] | Float[Tensor, ""] | float
+Tokens = Float[Tensor, "batch tokens channels"]
+PerChannel = Float[Tensor, "channels"] | Float[Tensor, "height width channels"] | Float[Tensor, ""] | float
 Gain = Float[Tensor, "height width #channels"]  # one channel if the constants are numbers
 
 
@@ -76,6 +78,11 @@ def along_columns(matrix: Float[Tensor, "width width"], x: Grid) -> Grid:
     return torch.matmul(matrix, x)
 
 
+def identity_gain(laplace: Float[Tensor, "height width"]) -> Gain:
+    """Returns 1: u = X."""
+    return torch.ones_like(laplace)[..., None]
+
+
 def heat_gain(laplace: Float[Tensor, "height width"], k: PerChannel, t: PerChannel) -> Gain:
     """Returns exp(-k t L), the filter of du/dt = k Laplace(u), u(0) = X."""
     return torch.exp(-laplace[..., None] * k * t)
@@ -84,6 +91,27 @@ def heat_gain(laplace: Float[Tensor, "height width"], k: PerChannel, t: PerChann
 def wave_gain(laplace: Float[Tensor, "height width"], c: PerChannel, t: PerChannel) -> Gain:
     """Returns cos(c t sqrt(L)), the filter of d2u/dt2 = c^2 Laplace(u), u(0) = X, u'(0) = 0."""
     return torch.cos(laplace.sqrt()[..., None] * c * t)
+
+
+def damped_wave_gain(
+    laplace: Float[Tensor, "height width"], c: PerChannel, t: PerChannel, a: PerChannel, b: PerChannel
+) -> Gain:
+    """Returns exp(-a t / 2) (cos(w t) + (b + a / 2) sin(w t) / w), w^2 = c^2 L - a^2 / 4.
+
+    It is the filter of d2u/dt2 + a du/dt = c^2 Laplace(u), u(0) = X, u'(0) = b X. If w^2 < 0, as at L = 0, then
+    cos(w t) = cosh(|w| t) and sin(w t) / w = sinh(|w| t) / |w|.
+    """
+    half = torch.zeros_like(laplace)[..., None] + a * t / 2
+    square = laplace[..., None] * (c * t) ** 2 - half**2  # (w t)^2
+    is_small = square.abs() < 1e-2
+    x = torch.where(is_small, 1.0, square.abs()).sqrt()  # |w| t, and 1 near 0, where a series is exact to 1e-12
+    decay, growth = torch.exp(-half), torch.exp((x - half).clamp(max=0))  # |w| t is at most a t / 2 if w^2 < 0
+    cosine = torch.where(square > 0, decay * torch.cos(x), growth * (1 + torch.exp(-2 * x)) / 2)
+    sine = torch.where(square > 0, decay * torch.sin(x) / x, -growth * torch.expm1(-2 * x) / (2 * x))
+    near = torch.where(is_small, square, 0.0)
+    cosine = torch.where(is_small, decay * (1 - near / 2 * (1 - near / 12 * (1 - near / 30))), cosine)
+    sine = torch.where(is_small, decay * (1 - near / 6 * (1 - near / 20 * (1 - near / 42))), sine)
+    return cosine + (b * t + half) * sine
 
 
 def heat(x: Grid, k: PerChannel, t: PerChannel) -> Grid:
@@ -96,6 +124,12 @@ def wave(x: Grid, c: PerChannel, t: PerChannel) -> Grid:
     """Returns the displacement at time `t`, starting at rest from `x`, with speed `c` in tokens per unit of time."""
     basis = basis_like(x)
     return inverse_dct(wave_gain(basis.laplace, c, t) * dct(x, basis), basis)
+
+
+def damped_wave(x: Grid, c: PerChannel, t: PerChannel, a: PerChannel, b: PerChannel) -> Grid:
+    """Returns the displacement at time `t` from `x` with velocity `b x`, speed `c` and damping `a`."""
+    basis = basis_like(x)
+    return inverse_dct(damped_wave_gain(basis.laplace, c, t, a, b) * dct(x, basis), basis)
 
 
 def poisson(x: Grid, source: Float[Tensor, "height width"]) -> Grid:
@@ -118,3 +152,32 @@ def mixture(
     filtered = (a1 * heat_gain(basis.laplace, k, t) + a2 * wave_gain(basis.laplace, c, t)) * dct(x, basis)
     potential = a3 * basis.inverse_laplace[..., None] * dct(source[..., None] * x, basis)
     return inverse_dct(filtered + potential, basis)
+
+
+def filter_tokens(
+    x: Tokens,
+    a: Float[Tensor, "#batch priors"],
+    gains: Float[Tensor, "priors height width channels"],
+    b: Float[Tensor, "#batch 1"] | None,
+    source: Float[Tensor, "height width channels"] | None,
+    basis: Basis,
+) -> Tokens:
+    """Returns the inverse DCT of sum_i a_i gain_i Xhat + b Fhat / L, F = S X, after the prefix sum_i a_i gain_i(0) X.
+
+    It is the definition that `moppa.mixture.fused`, or any other fast form, must agree with in values and gradients.
+
+    Args:
+        x: Tokens, prefix first: N = prefix + H W.
+        a: Mixing weights of the priors that filter X: identity, heat and wave, as far as they are used.
+        gains: Their gains.
+        b: Mixing weight of Poisson, or None.
+        source: Source S of Poisson, or None.
+        basis: Constants of the grid.
+    """
+    height, width = basis.laplace.shape
+    prefix, grid = x[:, : -height * width], x[:, -height * width :].unflatten(1, (height, width))
+    gain = torch.einsum("bi,ihwc->bhwc", a, gains)
+    spectrum = gain * dct(grid, basis)
+    if b is not None and source is not None:
+        spectrum = spectrum + b[:, :, None, None] * basis.inverse_laplace[..., None] * dct(source * grid, basis)
+    return torch.cat([gain[:, 0, :1] * prefix, inverse_dct(spectrum, basis).flatten(1, 2)], dim=1)

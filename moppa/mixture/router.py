@@ -45,12 +45,18 @@ class Router(nn.Module):
 
     def mixing_weights(self, x: Float[Tensor, "batch tokens width"]) -> Weights:
         """Returns the mixing weights, one row per image or one row for all."""
+        shared = self.shared_weights()
+        if shared is not None:
+            return shared
+        assert self.bias is not None
+        assert self.weight is not None
+        return (self.rate * (self.bias + F.linear(x.mean(dim=1), self.weight))).softmax(dim=-1)
+
+    def shared_weights(self) -> Float[Tensor, "1 priors"] | None:
+        """Returns the mixing weights if all images share them, else None."""
         if self.bias is None:
-            return x.new_ones(1, 1)
-        logits = self.bias[None]
-        if self.weight is not None:
-            logits = logits + F.linear(x.mean(dim=1), self.weight)
-        return (self.rate * logits).softmax(dim=-1)
+            return self.weight_sum.new_ones(1, 1)
+        return (self.rate * self.bias[None]).softmax(dim=-1) if self.weight is None else None
 
     def penalty(self, progress: float) -> Tensor:
         """Returns lambda g KL(mean_batch(a) || uniform) for the last training batch.

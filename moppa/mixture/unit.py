@@ -1,4 +1,4 @@
-"""The MoPPA unit: a low-rank bottleneck that solves heat, wave and Poisson equations on the grid of tokens.
+"""The MoPPA unit: a low-rank bottleneck around an operator that solves physical equations on the grid of tokens.
 
 Source: Wang et al., "Mixture of Physical Priors Adapter for Parameter-Efficient Fine-Tuning", arXiv 2412.02759. The
 paper has no public code; docs/moppa.md lists what comes from the paper and what is our choice.
@@ -11,38 +11,30 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moppa.mixture import physics
-from moppa.mixture.fused import MixtureSolve
-from moppa.mixture.router import Router, Weights
-from moppa.mixture.settings import CONSTANTS, MixtureSettings
+from moppa.mixture.constants import FrequencyEmbedding
+from moppa.mixture.operator import Bottleneck, Operator
+from moppa.mixture.router import Router
+from moppa.mixture.settings import MixtureSettings
 from moppa.peft.blocks import BlockInfo
 from moppa.utils.errors import UserError
 
 Tokens = Float[Tensor, "batch tokens dim"]
-Bottleneck = Float[Tensor, "batch tokens width"]
+GATE_BIAS = 1.278  # SiLU of it is 1, so that the gate starts open
 
 
 class Unit(nn.Module):
-    """delta(z) = s Up(a1 Heat(X) + a2 Wave(X) + a3 Poisson(X)), X = Down(z), with mixing weights a from the router.
+    """delta(z) = s Up(Y), Y the mixture of the priors' solutions for X = Down(z) with weights from the router.
 
-    Prefix tokens (class, registers) have no place on the grid. They carry only the zero frequency, which heat and wave
-    keep and Poisson removes: Y_prefix = (a1 + a2) X_prefix. Without a bottleneck (`rank=None`), X = z and Up is
-    diagonal.
-
-    The physical constants are stored as offsets from their initial values, times `physics_rate`. The step of Adam does
-    not depend on the scale of a parameter, so this factor sets how fast they move relative to the projections.
+    With a gate, Y is replaced by LayerNorm(Y) * SiLU(G X + g). Without a bottleneck (`rank=None`), X = z and Up is
+    diagonal. Up starts at zero, so training starts from the pretrained model.
 
     Args:
         block: The block that the unit serves: its width, grid and number of prefix tokens.
         settings: The settings of all units in the model.
         route_weight: Weight of this unit's route regularization in the loss.
-        generator: Draws the initial Down.
+        embedding: The frequency embedding of all units, if the settings have one.
+        generator: Draws the initial values.
     """
-
-    basis_rows: Tensor
-    basis_columns: Tensor
-    basis_laplace: Tensor
-    basis_inverse_laplace: Tensor
 
     def __init__(
         self,
@@ -50,45 +42,26 @@ class Unit(nn.Module):
         settings: MixtureSettings,
         *,
         route_weight: float,
+        embedding: FrequencyEmbedding | None,
         generator: torch.Generator | None,
     ) -> None:
         super().__init__()
-        self.settings, self.grid, self.num_prefix_tokens = settings, block.grid, block.num_prefix_tokens
-        dim, rank, priors = block.dim, settings.rank, settings.priors
+        self.grid, self.num_prefix_tokens, self.scale = block.grid, block.num_prefix_tokens, settings.scale
+        dim, rank = block.dim, settings.rank
         width = dim if rank is None else rank
-
-        # Up starts at zero, so the first step starts from the pretrained model
         self.down = None if rank is None else nn.Parameter(torch.empty(rank, dim))
         self.up = nn.Parameter(torch.zeros(dim) if rank is None else torch.zeros(dim, rank))
         if self.down is not None:
             nn.init.kaiming_uniform_(self.down, a=math.sqrt(5), generator=generator)  # as in LoRA and AdaptFormer
-
-        def offset(*shape: int, is_used: bool) -> nn.Parameter | None:
-            return nn.Parameter(torch.zeros(shape)) if is_used else None
-
-        self.diffusivity = offset(width, is_used="heat" in priors)
-        self.speed = offset(width, is_used="wave" in priors)
-        self.time = offset(width, is_used="heat" in priors or "wave" in priors)
-        self.source = offset(*block.grid, is_used="poisson" in priors)
+        self.operator = Operator(width, block.grid, settings, embedding=embedding, generator=generator)
         self.router = Router(
             width,
-            len(priors),
+            len(settings.priors),
             is_dynamic=settings.router == "dynamic",
             rate=settings.physics_rate,
             penalty_weight=route_weight,
         )
-
-        basis = physics.make_basis(*block.grid, dtype=self.up.dtype, device=self.up.device)
-        if settings.poisson_gain == "unit":
-            basis = physics.with_unit_poisson_gain(basis)
-        for name, constant in basis._asdict().items():
-            self.register_buffer(f"basis_{name}", constant, persistent=False)
-        self.merged_filters: tuple[Tensor, Tensor | None] | None = None
-
-    @property
-    def basis(self) -> physics.Basis:
-        """The constants of this unit's grid."""
-        return physics.Basis(self.basis_rows, self.basis_columns, self.basis_laplace, self.basis_inverse_laplace)
+        self.gate = Gate(width, generator=generator) if settings.gate else None
 
     def forward(self, z: Tokens) -> Tokens:
         if z.shape[1] != self.num_prefix_tokens + self.grid[0] * self.grid[1]:
@@ -98,74 +71,54 @@ class Unit(nn.Module):
                 f"attach MoPPA to a model that was created for this image size"
             )
         x = z if self.down is None else F.linear(z, self.down)
-        y = self.solve(x, self.router(x))
-        # without a bottleneck Up is diagonal and commutes with the transforms, so the filters include it
-        return y if self.down is None else F.linear(y, self.settings.scale * self.up)
+        y = self.operator(x, self.router(x), self.output_gain)
+        if self.gate is not None:
+            y = self.gate(y, x)
+        return y if self.down is None else F.linear(y, self.scale * self.up)
 
-    def constants(self) -> dict[str, Tensor]:
-        """Returns k, c and t (width,), all positive, and the source S (H, W), as far as the priors use them."""
-        offsets = {name: getattr(self, name) for name in CONSTANTS}
-        rate = self.settings.physics_rate
-        values = {
-            name: F.softplus(inverse_softplus(self.settings.start[name]) + rate * offset)
-            for name, offset in offsets.items()
-            if offset is not None
-        }
-        if self.source is not None:
-            values["source"] = 1 + rate * self.source
-        return values
+    @property
+    def output_gain(self) -> Float[Tensor, " channels"] | None:
+        """s Up if Up is diagonal: the operator's filters then include it."""
+        return self.scale * self.up if self.down is None else None
 
-    def filters(self) -> tuple[Tensor, Tensor | None]:
-        """Returns the gains of heat and wave (n, H, W, width) and the source of Poisson (H, W, width), or None.
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether the unit is a linear map of each token, the same for all: s Up Down."""
+        return self.operator.priors == ("identity",) and self.gate is None
 
-        Without a bottleneck they include Up.
-        """
-        basis, constants = self.basis, self.constants()
-        up = self.settings.scale * self.up if self.down is None else self.up.new_ones(len(self.down))
-        gains = [self.up.new_zeros(0, *self.grid, len(up))]
-        for prior in self.settings.priors:
-            if prior == "heat":
-                gains.append(up * physics.heat_gain(basis.laplace, constants["diffusivity"], constants["time"])[None])
-            elif prior == "wave":
-                gains.append(up * physics.wave_gain(basis.laplace, constants["speed"], constants["time"])[None])
-        return torch.cat(gains), up * constants["source"][..., None] if "source" in constants else None
-
-    def solve(self, x: Bottleneck, weights: Weights) -> Bottleneck:
-        """Returns the mixture of the solutions: one transform of X, one of S X, one inverse transform."""
-        gains, source = self.filters() if self.merged_filters is None else self.merged_filters
-        weight = dict(zip(self.settings.priors, weights.expand(len(x), -1).split(1, dim=1), strict=True))
-        poisson_weight = weight.pop("poisson", None)
-        gain_weights = torch.cat([*weight.values(), weights.new_zeros(len(x), 0)], dim=1)
-        with torch.autocast(x.device.type, enabled=False):  # half precision is too coarse for a spectrum
-            return MixtureSolve.apply(
-                x.to(gains.dtype), gain_weights.to(gains.dtype), gains, poisson_weight, source, self.basis
-            )
+    def matrix(self) -> Float[Tensor, "dim dim"]:
+        """Returns s Up Down, the map of a pointwise unit."""
+        return torch.diag(self.scale * self.up) if self.down is None else self.scale * self.up @ self.down
 
     def merge(self) -> None:
-        """Computes the filters once for evaluation; they depend on no input."""
-        gains, source = self.filters()
-        self.merged_filters = gains.detach(), None if source is None else source.detach()
+        """Computes the filters once for evaluation, with the mixing weights if all images share them."""
+        self.operator.precompute_filters(self.router.shared_weights(), self.output_gain)
 
     def diagnostics(self, *, is_last: bool) -> dict[str, Tensor]:
-        """Returns the mixing weights, averaged over the steps since the last call, and the current k, c and t.
+        """Returns the mixing weights, averaged over the steps since the last call, and the current constants.
 
-        After the last step also S and the response to an impulse.
+        A constant per frequency is averaged over the frequencies. After the last step also S and the response to an
+        impulse.
         """
-        route = self.router.pop_mean_weights()
-        values = {"route": route, **self.constants()}
-        if is_last:
-            return {**values, "response": self.response(route)}
-        return {name: value for name, value in values.items() if name != "source"}
-
-    @torch.no_grad()
-    def response(self, weights: Float[Tensor, " priors"]) -> Float[Tensor, "height width"]:
-        """Returns the mean over channels of the operator's response to an impulse at the middle token."""
-        width, middle = len(self.up) if self.down is None else len(self.down), (self.grid[0] // 2, self.grid[1] // 2)
-        impulse = self.up.new_zeros(1, self.grid[0] * self.grid[1], width)
-        impulse[:, middle[0] * self.grid[1] + middle[1]] = 1
-        return self.solve(impulse, weights[None])[0].mean(dim=-1).view(self.grid)
+        route, constants = self.router.pop_mean_weights(), self.operator.constants()
+        source = constants.pop("source", None)
+        values = {"route": route} | {name: value.view(-1, value.shape[-1]).mean(0) for name, value in constants.items()}
+        if is_last and source is not None:
+            values["source"] = source
+        return {**values, "response": self.operator.response(route, self.output_gain)} if is_last else values
 
 
-def inverse_softplus(value: float) -> float:
-    """Returns the number whose softplus is `value`."""
-    return math.log(math.expm1(value))
+class Gate(nn.Module):
+    """LayerNorm(Y) * SiLU(G X + g), with X the input of the operator and Y its output.
+
+    Source: vHeat, arXiv 2405.16555, at full width. There g starts at 0; here at SiLU's 1.
+    """
+
+    def __init__(self, width: int, *, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.weight, self.bias = nn.Parameter(torch.empty(width, width)), nn.Parameter(torch.full((width,), GATE_BIAS))
+        nn.init.trunc_normal_(self.weight, std=0.02, generator=generator)
+
+    def forward(self, y: Bottleneck, x: Bottleneck) -> Bottleneck:
+        return self.norm(y) * F.silu(F.linear(x, self.weight, self.bias))

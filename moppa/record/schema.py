@@ -24,6 +24,7 @@ NEUTRAL = (
     "data.dir",
     "data.cache",
     "data.download",
+    "data.allow_shared_images",  # an error or none; it does not decide which images are read
     "data.lineage",  # in old records; the name of the source implies it
     "task.title",
     "task.column",
@@ -33,7 +34,9 @@ NEUTRAL = (
 # Settings that were added after records existed, with the value that reproduces what the code did before. With another
 # value they count in the key, so that older records keep theirs; a record that lacks one is read as having this value.
 ADDED: dict[str, Any] = {}
-ADDED_TO_METHODS: dict[str, dict[str, Any]] = {}  # the same for `method.attach`, by the method's name
+ADDED_TO_METHODS: dict[str, dict[str, Any]] = {  # the same for `method.attach`, by the method's name
+    "moppa": {"constants_per": "channel", "damping": None, "gate": False},
+}
 PATHS = ("data.dir", "data.cache", "backbone.weights", "run.results")  # the neutral entries that are paths
 REQUIRED = (
     "suite",

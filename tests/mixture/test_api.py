@@ -79,7 +79,9 @@ def test_load_and_save_report_what_does_not_fit(tmp_path):
     moppa.save(moppa.attach(vit()), path)
     with pytest.raises(UserError, match=r"belongs to the backbone test_vit\.r160_in1k, not to test_vit2"):
         moppa.load(timm.create_model("test_vit2", img_size=64), path)
-    with pytest.raises(UserError, match=r"unit\.source is \(4, 4\) in the file and \(6, 6\) in the model.*image size"):
+    with pytest.raises(
+        UserError, match=r"unit\.operator\.source is \(4, 4\) in the file and \(6, 6\) in the model.*image size"
+    ):
         moppa.load(vit(96), path)
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="is not a MoPPA adapter"):

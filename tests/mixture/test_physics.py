@@ -1,10 +1,14 @@
 """The operator against independent reference vectors, and its mathematical properties."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.fft import dctn, idctn
+from scipy.linalg import expm
 from torch.autograd import gradcheck
 
 from moppa.mixture import physics
@@ -74,6 +78,56 @@ def test_wave_starts_as_the_identity_and_obeys_the_addition_formula_of_the_cosin
     assert_close(physics.wave(x, c, 0.0), x)
     both = physics.wave(x, c, t1 + t2) + physics.wave(x, c, t1 - t2)
     assert_close(both, 2 * physics.wave(physics.wave(x, c, t2), c, t1))
+
+
+@property_test
+@given(grids(), nonnegative, nonnegative, nonnegative, st.floats(-2.0, 2.0))
+def test_the_damped_wave_solves_its_equation_and_starts_as_the_identity(x, c, t, a, b):
+    """Its derivatives are those of scipy's matrix exponential of the first-order system, frequency by frequency."""
+    basis = physics.basis_like(x)
+    gain = physics.damped_wave_gain(basis.laplace, c, t, a, b)[..., 0].numpy()
+    for laplace, value in zip(basis.laplace.numpy().flat, gain.flat, strict=True):
+        system = np.array([[0.0, 1.0], [-(c**2) * laplace, -a]])
+        expected = (expm(t * system) @ np.array([1.0, b]))[0]
+        assert value == pytest.approx(expected, abs=1e-9 * max(1.0, abs(expected)))
+    assert_close(physics.damped_wave(x, c, 0.0, a, b), x)
+    assert_close(physics.damped_wave(x, c, t, 0.0, 0.0), physics.wave(x, c, t))
+
+
+def test_the_damped_wave_is_finite_and_has_gradients_where_the_frequency_is_zero_or_imaginary():
+    laplace = torch.tensor([[0.0, 0.25, 0.2500001, 1.0, 9.0]])
+    c, t, b = torch.ones(3), torch.tensor([1e-6, 1.0, 300.0]), torch.zeros(3)
+    a = torch.tensor([1.0, 1.0, 50.0])
+    inputs = [value.requires_grad_() for value in (c, t, a, b)]
+    gain = physics.damped_wave_gain(laplace, *inputs)
+    assert gain.isfinite().all()
+    assert float(gain.detach().abs().max()) <= 1 + 1e-6  # without an initial velocity the energy cannot grow
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(gain.sum(), inputs))
+
+
+@pytest.mark.parametrize("start", [0.01, 1.0])
+def test_scipy_agrees_with_every_gain_in_float64(start):
+    rng = np.random.default_rng(0)
+    x, (k, c, t, a) = rng.standard_normal((2, 5, 7, 3)), start * rng.uniform(0.5, 2.0, (4, 5, 7, 3))
+    b = rng.standard_normal(3)
+    squares = [(math.pi * np.arange(n) / n) ** 2 for n in (5, 7)]
+    laplace = (squares[0][:, None] + squares[1])[..., None]
+    w = np.emath.sqrt((c**2 * laplace - a**2 / 4).astype(complex))
+    damped = np.exp(-a * t / 2) * (np.cos(w * t) + (b + a / 2) * np.sin(w * t) / w)
+    gains = {
+        "identity": (np.ones((5, 7, 1)), physics.identity_gain(torch.from_numpy(laplace[..., 0]))),
+        "heat": (np.exp(-k * t * laplace), physics.heat_gain),
+        "wave": (np.cos(c * t * np.sqrt(laplace)), physics.wave_gain),
+        "damped": (damped.real, physics.damped_wave_gain),
+    }
+    arguments = {"heat": (k, t), "wave": (c, t), "damped": (c, t, a, b)}
+    basis = physics.make_basis(5, 7, dtype=torch.float64, device=torch.device("cpu"))
+    for name, (reference, gain) in gains.items():
+        if name in arguments:
+            gain = gain(basis.laplace, *map(torch.from_numpy, arguments[name]))
+        expected = idctn(reference * dctn(x, axes=(1, 2), norm="ortho"), axes=(1, 2), norm="ortho")
+        grid = torch.from_numpy(x)
+        assert_close(physics.inverse_dct(gain * physics.dct(grid, basis), basis), torch.from_numpy(expected))
 
 
 @property_test

@@ -14,14 +14,16 @@ from tests.mixture.models import SETTINGS, attach_to, random_unit, units_in, vit
 
 def test_the_unit_is_its_equation():
     unit = random_unit(router="dynamic", poisson_gain="exact")
-    rate, scale = unit.settings.physics_rate, unit.settings.scale
+    rate, scale, operator = SETTINGS["physics_rate"], unit.scale, unit.operator
     z = torch.randn(3, 17, 64)
     x = torch.einsum("bnd,rd->bnr", z, unit.down)
     a = torch.softmax(rate * (x.mean(1) @ unit.router.weight.T + unit.router.bias), dim=1)
-    start = {name: math.log(math.expm1(value)) for name, value in unit.settings.start.items()}
-    k, c, t = (F.softplus(start[name] + rate * getattr(unit, name)) for name in ("diffusivity", "speed", "time"))
+    start = {name: math.log(math.expm1(value)) for name, value in SETTINGS["start"].items()}
+    k, c, t = (
+        F.softplus(start[name] + rate * operator.positive[name].offset) for name in ("diffusivity", "speed", "time")
+    )
     grid = x[:, 1:].reshape(3, 4, 4, 8)
-    y = physics.mixture(grid, k, c, t, 1 + rate * unit.source, a).reshape(3, 16, 8)
+    y = physics.mixture(grid, k, c, t, 1 + rate * operator.source, a).reshape(3, 16, 8)
     y = torch.cat([(a[:, 0] + a[:, 1])[:, None, None] * x[:, :1], y], dim=1)
     expected = scale * torch.einsum("bnr,dr->bnd", y, unit.up)
     torch.testing.assert_close(unit(z), expected, atol=1e-5, rtol=1e-5)
@@ -57,21 +59,21 @@ def test_a_single_prior_is_its_solution():
     z = torch.randn(2, 17, 64)
     unit = random_unit(priors=["poisson"], poisson_gain="exact")
     x = F.linear(z, unit.down)
-    y = physics.poisson(x[:, 1:].unflatten(1, (4, 4)), unit.constants()["source"]).flatten(1, 2)
-    expected = unit.settings.scale * F.linear(torch.cat([0 * x[:, :1], y], dim=1), unit.up)
+    y = physics.poisson(x[:, 1:].unflatten(1, (4, 4)), unit.operator.constants()["source"]).flatten(1, 2)
+    expected = unit.scale * F.linear(torch.cat([0 * x[:, :1], y], dim=1), unit.up)
     torch.testing.assert_close(unit(z), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_without_a_bottleneck_the_unit_is_its_equation_with_one_gain_per_channel():
     unit = random_unit(rank=None)
     z = torch.randn(2, 17, 64)
-    a, constants = unit.router.mixing_weights(z), unit.constants()
+    a, constants = unit.router.mixing_weights(z), unit.operator.constants()
     k, c, t = (constants[name] for name in ("diffusivity", "speed", "time"))
-    max_gain = unit.basis.inverse_laplace.max() * (math.pi / 4) ** 2  # 1 for "exact", (pi / 4)^2 for "unit"
+    max_gain = unit.operator.basis.inverse_laplace.max() * (math.pi / 4) ** 2  # 1 for "exact", (pi / 4)^2 for "unit"
     weights = torch.stack([a[:, 0], a[:, 1], max_gain * a[:, 2]], dim=1)
     y = physics.mixture(z[:, 1:].unflatten(1, (4, 4)), k, c, t, constants["source"], weights).flatten(1, 2)
     y = torch.cat([(a[:, 0] + a[:, 1])[:, None, None] * z[:, :1], y], dim=1)
-    torch.testing.assert_close(unit(z), unit.settings.scale * y * unit.up, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(unit(z), unit.scale * y * unit.up, atol=1e-5, rtol=1e-5)
 
 
 def test_without_a_bottleneck_the_unit_has_the_full_width():
@@ -116,7 +118,7 @@ def test_the_route_penalty_is_the_divergence_from_uniform_and_ends_at_half_of_th
     model = attach_to(vit(), route_weight=0.5).train()
     with torch.no_grad():
         for unit in units_in(model):
-            unit.router.bias.copy_(torch.tensor([2.0, 0.0, -1.0]) / unit.settings.physics_rate)
+            unit.router.bias.copy_(torch.tensor([2.0, 0.0, -1.0]) / SETTINGS["physics_rate"])
     a = torch.softmax(torch.tensor([2.0, 0.0, -1.0]), dim=0)
     divergence = float((a * torch.log(a / (1 / 3))).sum())
     for progress, share in [(0.0, 1.0), (0.25, 0.5), (0.5, 0.0), (0.9, 0.0)]:
