@@ -1,6 +1,5 @@
 """Bottleneck adapters: one small network, placed in a block as each paper does.
 
-Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019, arXiv 1902.00751.
 Pfeiffer et al., "AdapterFusion", EACL 2021, arXiv 2005.00247; in vision as in the code of Jia et al.,
 arXiv 2203.12119.
 Steitz and Roth, "Adapters Strike Back", CVPR 2024, arXiv 2406.06820.

@@ -1,7 +1,6 @@
 """Convpass: Jie and Deng, "Convolutional Bypasses Are Better Vision Transformer Adapters", arXiv 2207.07039."""
 
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa.peft.blocks import BlockInfo, find_blocks
+from moppa.peft.bottleneck import ParallelAdapter, quick_gelu
 from moppa.peft.inject import wrap_module
 from moppa.utils import validate
 from moppa.utils.errors import UserError
@@ -59,22 +59,6 @@ class Bypass(nn.Module):
         return self.scale * F.linear(hidden, self.up, self.up_bias)
 
 
-def quick_gelu(x: Tensor) -> Tensor:
-    """Returns x sigmoid(1.702 x), CLIP's approximation of GELU."""
-    return x * torch.sigmoid(1.702 * x)
-
-
-class Bypassed(nn.Module):
-    """f(z) + Bypass(z), with f attention or the MLP and z its input, the tokens after the norm."""
-
-    def __init__(self, inner: nn.Module, bypass: Bypass) -> None:
-        super().__init__()
-        self.inner, self.bypass = inner, bypass
-
-    def forward(self, z: Tensor, **kwargs: Any) -> Tensor:
-        return self.inner(z, **kwargs) + self.bypass(z)
-
-
 def attach(
     model: nn.Module,
     *,
@@ -84,7 +68,7 @@ def attach(
     dropout: float,
     generator: torch.Generator | None,
 ) -> None:
-    """Adds a bypass to attention and one to the MLP of every block.
+    """Adds a bypass to attention and one to the MLP of every block, which reads their input: the tokens after the norm.
 
     The authors draw one drop path for a bypass and one for the module that it bypasses; here both share one. Their form
     for Swin convolves the whole grid beside attention, which in timm's Swin sees only windows.
@@ -103,4 +87,4 @@ def attach(
             bypass = Bypass(
                 block, bottleneck=bottleneck, scale=scale, conv_init=conv_init, dropout=dropout, generator=generator
             )
-            wrap_module(block.module, name, partial(Bypassed, bypass=bypass))
+            wrap_module(block.module, name, partial(ParallelAdapter, adapter=bypass))

@@ -22,7 +22,9 @@ class DoRADelta(LoRADelta):
     """
 
     def __init__(self, target: TargetLinear, *, rank: int, alpha: float, generator: torch.Generator | None) -> None:
-        super().__init__(target, rank=rank, alpha=alpha, generator=generator)
+        super().__init__(
+            target, rank=rank, alpha=alpha, share_down=False, init="kaiming_uniform", dropout=0.0, generator=generator
+        )
         self.magnitude = nn.ParameterList(torch.zeros(target.matrix_shape[0], 1) for _ in range(sum(self.is_adapted)))
 
     def gains(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out 1"]:

@@ -43,16 +43,23 @@ class RemovePrompts(nn.Module):
 
 
 def attach(
-    model: nn.Module, *, num_prompts: int, deep: bool, dropout: float, generator: torch.Generator | None
+    model: nn.Module,
+    *,
+    num_prompts: int,
+    deep: bool,
+    dropout: float,
+    pool_prompts: bool,
+    generator: torch.Generator | None,
 ) -> None:
     """Adds `num_prompts` prompts to the first block (shallow), or new ones to every block (deep).
 
-    Shallow prompts are removed after the last block, deep ones after their own. The final norm acts on single tokens,
-    so that the head reads the same as in the paper. The initial values are uniform within +-sqrt(6 / (3 patch^2 +
-    dim)), as in the authors' code.
+    Shallow prompts are removed after the last block, deep ones after their own, before the final norm. If the head
+    reads an average, `pool_prompts` keeps those of the last block, so that it averages their outputs too, as in the
+    authors' code. The initial values are uniform within +-sqrt(6 / (3 patch^2 + dim)), as there.
     """
     validate.integer("num_prompts", num_prompts, minimum=1)
     validate.boolean("deep", deep)
+    validate.boolean("pool_prompts", pool_prompts)
     validate.number("dropout", dropout, minimum=0, maximum=0.99)
     blocks = find_blocks(model)
     # in a Swin prompts would join the windows, inside the blocks; rotary positions fit only the original tokens
@@ -72,7 +79,10 @@ def attach(
     def remove(block: nn.Module) -> nn.Module:
         return RemovePrompts(block, num_prompts=num_prompts, num_prefix_tokens=num_prefix_tokens)
 
-    for block in blocks if deep else blocks[-1:]:
+    removed = blocks if deep else blocks[-1:]
+    if pool_prompts and getattr(model, "global_pool", None) != "token":
+        removed = removed[:-1]
+    for block in removed:
         wrap_module(block.owner, block.name, remove)  # before the others, so that `remove` is inside of `insert`
     for block in blocks if deep else blocks[:1]:
         wrap_module(block.owner, block.name, insert)

@@ -10,7 +10,7 @@ from moppa.record.schema import REQUIRED, key_of
 from moppa.utils.atomic import sha256_file
 from tests.conftest import config_of
 
-PARAMS = {"linear": 0, "lora": 294912, "moppa": 150420, "adaptformer": 156768, "bitfit": 102912, "ssf": 205824}
+PARAMS = {"linear": 0, "lora": 294912, "moppa": 150420, "adaptformer": 156768, "bitfit": 102912, "ssf": 205824, "vpt_deep": 92160}
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 COMMIT = "0123456789abcdef"
 
@@ -59,13 +59,13 @@ def record_of(*overrides, percent=80.0, weights="w" * 64, lineage=None, protocol
     return record | others
 
 
-def write_record_file(results, *overrides, predictions=False, **fields):
+def write_record_file(results, *overrides, predictions=False, shift=0, **fields):
     """Writes a record at its path, with predictions if asked for, and returns the path."""
     record = record_of(*overrides, **fields)
     path = results / "records" / path_of(record)
     path.parent.mkdir(parents=True, exist_ok=True)
     if predictions:
-        write_predictions(path, record)
+        write_predictions(path, record, shift)
         record = {**record, "predictions": {"sha256": sha256_file(path.with_suffix(".npz"))}}
     path.write_text(json.dumps(record))
     return path

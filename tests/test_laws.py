@@ -44,8 +44,8 @@ FACTS = re.compile(
     r"(at most )?([\d,]+) trainable parameters on ViT-B/16 at 224 px, without the head; "
     r"defined on ((?:ViT|Swin|ConvNeXt|, | and )+)\."
 )
-# Prompts are additional tokens, so that no initial value gives the logits of the frozen model.
-STARTS_WITH_OTHER_LOGITS = {"vpt_shallow", "vpt_deep"}
+# Prompts are additional tokens, so that no initial value gives the logits of the frozen model. NOAH's code draws Up.
+STARTS_WITH_OTHER_LOGITS = {"vpt_shallow", "vpt_deep", "adapter_noah", "lora_noah"}
 
 
 @functools.cache

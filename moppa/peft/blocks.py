@@ -1,12 +1,12 @@
 """The blocks of a timm model and the grid of their tokens, as the model itself states them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from moppa.utils.errors import UserError
+from moppa.utils.errors import SettingError, UserError
 
 Layout = Literal["tokens", "channels_last", "channels_first"]
 
@@ -59,6 +59,14 @@ def find_transformer_blocks(model: nn.Module, *, method: str) -> list[BlockInfo]
             f"choose a ViT or a Swin as the backbone"
         )
     return blocks
+
+
+def by_depth(name: str, value: Any, num_blocks: int) -> list[Any]:
+    """Returns the value of each block: of a list, the one whose share of the depth contains the block's middle."""
+    values = list(value) if isinstance(value, Sequence) else [value]
+    if not values:
+        raise SettingError(name, "=[]: give one value, or several that divide the depth")
+    return [values[(2 * depth + 1) * len(values) // (2 * num_blocks)] for depth in range(num_blocks)]
 
 
 def vit_blocks(model: Any) -> Iterator[BlockInfo]:

@@ -1,6 +1,5 @@
 """The bottleneck that adapters share, and the wrappers that place it beside or after a module."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -12,19 +11,26 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor, nn
 
+from moppa.peft.initialize import INITS, initialize
 from moppa.peft.inject import wrap_module
 from moppa.utils import validate
 from moppa.utils.errors import SettingError, UserError
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
-INITS = ("kaiming_uniform", "truncated_normal")
 READS = ("before_norm", "after_norm")
 POST_NORM_BLOCKS = (ResPostBlock, SwinTransformerV2Block)
 Tokens = Float[Tensor, "*batch dim"]
 
 
+def quick_gelu(x: Tensor) -> Tensor:
+    """Returns x sigmoid(1.702 x), CLIP's approximation of GELU."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "quick_gelu": quick_gelu}
+
+
 class Adapter(nn.Module):
-    """A(x) = s (Up act(Down x + b) + b'), token by token; Up starts at zero.
+    """A(x) = s (Up act(Down x + b) + b'), token by token; the biases start at zero, and for most `init` Up too.
 
     s is a number or, with `channel`, one learned gain per channel. Dropout acts on the bottleneck, drop path on A(x).
 
@@ -58,10 +64,7 @@ class Adapter(nn.Module):
         self.scale = nn.Parameter(torch.ones(dim)) if scale == "channel" else scale
         self.down, self.down_bias = nn.Parameter(torch.empty(bottleneck, dim)), nn.Parameter(torch.zeros(bottleneck))
         self.up, self.up_bias = nn.Parameter(torch.zeros(dim, bottleneck)), nn.Parameter(torch.zeros(dim))
-        if init == "kaiming_uniform":
-            nn.init.kaiming_uniform_(self.down, a=math.sqrt(5), generator=generator)  # as in AdaptFormer's code
-        else:
-            nn.init.trunc_normal_(self.down, std=0.01, a=-0.02, b=0.02, generator=generator)  # as in Houlsby
+        initialize([self.down], [self.up], init, generator)
 
     def forward(self, x: Tokens) -> Tokens:
         hidden = self.activation(F.linear(x, self.down, self.down_bias))

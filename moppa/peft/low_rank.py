@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moppa.peft.inject import ParametrizedLinear
 from moppa.utils import validate
-from moppa.utils.errors import SettingError
+from moppa.utils.errors import SettingError, UserError
 from moppa.utils.matmul import linear, weight_gradient
 
 
@@ -27,10 +27,12 @@ def check_rank(rank: int, shape: Sequence[int]) -> int:
 class LowRankDelta(nn.Module):
     """W' = g (W + B A) for each adapted matrix; a method defines the factors A and B, and may define the gains g.
 
-    timm stacks q, k and v in one weight; `is_adapted` says which of the stacked matrices are adapted.
+    timm stacks q, k and v in one weight; `is_adapted` says which of the stacked matrices are adapted. `dropout` acts on
+    what A reads, during training. It needs the activations, which a training step has and a merged weight has not.
     """
 
     is_adapted: tuple[bool, ...]
+    dropout: float = 0.0
 
     def factors(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Returns A (r, d_in) and B (d_out, r) of each adapted matrix, scales included."""
@@ -41,6 +43,8 @@ class LowRankDelta(nn.Module):
         return None
 
     def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
+        if self.dropout and self.training and torch.is_grad_enabled():
+            raise UserError("dropout acts on activations, and this layer trains through its weight: set dropout=0")
         updates = [up @ down for down, up in zip(*self.factors(), strict=True)]
         updated, gains = add_updates(weight, self.is_adapted, updates), self.gains(weight)
         return updated if gains is None else gains * updated
@@ -48,11 +52,19 @@ class LowRankDelta(nn.Module):
     def layer_output(self, layer: ParametrizedLinear, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """Returns W' x + b without building the gradient of W'."""
         weight, bias = layer.pretrained("weight"), layer.pretrained("bias")
+        if self.dropout and self.training:
+            return F.linear(x, weight, bias) + self.update_output(x)
         gains = self.gains(weight)
         if gains is None:
             return low_rank_linear(x, weight, bias, self.is_adapted, *self.factors())
         y, gains = low_rank_linear(x, weight, None, self.is_adapted, *self.factors()), gains.flatten()
         return gains * y if bias is None else torch.addcmul(bias, gains, y)
+
+    def update_output(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """Returns B A x of all stacked matrices, 0 for those that are not adapted; in training x has dropout."""
+        downs, ups = self.factors()
+        hidden = F.linear(F.dropout(x, self.dropout, self.training), torch.cat(list(downs)))
+        return F.linear(hidden, stacked(self.is_adapted, ups))
 
 
 def add_updates(
@@ -75,14 +87,18 @@ def low_rank_linear(
     ups: Sequence[Float[Tensor, "d_matrix rank"]],
 ) -> Float[Tensor, "*batch d_out"]:
     """Returns the output for x of a linear layer whose adapted matrices are updated by up @ down."""
-    remaining = iter(ups)
-    no_update = ups[0].new_zeros(len(ups[0]), 0)
-    up = torch.block_diag(*[next(remaining) if adapted else no_update for adapted in is_adapted])
-    down = torch.cat(list(downs))
+    up, down = stacked(is_adapted, ups), torch.cat(list(downs))
     if torch.is_autocast_enabled(x.device.type):  # bfloat16 has eight bits, in which W + up @ down loses a small update
         hidden, output = F.linear(x, down), F.linear(x, weight, bias)
         return torch.addmm(output.flatten(0, -2), hidden.flatten(0, -2), up.T).view_as(output)
     return LowRankLinear.apply(x, weight, bias, down, up)
+
+
+def stacked(is_adapted: Sequence[bool], ups: Sequence[Float[Tensor, "d_matrix rank"]]) -> Float[Tensor, "d_out ranks"]:
+    """Returns the up factors as blocks of one matrix, with rows of zeros for the matrices that are not adapted."""
+    remaining = iter(ups)
+    no_update = ups[0].new_zeros(len(ups[0]), 0)
+    return torch.block_diag(*[next(remaining) if adapted else no_update for adapted in is_adapted])
 
 
 class LowRankLinear(torch.autograd.Function):

@@ -4,7 +4,7 @@ He et al., "Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning", ICCV 2023
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,12 @@ NUM_CANDIDATES, MAX_FACTOR = 80, 4  # numbers of sensitive weights to try, up to
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Piece:
     """One matrix or vector: rows `start` to `stop` of a tensor.
 
-    It is tuned as a whole, for `whole_cost` parameters, if at least `whole_from` of its weights are sensitive.
+    It is tuned as a whole, for `whole_cost` parameters, if at least `whole_from` of its weights are sensitive. If fewer
+    are and it `is_divisible`, these are tuned alone.
     """
 
     layer: nn.Module
@@ -30,20 +31,35 @@ class Piece:
     stop: int
     whole_cost: int
     whole_from: float
+    is_divisible: bool
 
     @property
     def parameter(self) -> nn.Parameter:
         """The pretrained tensor that contains the piece."""
         return getattr(self.layer, self.tensor)
 
+    def is_whole(self, sensitive: Tensor) -> bool:
+        """Returns whether a piece with these sensitive weights is tuned as a whole."""
+        return len(sensitive) >= self.whole_from
+
+    def positions(self, sensitive: Tensor) -> Tensor:
+        """Returns which weights of the flat tensor are tuned: all of the piece, the sensitive ones, or none."""
+        num_columns = self.parameter[0].numel()
+        if self.is_whole(sensitive):
+            sensitive = torch.arange((self.stop - self.start) * num_columns, device=sensitive.device)
+        elif not self.is_divisible:
+            sensitive = sensitive[:0]
+        return self.start * num_columns + sensitive
+
 
 def sensitivities(
-    model: Any, pieces: Sequence[Piece], batches: Batches, num_batches: int, *, head_seed: int
+    model: Any, pieces: Sequence[Piece], batches: Batches, *, num_images: int, batch_size: int, head_seed: int
 ) -> list[Tensor]:
     """Returns each weight's squared gradient summed over batches, per piece: the loss that one step gains.
 
-    The model runs in eval mode, without drop path. Its head, still untrained, is drawn from `head_seed` and restored
-    afterwards. No parameter is changed.
+    The first `num_images` images are read in batches of `batch_size`, all if there are fewer. The model runs in eval
+    mode, without drop path. Its head, still untrained, is drawn from `head_seed` and restored afterwards. No parameter
+    is changed.
     """
     parameters = list({id(piece.parameter): piece.parameter for piece in pieces}.values())
     totals = {id(parameter): torch.zeros_like(parameter) for parameter in parameters}
@@ -56,12 +72,10 @@ def sensitivities(
     for parameter in parameters:
         parameter.requires_grad_(True)
     model.eval()
-    for index, (images, labels) in enumerate(batches, start=1):
+    for images, labels in divided(batches, num_images, batch_size):
         gradients = torch.autograd.grad(F.cross_entropy(model(images), labels), parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             totals[id(parameter)] += gradient**2
-        if index == num_batches:
-            break
 
     model.train(was_training)
     with torch.no_grad():
@@ -70,6 +84,22 @@ def sensitivities(
     for parameter in parameters:
         parameter.requires_grad_(False)
     return [totals[id(piece.parameter)][piece.start : piece.stop].flatten() for piece in pieces]
+
+
+def divided(batches: Batches, num_images: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the first `num_images` images and their labels in batches of `batch_size`; the last may be smaller."""
+    waiting: list[tuple[Tensor, Tensor]] = []
+    for images, labels in batches:
+        count = sum(len(some) for some, _ in waiting)
+        waiting.append((images[: num_images - count], labels[: num_images - count]))
+        parts = [torch.cat(tensors).split(batch_size) for tensors in zip(*waiting, strict=True)]
+        *full, last = zip(*parts, strict=True)
+        yield from full
+        waiting, num_images = [last], num_images - batch_size * len(full)
+        if len(last[1]) == num_images:
+            break
+    if waiting:
+        yield waiting[0]
 
 
 def select_sensitive(scores: Sequence[Tensor], pieces: Sequence[Piece], budget: int) -> list[Tensor]:
@@ -85,11 +115,12 @@ def select_sensitive(scores: Sequence[Tensor], pieces: Sequence[Piece], budget: 
     piece_of = torch.bucketize(order, ends, right=True)
     whole_cost = torch.tensor([piece.whole_cost for piece in pieces], device=everything.device)
     whole_from = torch.tensor([piece.whole_from for piece in pieces], device=everything.device)
+    is_divisible = torch.tensor([piece.is_divisible for piece in pieces], device=everything.device)
     num_sensitive = 1  # the lowest possible cost: one weight
     for step in range(1, NUM_CANDIDATES + 1):
         candidate = math.ceil(len(order) * step / NUM_CANDIDATES)
         counts = torch.bincount(piece_of[:candidate], minlength=len(pieces))
-        if int(torch.where(counts >= whole_from, whole_cost, counts).sum()) <= budget:
+        if int(torch.where(counts >= whole_from, whole_cost, counts * is_divisible).sum()) <= budget:
             num_sensitive = candidate
     starts = ends - sizes
     sensitive, owners = order[:num_sensitive], piece_of[:num_sensitive]

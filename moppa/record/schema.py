@@ -31,10 +31,26 @@ NEUTRAL = (
     "task.test_sha256",  # a check of the images; it does not decide which are read
     "backbone.weights",  # a path; the sha256 of the file counts instead
 )
+
+
+def pools_class_token(config: Mapping[str, Any]) -> bool:
+    """Returns whether the head reads the class token, so that what is added to an average has no effect."""
+    return get_entry(config, "backbone.pool", None) != "avg"
+
+
+LORA = {"share_down": False, "init": "kaiming_uniform", "dropout": 0.0}
 # Settings that were added after records existed, with the value that reproduces what the code did before. With another
 # value they count in the key, so that older records keep theirs; a record that lacks one is read as having this value.
 ADDED: dict[str, Any] = {}
-ADDED_TO_METHODS: dict[str, dict[str, Any]] = {  # the same for `method.attach`, by the method's name
+# The same for `method.attach`, by the method's name. A function returns the value for a config.
+ADDED_TO_METHODS: dict[str, dict[str, Any]] = {
+    "houlsby": {"train_norms": False},
+    "lora": LORA,
+    "mola": LORA,
+    "mos": {"dropout": 0.0},
+    "ssf": {"before_pooling": pools_class_token},
+    "vpt_deep": {"pool_prompts": pools_class_token},
+    "vpt_shallow": {"pool_prompts": pools_class_token},
     "moppa": {"constants_per": "channel", "damping": None, "gate": False},
 }
 PATHS = ("data.dir", "data.cache", "backbone.weights", "run.results")  # the neutral entries that are paths
@@ -97,7 +113,9 @@ def identity_of(config: Any, name: str = "") -> Any:
 def added_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings that were added after records existed and that a config of this method can have."""
     attach = ADDED_TO_METHODS.get(get_entry(config, "method.name", None), {})
-    return ADDED | {f"method.attach.{name}": value for name, value in attach.items()}
+    return ADDED | {
+        f"method.attach.{name}": value(config) if callable(value) else value for name, value in attach.items()
+    }
 
 
 def with_added_settings(config: Mapping[str, Any]) -> dict[str, Any]:

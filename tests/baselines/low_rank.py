@@ -9,6 +9,7 @@ from moppa.peft.collect import trainable_parameters
 from moppa.peft.inject import merge
 
 TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
+LORA = {"share_down": False, "init": "kaiming_uniform", "dropout": 0.0}
 
 
 def vit(depth=2):
@@ -92,7 +93,7 @@ def delta_at(model, depth, target):
 
 def assert_equal_to_peft(method, targets, *, use_dora):
     """Asserts that logits and gradients of LoRA or DoRA are those of HF peft with the same tensors."""
-    ours = perturbed(attached(method, rank=3, alpha=6, targets=targets))
+    ours = perturbed(attached(method, rank=3, alpha=6, targets=targets, **({} if use_dora else LORA)))
     theirs, layers = adapted_by_peft(targets, r=3, lora_alpha=6, use_dora=use_dora)
     theirs.head.load_state_dict(ours.head.state_dict())
     pairs = []
@@ -120,9 +121,9 @@ def assert_equal_to_peft(method, targets, *, use_dora):
     assert compared == {id(parameter) for name, parameter in trained if not name.startswith("head")}
 
 
-def assert_k_is_unchanged(method):
+def assert_k_is_unchanged(method, **settings):
     """Asserts that a method of q and v changes their rows of the fused weight, and no bit of k."""
-    stock, model = vit(), perturbed(attached(method, rank=2, alpha=2, targets=["q", "v"]))
+    stock, model = vit(), perturbed(attached(method, rank=2, alpha=2, targets=["q", "v"], **settings))
     for before, after in zip(stock.blocks, model.blocks, strict=True):
         pairs = zip(before.attn.qkv.weight.chunk(3), after.attn.qkv.weight.chunk(3), strict=True)
         assert [old.equal(new) for old, new in pairs] == [False, True, False]

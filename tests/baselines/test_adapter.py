@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import einsum
 
-from baselines import adapter
+from baselines import adapter, houlsby
+from moppa.peft.bottleneck import ParallelAdapter, SequentialAdapter
 from moppa.peft.collect import trainable_parameters
 from moppa.utils.errors import SettingError
 from tests.baselines.equations import (
@@ -31,9 +32,15 @@ SETTINGS = {
     "drop_path": 0.0,
 }
 
+ACTIVATIONS = {
+    "relu": lambda x: x.clamp(min=0),
+    "gelu": gelu,
+    "quick_gelu": lambda x: x / (1 + torch.exp(-1.702 * x)),
+}
+
 
 @pytest.mark.parametrize("scale", [0.1, "channel"])
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "quick_gelu"])
 @pytest.mark.parametrize(
     "placements",
     [["beside_mlp"], ["after_mlp"], ["after_attn", "after_mlp"], ["after_block"], ["beside_attn", "after_block"]],
@@ -47,7 +54,7 @@ def test_adapters_compute_their_equations(placements, activation, scale):
     def equation(p):
         def adapt(path, x):
             hidden = einsum("...c,hc->...h", x, p[path + ".adapter.down"]) + p[path + ".adapter.down_bias"]
-            hidden = hidden.clamp(min=0) if activation == "relu" else gelu(hidden)
+            hidden = ACTIVATIONS[activation](hidden)
             out = einsum("...h,ch->...c", hidden, p[path + ".adapter.up"]) + p[path + ".adapter.up_bias"]
             return out * (p[path + ".adapter.scale"] if scale == "channel" else 0.1)
 
@@ -74,12 +81,14 @@ def test_the_order_of_adapters_does_not_depend_on_the_order_of_placements():
         model = vit()
         adapter.attach(model, **{**SETTINGS, "placements": placements}, generator=seeded())
         names.append(list(trainable_parameters(model)))
-        assert isinstance(model.blocks[0].mlp, adapter.SequentialAdapter)
-        assert isinstance(model.blocks[0].mlp.inner, adapter.ParallelAdapter)
+        assert isinstance(model.blocks[0].mlp, SequentialAdapter)
+        assert isinstance(model.blocks[0].mlp.inner, ParallelAdapter)
     assert names[0] == names[1]
 
 
-@pytest.mark.parametrize("method", ["adaptformer", "convpass", "bi_adaptformer"])
+@pytest.mark.parametrize(
+    "method", ["adaptformer", "convpass", "bi_adaptformer", "adapter_noah", "lora_noah", "spt_adapter", "spt_lora"]
+)
 def test_dropout_is_for_training_only(method):
     model = perturbed(model_with(method), size=0.3)
     x = batch()[0]
@@ -114,6 +123,27 @@ def test_the_initial_values_are_those_of_the_papers():
     assert 0.99 * bound < model.blocks[0].mlp.adapter.down.abs().max() <= bound
 
 
+@pytest.mark.parametrize(("init", "bound"), [("normal", None), ("xavier_uniform", math.sqrt(6 / (64 + 32)))])
+def test_some_initial_values_draw_both_matrices(init, bound):
+    model = vit()
+    adapter.attach(model, **{**SETTINGS, "init": init, "bottleneck": 32}, generator=seeded())
+    for matrix in (model.blocks[0].mlp.adapter.down, model.blocks[0].mlp.adapter.up):
+        if bound:
+            assert 0.9 * bound < matrix.abs().max() <= bound
+        else:
+            assert 0.019 < matrix.std() < 0.021
+
+
+def test_the_norms_may_be_trained_too():
+    model = vit()
+    houlsby.attach(model, **SETTINGS, train_norms=True, generator=seeded())
+    names = {name for name in trainable_parameters(model) if "adapter" not in name}
+    assert names == {name for name, _ in vit().named_parameters() if "norm" in name}
+    model = vit()
+    houlsby.attach(model, **SETTINGS, train_norms=False, generator=seeded())
+    assert all("adapter" in name for name in trainable_parameters(model))
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -121,7 +151,7 @@ def test_the_initial_values_are_those_of_the_papers():
         ({"placements": []}, r"^placements=\[\].*after_block"),
         ({"placements": ["after_mlp", "after_mlp"]}, r"^placements=.*each once"),
         ({"placements": ["before_mlp"]}, r"^placements='before_mlp'.*beside_mlp"),
-        ({"activation": "tanh"}, r"^activation='tanh'.*relu, gelu"),
+        ({"activation": "tanh"}, r"^activation='tanh'.*relu, gelu, quick_gelu"),
         ({"scale": "token"}, r"^scale='token'.*number above 0, or channel"),
         ({"scale": 0}, r"^scale=0"),
         ({"init": "zeros"}, r"^init='zeros'"),

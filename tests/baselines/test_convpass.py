@@ -28,7 +28,7 @@ def test_convpass_computes_its_equation():
     def equation(p):
         def bypass(path, z):
             def parameter(name):
-                return p[f"{path}.bypass.{name}"]
+                return p[f"{path}.adapter.{name}"]
 
             hidden = einsum("bnc,hc->bnh", z, parameter("down")) + parameter("down_bias")
             hidden = hidden * torch.sigmoid(1.702 * hidden)
@@ -64,12 +64,12 @@ def test_the_kernel_starts_as_identity_or_xavier_uniform():
     model = vit()
     convpass.attach(model, **SETTINGS, generator=seeded())
     image = torch.randn(1, BOTTLENECK, 4, 3, generator=seeded())
-    conv = model.blocks[0].attn.bypass.conv
+    conv = model.blocks[0].attn.adapter.conv
     torch.testing.assert_close(torch.conv2d(image, conv, padding=1), image)
     model = vit()
     convpass.attach(model, **{**SETTINGS, "conv_init": "xavier_uniform"}, generator=seeded())
     bound = math.sqrt(6 / (2 * 9 * BOTTLENECK))
-    assert 0.9 * bound < model.blocks[0].attn.bypass.conv.abs().max() <= bound
+    assert 0.9 * bound < model.blocks[0].attn.adapter.conv.abs().max() <= bound
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import torch
 from baselines import lora, mos
 from moppa.peft.collect import trainable_parameters
 from moppa.peft.inject import merge
+from moppa.peft.shards import Pools
 from moppa.utils.errors import SettingError
-from tests.baselines.low_rank import assert_close, attached, backward, batch, perturbed, vit
+from tests.baselines.low_rank import LORA, assert_close, attached, backward, batch, perturbed, vit
 
 SETTINGS = {
     "rank": 5,
@@ -17,14 +18,15 @@ SETTINGS = {
     "alpha": 10,
     "targets": ("q", "v", "proj", "fc2"),
     "routing_seed": 3,
+    "dropout": 0.0,
 }
 
 
 def deltas_by_block(model):
-    """Yields, per block, every delta by its layer and the first row of the weight that it changes."""
+    """Yields, per block, every selection by its layer and the first row of the weight that it changes."""
     for block in model.blocks:
-        q, v = block.attn.qkv.parametrizations.weight
-        [proj], [fc2] = block.attn.proj.parametrizations.weight, block.mlp.fc2.parametrizations.weight
+        q, v = block.attn.qkv.parametrizations.weight[0].selections
+        [proj], [fc2] = (layer.parametrizations.weight[0].selections for layer in (block.attn.proj, block.mlp.fc2))
         yield {"attn.qkv 0": q, "attn.qkv 128": v, "attn.proj 0": proj, "mlp.fc2 0": fc2}
 
 
@@ -62,7 +64,7 @@ def test_the_factors_are_assembled_from_shards():
 
 def test_pools_have_the_size_of_lora_and_one_name_each():
     model = attached(mos, depth=3, **SETTINGS)
-    same_size = attached(lora, depth=3, rank=3, alpha=3, targets=SETTINGS["targets"])
+    same_size = attached(lora, depth=3, **LORA, rank=3, alpha=3, targets=SETTINGS["targets"])
     sizes = [sum(parameter.numel() for parameter in trainable_parameters(one).values()) for one in (model, same_size)]
     assert sizes[0] == sizes[1]
     names = [name for name in model.state_dict() if "pools" in name]
@@ -97,8 +99,8 @@ def test_a_pool_that_is_smaller_than_a_layer_repeats_its_shards():
 
 def test_mos_without_sharing_is_lora():
     settings = {**SETTINGS, "rank": 2, "budget_rank": 2, "private_rank": 2, "targets": ["q"]}
-    model, same = perturbed(attached(mos, **settings)), attached(lora, rank=2, alpha=10, targets=["q"])
-    [pools] = {module for module in model.modules() if isinstance(module, mos.Pools)}
+    model, same = perturbed(attached(mos, **settings)), attached(lora, **LORA, rank=2, alpha=10, targets=["q"])
+    [pools] = {module for module in model.modules() if isinstance(module, Pools)}
     with torch.no_grad():
         for depth, block in enumerate(same.blocks):
             [delta] = block.attn.qkv.parametrizations.weight
@@ -132,6 +134,7 @@ def test_the_indices_depend_on_their_own_seed_only():
         ({"num_shards": 5}, r"^num_shards=5 .*64 x 64.*divisor of 64"),
         ({"routing_seed": -1}, r"^routing_seed=-1: .*at least 0"),
         ({"alpha": 0}, r"^alpha=0: .*above 0"),
+        ({"dropout": 1.0}, r"^dropout=1\.0: .*at most 0\.9"),
         ({"targets": ["q", "q"]}, r"^targets=\['q', 'q'\]: .*each once"),
     ],
 )

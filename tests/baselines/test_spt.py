@@ -4,9 +4,10 @@ import pytest
 import timm
 import torch
 
-from baselines.spt import attach
+from baselines.spt import attach, tune_layer
 from moppa.peft.collect import trainable_parameters
-from moppa.peft.inject import merge
+from moppa.peft.inject import ParametrizedLinear, disable_output_deltas, merge
+from moppa.peft.pieces import find_pieces
 from moppa.utils.config import instantiate
 from moppa.utils.errors import SettingError
 from tests.conftest import config_of
@@ -56,7 +57,7 @@ def test_a_matrix_with_many_sensitive_weights_gets_the_structure(structure):
 
 
 def test_an_adapter_of_some_matrices_computes_its_equation():
-    model = attached(vit(), structure="adapter", budget=100_000)
+    model = attached(vit(), structure="adapter", budget=100_000).eval()
     layer = model.blocks[0].attn.qkv
     with torch.no_grad():
         for parameter in trainable_parameters(model).values():
@@ -70,6 +71,40 @@ def test_an_adapter_of_some_matrices_computes_its_equation():
             y = y + torch.einsum("bnr,or->bno", hidden, up) + up_bias
         expected.append(y)
     torch.testing.assert_close(layer(x), torch.cat(expected, dim=-1))
+
+
+def test_the_adapter_of_a_projection_reads_its_input():
+    model = attached(vit(), structure="adapter", budget=100_000)
+    layer = model.blocks[0].attn.proj
+    torch.nn.init.normal_(layer.up[0], generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(1))
+    hidden = torch.nn.functional.gelu(torch.einsum("bni,ri->bnr", x, layer.down[0]))
+    expected = layer.inner(x) + torch.einsum("bnr,or->bno", hidden, layer.up[0])
+    torch.testing.assert_close(layer(x), expected)
+    assert layer.dropout == 0
+    assert model.blocks[0].attn.qkv.dropout == 0.1
+
+
+def test_a_matrix_with_a_lora_beside_single_weights_computes_both():
+    model, weight = vit(), vit().blocks[0].attn.qkv.weight
+    layer, generator = model.blocks[0].attn.qkv, torch.Generator().manual_seed(0)
+    q, k, v, bias, *_ = (piece for piece in find_pieces(model, "lora", 8, 10, 5) if piece.layer is layer)
+    selected = [(q, torch.arange(4096)), (k, torch.arange(0)), (v, torch.tensor([3, 700])), (bias, torch.tensor([5]))]
+    tune_layer(layer, selected, "lora", 8, 0.0, generator)
+    [delta] = layer.parametrizations.weight
+    [bias_delta] = layer.parametrizations.bias
+    with torch.no_grad():
+        for parameter in (*delta.parameters(), *bias_delta.parameters()):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        expected, bias = weight.clone(), vit().blocks[0].attn.qkv.bias.clone()
+        expected[:64] += delta.low_rank.up[0] @ delta.low_rank.down[0]
+        expected[128, 3] += delta.sparse.values[0]
+        expected[128 + 700 // 64, 700 % 64] += delta.sparse.values[1]
+        bias[5] += bias_delta.values[0]
+    x = torch.randn(2, 5, 64, generator=generator)
+    assert isinstance(layer, ParametrizedLinear)
+    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, expected, bias))
+    torch.testing.assert_close(disable_output_deltas(layer)(x), layer(x))
 
 
 def test_the_selection_does_not_depend_on_the_seed_of_the_cell():
@@ -89,7 +124,9 @@ def test_the_selection_does_not_depend_on_the_seed_of_the_cell():
         ({"budget": 0}, r"^budget=0.*at least 1"),
         ({"budget": 64}, r"^budget=64 .*class token.*raise it"),
         ({"rank": 65}, r"^rank=65 is above 64"),
-        ({"num_batches": 0}, r"^num_batches=0"),
+        ({"num_images": 0}, r"^num_images=0"),
+        ({"batch_size": 0}, r"^batch_size=0"),
+        ({"dropout": 1}, r"^dropout=1"),
     ],
 )
 def test_a_bad_setting_is_named(setting, message):

@@ -42,7 +42,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 def model_with_ssf(family):
     model = stock_model(FAMILIES[family])
-    ssf.attach(model)
+    ssf.attach(model, before_pooling=True)
     return perturbed(model)
 
 
@@ -85,8 +85,25 @@ def test_weight_and_bias_share_one_scale_also_in_a_copy(family):
         assert sum(parameter.numel() for parameter in trainable_parameters(one).values()) == 2 * widths + head
 
 
+@pytest.mark.parametrize("before_pooling", [True, False])
+def test_an_average_of_the_tokens_is_scaled_before_or_after(before_pooling):
+    stock = stock_model(VIT, global_pool="avg")
+    model = copy.deepcopy(stock)
+    ssf.attach(model, before_pooling=before_pooling)
+    names = [name for name in trainable_parameters(model) if not name.startswith(("blocks", "patch_embed", "head"))]
+    after = ["fc_norm.parametrizations.weight.0.scale", "fc_norm.parametrizations.bias.0.shift"]
+    assert names == (["norm.gamma", "norm.beta"] if before_pooling else after)
+    perturbed(model)
+    gamma, beta = (model.get_parameter(name) for name in names)
+    x = torch.randn(3, 1 + 16, 64, dtype=torch.float64)
+    average = x[:, 1:].mean(dim=1)
+    stock = stock.double()
+    expected = stock.fc_norm(gamma * average + beta) if before_pooling else gamma * stock.fc_norm(average) + beta
+    torch.testing.assert_close(model.forward_head(model.norm(x), pre_logits=True), expected)
+
+
 def test_a_model_of_another_family_or_without_a_bias_is_named():
     with pytest.raises(UserError, match="ResNet"):
-        ssf.attach(timm.create_model("test_resnet"))
+        ssf.attach(timm.create_model("test_resnet"), before_pooling=True)
     with pytest.raises(UserError, match=r"blocks\.0\.attn\.qkv of VisionTransformer has none"):
-        ssf.attach(stock_model(VIT, qkv_bias=False))
+        ssf.attach(stock_model(VIT, qkv_bias=False), before_pooling=True)

@@ -18,19 +18,20 @@ PREFIXES = {
     "no prefix": {"class_token": False, "global_pool": "avg"},
     "registers": {"reg_tokens": 4},
 }
-SETTINGS = {"num_prompts": 5, "deep": True, "dropout": 0.0}
+SETTINGS = {"num_prompts": 5, "deep": True, "dropout": 0.0, "pool_prompts": False}
 
 
 def prompts_of(model):
     return [parameter for name, parameter in trainable_parameters(model).items() if name.endswith("prompts")]
 
 
+@pytest.mark.parametrize("pool_prompts", [False, True], ids=["tokens pooled", "prompts pooled too"])
 @pytest.mark.parametrize("deep", [False, True], ids=["shallow", "deep"])
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_vpt_is_the_concatenation_of_the_paper(prefix, deep):
+def test_vpt_is_the_concatenation_of_the_paper(prefix, deep, pool_prompts):
     stock = stock_model(VIT, **PREFIXES[prefix])
     model = copy.deepcopy(stock)
-    vpt.attach(model, **{**SETTINGS, "deep": deep}, generator=generator_for(0, "method"))
+    vpt.attach(model, **{**SETTINGS, "deep": deep, "pool_prompts": pool_prompts}, generator=generator_for(0, "method"))
     perturbed(model)
     stock.double().head.load_state_dict(model.head.state_dict())
     prompts = [leaf(parameter) for parameter in prompts_of(model)]
@@ -44,7 +45,9 @@ def test_vpt_is_the_concatenation_of_the_paper(prefix, deep):
             x = torch.cat([x[:, :num_prefix_tokens], batch_prompts, x[:, -NUM_PATCHES:]], dim=1)
         x = block(x)
         assert x.shape[1] == num_prefix_tokens + 5 + NUM_PATCHES
-    x = stock.norm(torch.cat([x[:, :num_prefix_tokens], x[:, -NUM_PATCHES:]], dim=1))
+    if not pool_prompts:  # with a class token the head reads no prompt
+        x = torch.cat([x[:, :num_prefix_tokens], x[:, -NUM_PATCHES:]], dim=1)
+    x = stock.norm(x)
     assert_equal_to(stock.forward_head(x), prompts, model(images()), prompts_of(model))
 
 
@@ -70,7 +73,7 @@ def test_shallow_and_deep_prompts_are_equal_in_a_single_block():
 
 def test_the_initial_values_are_uniform_within_the_bound_of_the_authors_code():
     model = stock_model(VIT)
-    vpt.attach(model, num_prompts=100, deep=True, dropout=0.0, generator=generator_for(0, "method"))
+    vpt.attach(model, **{**SETTINGS, "num_prompts": 100}, generator=generator_for(0, "method"))
     bound = math.sqrt(6 / (3 * 16 * 16 + DIM))
     for prompts in map(torch.Tensor.detach, prompts_of(model)):
         assert 0.99 * bound < float(prompts.abs().max()) <= bound
@@ -79,7 +82,7 @@ def test_the_initial_values_are_uniform_within_the_bound_of_the_authors_code():
 
 def test_dropout_differs_by_image_and_is_for_training_only():
     model = stock_model(VIT)
-    vpt.attach(model, num_prompts=50, deep=True, dropout=0.25, generator=generator_for(0, "method"))
+    vpt.attach(model, **{**SETTINGS, "num_prompts": 50, "dropout": 0.25}, generator=generator_for(0, "method"))
     inserted = []
     model.blocks[0].inner.register_forward_pre_hook(lambda module, inputs: inserted.append(inputs[0][:, 1:51]))
     with seeded(0):

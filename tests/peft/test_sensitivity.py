@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from baselines.spt import find_pieces
 from moppa.peft.collect import trainable_parameters
-from moppa.peft.sensitivity import select_sensitive, sensitivities
+from moppa.peft.pieces import find_pieces
+from moppa.peft.sensitivity import divided, select_sensitive, sensitivities
 from tests.baselines.test_spt import batches, vit
 
 
@@ -17,7 +17,7 @@ def pieces_of(model):
 def test_the_sensitivity_of_a_weight_is_its_squared_gradient_summed_over_batches():
     model = vit()
     pieces = pieces_of(model)
-    scores = sensitivities(model, pieces, batches(), 2, head_seed=0)
+    scores = sensitivities(model, pieces, batches(), num_images=8, batch_size=4, head_seed=0)
     twin = vit().eval()
     with torch.no_grad():
         twin.head.weight.copy_(0.02 * torch.randn(10, 64, generator=torch.Generator().manual_seed(0)))
@@ -50,7 +50,44 @@ def test_the_most_sensitive_weights_are_selected_within_the_budget(budget):
     )
     assert inside.min() >= outside.max()
     cost = sum(
-        piece.whole_cost if len(index) >= piece.whole_from else len(index)
+        piece.whole_cost if len(index) >= piece.whole_from else len(index) * piece.is_divisible
         for piece, index in zip(pieces, selected, strict=True)
     )
     assert 0.5 * budget < cost <= budget
+
+
+@pytest.mark.parametrize(
+    ("sizes", "num_images", "batch_size", "expected"),
+    [
+        ([4, 4, 4], 8, 4, [4, 4]),
+        ([6, 6], 12, 4, [4, 4, 4]),
+        ([2, 2, 2], 6, 4, [4, 2]),
+        ([5, 5], 7, 3, [3, 3, 1]),
+        ([3], 100, 8, [3]),
+    ],
+)
+def test_images_are_read_in_batches_of_another_size(sizes, num_images, batch_size, expected):
+    images, labels = torch.randn(sum(sizes), 3), torch.arange(sum(sizes))
+    read = list(divided(zip(images.split(sizes), labels.split(sizes), strict=True), num_images, batch_size))
+    assert [len(some) for some, _ in read] == expected
+    assert torch.equal(torch.cat([some for some, _ in read]), images[: sum(expected)])
+    assert torch.equal(torch.cat([some for _, some in read]), labels[: sum(expected)])
+
+
+def test_single_weights_of_a_norm_are_neither_tuned_nor_paid_for():
+    pieces = pieces_of(vit())
+    norms = [piece for piece in pieces if isinstance(piece.layer, torch.nn.LayerNorm)]
+    assert norms
+    some, all_of_them = torch.arange(2), torch.arange(64)
+    for piece in norms:
+        assert len(piece.positions(some)) == 0
+        assert torch.equal(piece.positions(all_of_them), all_of_them)
+    scores = [
+        torch.full((piece.parameter[piece.start : piece.stop].numel(),), 1.0 if piece in norms else 0.0)
+        for piece in pieces
+    ]
+    for score in scores:
+        score[2:] /= 2  # the two most sensitive weights of every vector cost nothing
+    selected = select_sensitive(scores, pieces, budget=10)
+    assert sum(len(index) for index in selected) > 10
+    assert all(len(index) < piece.whole_from for piece, index in zip(pieces, selected, strict=True))

@@ -1,10 +1,12 @@
 """Settings that are added to the configs leave the keys of older records as they are."""
 
+import copy
+
 import pytest
 
 from moppa.record import schema
 from moppa.record.schema import key_of, read_record
-from tests.factories import write_record_file
+from tests.factories import record_of, write_record_file
 
 
 @pytest.fixture
@@ -34,3 +36,14 @@ def test_an_older_record_is_read_with_the_added_settings(tmp_path):
     config = read_record(write_record_file(tmp_path, "method=lora", "task=eurosat"))["config"]
     assert config["train"]["decay_1d"] is True
     assert config["method"]["attach"]["share_down"] is False
+
+
+@pytest.mark.parametrize(("backbone", "averages"), [("vit_b16_in21k", False), ("vit_b16_mae", True)])
+def test_prompts_that_no_average_reads_leave_the_key_as_it_is(backbone, averages):
+    config = record_of("method=vpt_deep", "task=eurosat", f"backbone={backbone}")["config"]
+    old, other = copy.deepcopy(config), copy.deepcopy(config)
+    assert old["method"]["attach"].pop("pool_prompts")
+    other["method"]["attach"]["pool_prompts"] = False
+    keys = [key_of(one, "w", "float32") for one in (old, config, other)]
+    assert keys[0] == keys[2 if averages else 1]
+    assert keys[1] != keys[2]

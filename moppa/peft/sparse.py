@@ -1,0 +1,36 @@
+"""Updates of single weights, alone and together with a low-rank update of the same layer."""
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from moppa.peft.inject import ParametrizedLinear
+from moppa.peft.low_rank import LowRankDelta
+
+
+class SparseDelta(nn.Module):
+    """W' = W + values at some positions of W, zero at the start."""
+
+    def __init__(self, index: Int[Tensor, " positions"], like: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("index", index, persistent=False)
+        self.values = nn.Parameter(like.new_zeros(len(index)))
+
+    def forward(self, weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return weight.flatten().index_add(0, self.get_buffer("index"), self.values).view_as(weight)
+
+
+class SparseLowRankDelta(nn.Module):
+    """W' = W + values at some positions, if any, + B A. The layer's bias may have a delta of its own."""
+
+    def __init__(self, low_rank: LowRankDelta, sparse: nn.Module) -> None:
+        super().__init__()
+        self.sparse, self.low_rank = sparse, low_rank
+
+    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
+        return self.low_rank(self.sparse(weight))
+
+    def layer_output(self, layer: ParametrizedLinear, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """Returns W' x + b, with dropout of what A reads in training."""
+        weight = self.sparse(layer.pretrained("weight"))
+        return F.linear(x, weight, layer.bias) + self.low_rank.update_output(x)  # type: ignore[attr-defined]
