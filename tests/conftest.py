@@ -17,6 +17,7 @@ METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 TOY = [
     "task=eurosat",
     "task.fingerprint=null",
+    "task.test_sha256=null",
     "task.num_test=120",
     "data._target_=tests.toy_source.ToySource",
     "data.name=toy",

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from hydra.errors import HydraException
 
-from moppa.data.cache import split_check
+from moppa.data.cache import prepare_splits
+from moppa.data.check import split_check
 from moppa.data.cli import image_format, parse_args, tasks_and_sources, vtab_tasks
 from moppa.data.disk_space import check_free_space, split_bytes
 from moppa.data.images import ImageFormat
-from moppa.data.prepare import ensure_prepared
 from moppa.data.source import Source
 from moppa.data.split import split_folder
 from moppa.data.task import SPLITS, Task
@@ -56,13 +56,19 @@ def missing_bytes(task: Task, source: Source, target: ImageFormat) -> int:
 def prepare_task(task: Task, source: Source, target: ImageFormat) -> bool:
     """Prepares all splits of a task and prints the outcome; returns whether it succeeded."""
     try:
-        folders = [ensure_prepared(task, split, source, target) for split in SPLITS]
-        verdict = split_check(task, source, target)["verdict"]
+        folders = prepare_splits(task, SPLITS, source, target)
+        check = split_check(task, source, folders)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return False
     num_images = sum(task.num_images(split) for split in SPLITS)
-    print(f"{task.name}: {num_images:,} images at {target.size} px, {verdict}, in {folders[0].parent}")
+    place = folders["train800"].parent
+    print(
+        f"{task.name}: {num_images:,} images at {target.size} px, {check['verdict']}, test {check['test']}, in {place}"
+    )
+    for pair, count in check["shared_images"].items():
+        if count:
+            print(f"{task.name}: images with the same pixels, {pair}: {count:,}")
     return True
 
 

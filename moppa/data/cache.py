@@ -1,16 +1,23 @@
 """Loads the splits of a task from the cache, where each image is decoded and resized once, as a uint8 array on disk."""
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from moppa.data.images import ImageFormat
 from moppa.data.prepare import ensure_prepared
 from moppa.data.source import Source
-from moppa.data.split import Split, read_names, read_split, split_folder, start_hashing
-from moppa.data.task import BASE_SPLITS, Task, check_split, split_fingerprint
+from moppa.data.split import Split, read_split, start_hashing
+from moppa.data.task import BASE_SPLITS, Task
+
+
+def prepare_splits(task: Task, splits: tuple[str, ...], source: Source, image_format: ImageFormat) -> dict[str, Path]:
+    """Returns the cached folder of each of train800, val200 and test that make up `splits`, after preparing them."""
+    bases = dict.fromkeys(base for split in splits for base in BASE_SPLITS[split])
+    return {base: ensure_prepared(task, base, source, image_format) for base in bases}
 
 
 def load_split(task: Task, split: str, source: Source, image_format: ImageFormat) -> Split:
@@ -19,7 +26,16 @@ def load_split(task: Task, split: str, source: Source, image_format: ImageFormat
     Raises:
         UserError: if the cached images are damaged, were changed, or belong to another version of the task.
     """
-    loaded = [read_split(ensure_prepared(task, base, source, image_format), task, base) for base in BASE_SPLITS[split]]
+    return load_folders(task, split, prepare_splits(task, (split,), source, image_format))
+
+
+def load_folders(task: Task, split: str, folders: Mapping[str, Path]) -> Split:
+    """Returns the images of a split as uint8 (N, size, size, 3) from its folders in the cache.
+
+    Raises:
+        UserError: if they are damaged, were changed, or belong to another version of the task.
+    """
+    loaded = [read_split(folders[base], task, base) for base in BASE_SPLITS[split]]
     if len(loaded) == 1:
         return loaded[0]
     return Split(
@@ -29,24 +45,8 @@ def load_split(task: Task, split: str, source: Source, image_format: ImageFormat
     )
 
 
-def start_reading(task: Task, split: str, source: Source, image_format: ImageFormat) -> None:
-    """Starts to read and check the cached images of a split in the background; `load_split` waits for the rest."""
+def start_reading(split: str, folders: Mapping[str, Path]) -> None:
+    """Starts to read and check the cached images of a split in the background; `load_folders` waits for the rest."""
     for base in BASE_SPLITS[split]:
-        with suppress(OSError):  # not in the cache: `load_split` prepares it
-            start_hashing(split_folder(task, base, source, image_format))
-
-
-def split_check(task: Task, source: Source, image_format: ImageFormat) -> dict[str, Any]:
-    """Returns the check of train800 and val200 as `verdict`, and their `fingerprint` (None if they have no names).
-
-    Raises:
-        UserError: if the names differ from the task's fingerprint.
-    """
-    train800, val200 = (
-        read_names(ensure_prepared(task, base, source, image_format), task, base)
-        for base in BASE_SPLITS["train800val200"]
-    )
-    verdict = check_split(task, train800, val200)
-    if train800 is None or val200 is None:
-        return {"verdict": verdict, "fingerprint": None}
-    return {"verdict": verdict, "fingerprint": split_fingerprint(train800, val200)}
+        with suppress(OSError):  # reported when it is loaded
+            start_hashing(folders[base])

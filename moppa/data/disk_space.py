@@ -8,12 +8,13 @@ from moppa.utils.errors import UserError
 
 LABEL_BYTES = 8  # int64
 NAME_BYTES = 64  # upper bound for a name with its quotes
+DIGEST_BYTES = 32  # sha256
 HEADER_BYTES = 1 << 14  # the headers of the arrays and the manifest
 
 
 def split_bytes(task: Task, split: str, *, size: int) -> int:
     """Returns the most bytes that a cached split can take, computed from the task's definition."""
-    return task.num_images(split) * (3 * size**2 + LABEL_BYTES + NAME_BYTES) + HEADER_BYTES
+    return task.num_images(split) * (3 * size**2 + LABEL_BYTES + NAME_BYTES + DIGEST_BYTES) + HEADER_BYTES
 
 
 def task_bytes(task: Task, *, size: int) -> int:

@@ -1,16 +1,15 @@
-"""Decodes images to RGB, resizes them to squares, and computes sha256 digests of image arrays."""
+"""Resizes images to squares, and computes sha256 digests of images."""
 
 import hashlib
-import io
 import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from moppa.utils.errors import UserError
+from moppa.data.decode import to_rgb
 
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 BLOCK_BYTES = 1 << 22  # hashed at a time
@@ -32,20 +31,18 @@ class ImageFormat:
 
 def resize(image: bytes | np.ndarray, image_format: ImageFormat, *, pixel_scale: int) -> np.ndarray:
     """Returns an encoded image or a uint8 array (H, W) or (H, W, 1 or 3) as RGB uint8 (size, size, 3), not cropped."""
-    size, resampling = image_format.size, INTERPOLATIONS[image_format.interpolation]
-    try:
-        return np.asarray(to_rgb(image, pixel_scale).resize((size, size), resampling))
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"an image cannot be decoded ({error}); the data set is damaged: prepare it again") from error
+    return resize_rgb(to_rgb(image, pixel_scale), image_format)
 
 
-def to_rgb(image: bytes | np.ndarray, pixel_scale: int) -> Image.Image:
-    """Returns an encoded image or a uint8 array (H, W) or (H, W, 1 or 3) as RGB, its values times `pixel_scale`."""
-    picture = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else Image.fromarray(image.squeeze())
-    if pixel_scale != 1:
-        table = [min(255, value * pixel_scale) for value in range(256)]
-        picture = picture.point(table * len(picture.getbands()))
-    return picture if picture.mode == "RGB" else picture.convert("RGB")  # converting RGB to RGB would make a copy
+def resize_rgb(picture: Image.Image, image_format: ImageFormat) -> np.ndarray:
+    """Returns a picture as uint8 (size, size, 3), not cropped."""
+    size = image_format.size
+    return np.asarray(picture.resize((size, size), INTERPOLATIONS[image_format.interpolation]))
+
+
+def hash_picture(picture: Image.Image) -> bytes:
+    """Returns the sha256 of the width, height and pixels of a picture."""
+    return hashlib.sha256(b"%d %d\n" % picture.size + picture.tobytes()).digest()
 
 
 def hash_array(array: np.ndarray) -> bytes:

@@ -23,12 +23,13 @@ class Progress:
     """The images of a split that the journal vouches for.
 
     `offset` is the position of the first image in the array file, in bytes. `digest` is the running sha256 of the
-    sha256 digests of all images.
+    sha256 digests of all images. `decoded` holds the sha256 of each image before it was resized, in hex digits.
     """
 
     offset: int = 0
     labels: list[int] = field(default_factory=list)
     names: list[str | None] = field(default_factory=list)
+    decoded: list[str] = field(default_factory=list)
     digest: Any = field(default_factory=hashlib.sha256)
 
     @property
@@ -80,6 +81,7 @@ def recover(images: BinaryIO, journal: TextIO, facts: dict[str, Any]) -> Progres
                 break
             progress.labels += chunk["labels"]
             progress.names += chunk["names"]
+            progress.decoded += chunk["decoded"]
             progress.digest, images_end, journal_end = digest, images.tell(), journal_end + len(line)
     except (IndexError, KeyError, TypeError, ValueError):  # a torn line: keep the chunks before it
         if not progress.num_images:
@@ -100,11 +102,18 @@ def write_chunk(file: Path, offset: int, chunk: Sequence[np.ndarray]) -> list[by
     return [hash_array(image) for image in chunk]
 
 
-def append_chunk(journal: TextIO, progress: Progress, chunk: Sequence[Example], digests: Sequence[bytes]) -> None:
+def append_chunk(
+    journal: TextIO, progress: Progress, chunk: Sequence[Example], digests: Sequence[bytes], decoded: Sequence[bytes]
+) -> None:
     """Appends the line that vouches for the next chunk, which is on disk, and adds the chunk to `progress`."""
-    labels, names = [int(example.label) for example in chunk], [example.name for example in chunk]
+    line = {
+        "labels": [int(example.label) for example in chunk],
+        "names": [example.name for example in chunk],
+        "decoded": [digest.hex() for digest in decoded],
+    }
     progress.digest.update(b"".join(digests))
-    progress.labels += labels
-    progress.names += names
-    journal.write(json.dumps({"labels": labels, "names": names, "sha256": progress.digest.hexdigest()}) + "\n")
+    progress.labels += line["labels"]
+    progress.names += line["names"]
+    progress.decoded += line["decoded"]
+    journal.write(json.dumps({**line, "sha256": progress.digest.hexdigest()}) + "\n")
     journal.flush()

@@ -13,7 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
 from moppa.data.archive import SUFFIXES, extract, file_names
+from moppa.data.file_digests import digest_lines, file_digests
 from moppa.data.source import Example
+from moppa.data.split import memory_file
 from moppa.data.task import SPLITS, Task
 from moppa.utils.errors import UserError
 
@@ -36,6 +38,7 @@ class NoahSource:
     """
 
     lineage: ClassVar[str] = "noah_jpeg"
+    is_reencoded: ClassVar[bool] = True
 
     name: str
     dir: str
@@ -59,7 +62,15 @@ class NoahSource:
         check_joined(folder, lists)
         check_disjoint(folder, lists)
         for line in lists[split]:
-            yield Example(read_image(folder, line), line.label, None, is_scaled=True)
+            yield Example(read_image(folder, line), line.label, None, is_scaled=True, file=folder / line.path)
+
+    def content(self, task: Task, split: str) -> str:
+        """Returns the sha256 of the labels and files of a split, in order."""
+        folder = self.task_folder(task)
+        lines = read_list(folder, split)
+        memory = memory_file(task, split, self.cache, self.lineage, folder)
+        digests = file_digests([folder / line.path for line in lines], memory)
+        return digest_lines([f"{line.label}\0{digest}" for line, digest in zip(lines, digests, strict=True)])
 
     def task_folder(self, task: Task) -> Path:
         """Returns the folder of a task, and first unpacks its archive if `dir` holds only that."""
@@ -105,7 +116,7 @@ def read_list(folder: Path, split: str) -> list[Line]:
     """Returns the lines of a split's list; all paths are inside of the folder."""
     file = list_file(folder, split)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{file} cannot be read ({reason}); the folder is incomplete: get it again") from error

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import UnidentifiedImageError
-
-from moppa.data.images import to_rgb
+from moppa.data.decode import decode
 from moppa.data.noah import JOINED, list_file
 from moppa.data.source import Example, Source, chunked
 from moppa.data.task import BASE_SPLITS, Task
@@ -66,14 +64,8 @@ def write_images(folder: Path, task: Task, source: Source, split: str) -> None:
 
 def encode(example: Example, path: Path, pixel_scale: int) -> None:
     """Writes an example as JPEG at its own size."""
-    try:
-        # as RGB, because a gray JPEG has no chroma channels to subsample
-        picture = to_rgb(example.image, 1 if example.is_scaled else pixel_scale)
-    except UnidentifiedImageError as error:
-        raise UserError(
-            f"image {example.name or path.name} cannot be decoded; the data set is damaged: prepare it again"
-        ) from error
-    picture.save(path, **ENCODING)
+    # as RGB, because a gray JPEG has no chroma channels to subsample
+    decode(example, path.stem, pixel_scale=pixel_scale).save(path, **ENCODING)
 
 
 def write_joined(folder: Path) -> None:

@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from moppa.data.disk_space import check_free_space, split_bytes
 from moppa.data.images import ImageFormat
-from moppa.data.source import Source
-from moppa.data.split import split_folder
+from moppa.data.source import Source, SourceWithVersions
+from moppa.data.split import read_manifest, split_folder
 from moppa.data.task import Task
 from moppa.data.write_split import write_split
 from moppa.utils.atomic import write_error
@@ -23,10 +23,16 @@ from moppa.utils.errors import UserError
 
 
 def ensure_prepared(task: Task, split: str, source: Source, image_format: ImageFormat) -> Path:
-    """Returns the folder of a cached split and prepares it if it is absent."""
+    """Returns the folder of a cached split and prepares it if it is absent.
+
+    Raises:
+        UserError: if the source cannot provide the split, or if it holds another version of the data set.
+    """
     folder = split_folder(task, split, source, image_format)
     if not is_prepared(folder):
         prepare(task, split, source, image_format)
+    elif isinstance(source, SourceWithVersions):
+        source.check_origin(task, read_manifest(folder, task, split).get("origin") or "")
     return folder
 
 
@@ -52,6 +58,8 @@ def prepare(task: Task, split: str, source: Source, image_format: ImageFormat) -
             check_free_space(f"task {task.name}: {split} at {image_format.size} px", num_bytes, folder)
             try:
                 write_split(temporary, task, split, source, image_format)
+                if split_folder(task, split, source, image_format) != folder:
+                    raise UserError(f"task {task.name}: images of {split} changed while they were read; run it again")
             except (UserError, OSError):
                 shutil.rmtree(temporary, ignore_errors=True)  # resuming would fail again
                 raise

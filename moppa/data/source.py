@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,13 +14,17 @@ class Example(NamedTuple):
     """One image with its label and name.
 
     `image` holds the encoded bytes or a uint8 array (H, W, channels). `is_scaled` is true if the pixels already
-    include the task's `pixel_scale`, as in a dump that was made for viewing.
+    include the task's `pixel_scale`, as in a dump that was made for viewing. `file` is the image's file, which errors
+    name. `as_displayed` is true if the image is to be read as a viewer shows it: turned as its EXIF data say, and its
+    transparent parts on white. The benchmark's own data sets are read without both, as their papers did.
     """
 
     image: bytes | np.ndarray
     label: int
     name: str | None
     is_scaled: bool = False
+    file: Path | None = None
+    as_displayed: bool = False
 
 
 @runtime_checkable
@@ -44,6 +49,39 @@ class SourceWithOrigin(Protocol):
     def origin(self, task: Task) -> str:
         """Returns the name and version, for example `eurosat/rgb/2.0.0`."""
         ...
+
+
+@runtime_checkable
+class SourceWithVersions(Protocol):
+    """A source whose folder can hold several versions of a data set."""
+
+    def check_origin(self, task: Task, origin: str) -> None:
+        """Raises `UserError` if the folder holds this data set, but not the version in `origin`."""
+        ...
+
+
+@runtime_checkable
+class SourceWithContent(Protocol):
+    """A source that reads files of the user, which can change."""
+
+    def content(self, task: Task, split: str) -> str:
+        """Returns the sha256 of everything that decides the images, names and labels of a split."""
+        ...
+
+
+def content_of(task: Task, split: str, source: Source) -> str | None:
+    """Returns the sha256 of the content of a split, or None if the task's definition and version decide it."""
+    return source.content(task, split) if isinstance(source, SourceWithContent) else None
+
+
+def allows_shared_images(source: Source) -> bool:
+    """Returns whether an image may be in two splits: in a published data set it may, in the user's own by a setting."""
+    return getattr(source, "allow_shared_images", True)
+
+
+def has_official_pixels(source: Source) -> bool:
+    """Returns whether decoded pixels are those of the task's data set, and not those of a lossy copy."""
+    return not getattr(source, "is_reencoded", False)
 
 
 def chunked(examples: Iterator[Example], size: int) -> Iterator[list[Example]]:

@@ -1,10 +1,12 @@
 """Reads one cached split: the folder it lies in, the definition it must have, and the check that it is intact.
 
-A folder holds `images.npy` (N, size, size, 3) uint8, `labels.npy` (N,) int64, `names.json` and `manifest.json`.
+A folder holds `images.npy` (N, size, size, 3) uint8, `labels.npy` (N,) int64, `decoded.npy` (N, 32) uint8 with the
+sha256 of each image before it was resized, `names.json` and `manifest.json`.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -15,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from moppa.data.images import ImageFormat, hash_array, hash_images
-from moppa.data.source import Source
+from moppa.data.source import Source, content_of
 from moppa.data.task import SplitCheck, Task, hash_names, split_fingerprint
 from moppa.utils.errors import UserError
 
-FORMAT = 2
-REQUIRED = ("images_sha256", "labels_sha256", "names_sha256", "count")  # of a manifest
+FORMAT = 3
+REQUIRED = ("images_sha256", "labels_sha256", "names_sha256", "decoded_sha256", "count")  # of a manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +35,21 @@ class Split:
 
 
 def split_folder(task: Task, split: str, source: Source, image_format: ImageFormat) -> Path:
-    """Returns the folder of a cached split. It ends with eight letters of the hash of the split's definition."""
+    """Returns the folder of a cached split. Its name ends with digits of the sha256 of the split's definition.
+
+    If the source reads files of the user, digits of the sha256 of their content follow.
+    """
     definition = json.dumps(split_definition(task, split), sort_keys=True)
     suffix = hashlib.sha256(definition.encode()).hexdigest()[:8]
+    content = content_of(task, split, source)
     name = f"{split}-{image_format.size}-{image_format.interpolation}-{suffix}"
-    return task_folder(task, source.cache) / source.lineage / name
+    return task_folder(task, source.cache) / source.lineage / (f"{name}-{content[:16]}" if content else name)
+
+
+def memory_file(task: Task, split: str, cache: str, lineage: str, root: Path) -> Path:
+    """Returns the file that remembers the digests of a split's source files below `root`."""
+    place = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:8]
+    return task_folder(task, cache) / lineage / f"{split}-files-{place}.json"
 
 
 def task_folder(task: Task, cache: str) -> Path:
@@ -136,6 +148,23 @@ def read_names(folder: Path, task: Task, split: str) -> list[str] | None:
     if (names and hash_names(names)) != manifest["names_sha256"]:
         raise UserError(f"the cached names in {folder} are not those that were prepared; delete that folder")
     return names
+
+
+def read_decoded(folder: Path, task: Task, split: str) -> np.ndarray:
+    """Returns the sha256 of each image in a folder of the cache before it was resized, (N, 32) uint8."""
+    manifest = read_manifest(folder, task, split)
+    try:
+        decoded = np.load(folder / "decoded.npy")
+    except (OSError, ValueError, EOFError) as error:
+        raise unreadable(folder, error) from error
+    if hash_decoded(decoded) != manifest["decoded_sha256"]:
+        raise UserError(f"the digests in {folder} are not those that were prepared; delete that folder")
+    return decoded
+
+
+def hash_decoded(decoded: np.ndarray) -> str:
+    """Returns one sha256 for the digests (N, 32) of the images of a split, in any order."""
+    return hash_names(sorted(digest.tobytes().hex() for digest in decoded))
 
 
 def read_json(file: Path) -> Any:

@@ -18,6 +18,8 @@ BASE_SPLITS = {  # which of SPLITS make up a split that a protocol can name
 GROUPS = ("natural", "specialized", "structured")
 
 SplitCheck = Literal["official", "differs", "no names"]
+TestCheck = Literal["official", "no digest", "not read"]
+TEST_DIGESTS = ("names", "pixels")
 Loaded = TypeVar("Loaded")
 
 
@@ -27,6 +29,7 @@ class Task:
 
     `splits` holds the source's names of train800, val200 and test. `label` computes the class of an example.
     `name_key` is the field with the name of an image. `fingerprint` holds the sha256 digests of the official names.
+    `test_sha256` holds those of the test split: `names` over its sorted names, `pixels` over its decoded images.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Task:
     label: Callable[[Mapping[str, Any]], int]
     name_key: str | None
     fingerprint: Mapping[str, str] | None
+    test_sha256: Mapping[str, str] | None = None  # records from before this setting do not have it
 
     def __post_init__(self) -> None:
         validate.one_of("group", self.group, GROUPS)
@@ -51,6 +55,12 @@ class Task:
         validate.integer("pixel_scale", self.pixel_scale, minimum=1)
         if missing := [split for split in SPLITS if split not in self.splits]:
             raise SettingError("splits", f"={self.splits}: add {', '.join(missing)}")
+        for split, name in self.splits.items():
+            if not isinstance(name, str):
+                raise SettingError(f"splits.{split}", f"={name!r}: it must be a name; put it in quotes")
+        for name in self.test_sha256 or ():
+            if name not in TEST_DIGESTS:
+                raise SettingError(f"test_sha256.{name}", f": there are only {' and '.join(TEST_DIGESTS)}")
 
     def num_images(self, split: str) -> int:
         """Returns the number of images of train800, val200 or test."""
@@ -104,7 +114,8 @@ class Protocol:
 
 def hash_names(names: Sequence[str]) -> str:
     """Returns the sha256 of the names, one per line. The official fingerprints have this form."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    # the names of files need not be UTF-8: Python keeps their other bytes as surrogates
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def split_fingerprint(train800: Sequence[str], val200: Sequence[str]) -> dict[str, str]:
@@ -133,3 +144,26 @@ def check_split(task: Task, train800: Sequence[str] | None, val200: Sequence[str
             f"declare a split of your own"
         )
     return "official"
+
+
+def check_test(task: Task, names: Sequence[str] | None, pixels: str | None) -> TestCheck:
+    """Returns whether the images of the test split are the official ones.
+
+    `names` are their names, and `pixels` is the sha256 of their decoded pixels; each is None if it cannot be compared.
+
+    Raises:
+        UserError: if they differ from the task's digests.
+    """
+    official = {f"test_sha256.{name}": digest for name, digest in (task.test_sha256 or {}).items() if digest}
+    official |= {f"fingerprint.{name}": digest for name, digest in (task.fingerprint or {}).items() if "test_" in name}
+    actual = {"test_sha256.pixels": pixels}
+    if names is not None:
+        actual |= {"test_sha256.names": hash_names(sorted(names)), "fingerprint.test_in_order": hash_names(names)}
+    common = [name for name in official if actual.get(name)]
+    if wrong := [name for name in common if official[name] != actual[name]]:
+        raise UserError(
+            f"task {task.name}: the test images are not the official ones ({', '.join(wrong)} is {actual[wrong[0]]}, "
+            f"the task says {official[wrong[0]]}; {task.builder}, {task.splits['test']}); get the official data set, "
+            f"or set task.{wrong[0].partition('.')[0]}=null to declare a test set of your own"
+        )
+    return "official" if common else "no digest"

@@ -1,9 +1,12 @@
 """The images of one task from one source, restricted to the splits of one protocol."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from moppa.data import cache
+from moppa.data.check import split_check
 from moppa.data.images import ImageFormat
 from moppa.data.source import Source
 from moppa.data.split import Split
@@ -29,23 +32,31 @@ class TaskData:
         """The split to evaluate on."""
         return self.protocol.evaluate
 
+    @cached_property
+    def folders(self) -> dict[str, Path]:
+        """The folders of the protocol's splits in the cache, prepared before the training.
+
+        They are determined once, so that all splits of a cell are of the same state of the source.
+        """
+        splits = (self.train_split, self.eval_split)
+        return cache.prepare_splits(self.task, splits, self.source, self.image_format)
+
     def load(self, split: str) -> Split:
         """Returns images (N, S, S, 3) uint8 and labels (N,) of a split, and prepares them first if they are not cached.
 
         Raises:
             UserError: if the split is not one of the protocol's, or if its images are damaged or of another version.
         """
-        load = self.protocol.restrict(lambda name: cache.load_split(self.task, name, self.source, self.image_format))
-        return load(split)
+        return self.protocol.restrict(lambda name: cache.load_folders(self.task, name, self.folders))(split)
 
     def check(self) -> dict[str, Any]:
-        """Returns the split check of the training images as `verdict`, and their `fingerprint`.
+        """Returns what a record says about its splits (`moppa.data.check.split_check`), before the training.
 
         Raises:
-            UserError: if the images are not the task's official split.
+            UserError: if the images are not the task's official splits, or if one of the user's own is in two of them.
         """
-        return cache.split_check(self.task, self.source, self.image_format)
+        return split_check(self.task, self.source, self.folders)
 
     def start_reading(self, split: str) -> None:
         """Starts to read and hash the cached images of a split in the background."""
-        cache.start_reading(self.task, split, self.source, self.image_format)
+        cache.start_reading(split, self.folders)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,6 +50,18 @@ class TfdsSource:
     def origin(self, task: Task) -> str:
         """Returns the full TFDS name of the data set, for example `eurosat/rgb/2.0.0`."""
         return self.builder(task).info.full_name
+
+    def check_origin(self, task: Task, origin: str) -> None:
+        """Raises `UserError` if `dir` holds the data set of the task, but not the version in `origin`."""
+        name, _, version = origin.rpartition("/")
+        folder, pattern = Path(self.dir).expanduser() / name, task.builder.partition(":")[2] or "*"
+        prepared = [file.parent.name for file in folder.glob("*/dataset_info.json")]
+        others = sorted(other for other in prepared if fnmatch(other, pattern))
+        if name and others and version not in others:
+            raise UserError(
+                f"task {task.name}: data.cache={self.cache} holds images of {origin}, but data.dir={self.dir} holds "
+                f"version {', '.join(others)}; choose another folder with data.cache=DIR, or the other data.dir"
+            )
 
     def builder(self, task: Task) -> Any:
         """Returns the TFDS builder of the task; its data set need not be prepared."""

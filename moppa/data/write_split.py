@@ -8,15 +8,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from moppa.data.images import ImageFormat, hash_array, resize
+from moppa.data.decode import decode
+from moppa.data.images import ImageFormat, hash_array, hash_picture, resize_rgb
 from moppa.data.journal import Progress, append_chunk, resume_journal, write_chunk
-from moppa.data.source import Example, Source, SourceWithOrigin, chunked
-from moppa.data.split import check_names, split_definition
+from moppa.data.source import Example, Source, SourceWithOrigin, chunked, content_of
+from moppa.data.split import check_names, hash_decoded, split_definition
 from moppa.data.task import Task, hash_names
 from moppa.utils.errors import UserError
 from moppa.utils.progress import progress_bar
@@ -29,8 +30,15 @@ MAX_PENDING_CHUNKS = 4 * NUM_THREADS
 Chunk = list[Example]
 
 
+class Digests(NamedTuple):
+    """The sha256 of each image of a chunk, resized and decoded."""
+
+    resized: list[bytes]
+    decoded: list[bytes]
+
+
 def write_split(folder: Path, task: Task, split: str, source: Source, image_format: ImageFormat) -> None:
-    """Writes images, labels, names and, last of all, the manifest of a split to `folder`.
+    """Writes images, labels, names, digests and, last of all, the manifest of a split to `folder`.
 
     Resumes from the journal in `folder` if there is one.
     """
@@ -40,6 +48,8 @@ def write_split(folder: Path, task: Task, split: str, source: Source, image_form
 
     labels = np.array(progress.labels, dtype=np.int64)
     np.save(folder / "labels.npy", labels)
+    decoded = np.frombuffer(bytes.fromhex("".join(progress.decoded)), dtype=np.uint8).reshape(-1, 32)
+    np.save(folder / "decoded.npy", decoded)
     known_names = [name for name in progress.names if name is not None]
     names = known_names if len(known_names) == progress.num_images else None
     (folder / "names.json").write_text(json.dumps(names))
@@ -49,6 +59,7 @@ def write_split(folder: Path, task: Task, split: str, source: Source, image_form
         "names_sha256": None if names is None else hash_names(names),
         "images_sha256": progress.digest.hexdigest(),
         "labels_sha256": hash_array(labels).hex(),
+        "decoded_sha256": hash_decoded(decoded),
     }
     (folder / "journal.jsonl").unlink()
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True))
@@ -64,6 +75,7 @@ def split_facts(task: Task, split: str, source: Source, image_format: ImageForma
         "interpolation": image_format.interpolation,
         "lineage": source.lineage,
         "origin": source.origin(task) if isinstance(source, SourceWithOrigin) else None,
+        "content": content_of(task, split, source),
         "versions": {
             "pillow": Image.__version__,
             "numpy": np.__version__,
@@ -78,17 +90,19 @@ def write_images(
     """Resizes and writes all images that the journal does not vouch for yet.
 
     Raises:
-        UserError: if the source has another number of images than the task, or a label outside of its classes.
+        UserError: if an image cannot be decoded, or if the source has another number of images than the task, or a
+            label outside of its classes.
     """
     file, num_images = folder / "images.npy", task.num_images(split)
     chunk_images = min(MAX_CHUNK_IMAGES, max(1, CHUNK_BYTES // image_format.image_bytes))
 
-    def resize_and_write(first: int, chunk: Chunk) -> list[bytes]:
-        scales = [1 if example.is_scaled else task.pixel_scale for example in chunk]
-        images = [
-            resize(example.image, image_format, pixel_scale=scale) for example, scale in zip(chunk, scales, strict=True)
-        ]
-        return write_chunk(file, progress.offset + first * image_format.image_bytes, images)
+    def resize_and_write(first: int, chunk: Chunk) -> Digests:
+        decoded, images = [], []
+        for index, example in enumerate(chunk, start=first):
+            picture = decode(example, f"{index} of {split} of task {task.name}", pixel_scale=task.pixel_scale)
+            decoded.append(hash_picture(picture))
+            images.append(resize_rgb(picture, image_format))
+        return Digests(write_chunk(file, progress.offset + first * image_format.image_bytes, images), decoded)
 
     # Not through a memory map: a full disk then raises an error and does not kill the process.
     with file.open("r+b" if file.exists() else "w+b") as array, (folder / "journal.jsonl").open("a+") as journal:
@@ -103,7 +117,7 @@ def write_images(
                 if progress.num_images + len(chunk) > num_images:
                     raise wrong_count(task, split, f"more than {num_images}")
                 check_labels(task, chunk)
-                append_chunk(journal, progress, chunk, digests)
+                append_chunk(journal, progress, chunk, digests.resized, digests.decoded)
                 bar.update(line, completed=progress.num_images)
     if progress.num_images != num_images:
         raise wrong_count(task, split, str(progress.num_images))
@@ -111,10 +125,10 @@ def write_images(
 
 
 def map_in_order(
-    pool: ThreadPoolExecutor, write: Callable[[int, Chunk], list[bytes]], chunks: Iterator[Chunk], *, first: int
-) -> Iterator[tuple[Chunk, list[bytes]]]:
+    pool: ThreadPoolExecutor, write: Callable[[int, Chunk], Digests], chunks: Iterator[Chunk], *, first: int
+) -> Iterator[tuple[Chunk, Digests]]:
     """Yields each chunk with the result of `write(index of its first image, chunk)`, in order; the pool works ahead."""
-    pending: deque[tuple[Chunk, Future[list[bytes]]]] = deque()
+    pending: deque[tuple[Chunk, Future[Digests]]] = deque()
     for chunk in chunks:
         pending.append((chunk, pool.submit(write, first, chunk)))
         first += len(chunk)

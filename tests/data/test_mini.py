@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from moppa.data import cache
+from moppa.data.check import split_check
 from moppa.data.images import ImageFormat
 from moppa.data.mini.canvas import SINES, UNIT, blur, rotation, to_bytes
 from moppa.data.mini.draws import Draws
@@ -40,8 +41,10 @@ def test_the_suite_has_eight_tasks_in_the_three_groups():
 
 
 def test_the_split_check_of_a_cached_task_is_official(tmp_path):
-    source, task = source_in(tmp_path), task_of("sprites_location")
-    assert cache.split_check(task, source, ImageFormat(64, "bicubic"))["verdict"] == "official"
+    source, task = source_in(tmp_path), task_of("digits")
+    folders = cache.prepare_splits(task, SPLITS, source, ImageFormat(64, "bicubic"))
+    check = split_check(task, source, folders)
+    assert (check["verdict"], check["test"]) == ("official", "official")
 
 
 @pytest.mark.parametrize("name", MINI)

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image, JpegImagePlugin
 
 from moppa.data import archive, cache, noah_jpeg
+from moppa.data.check import split_check
 from moppa.data.images import ImageFormat
 from moppa.data.source import Example
 from moppa.data.split import split_folder
@@ -84,7 +85,10 @@ def test_noahs_lists_are_read_in_order_and_the_split_check_finds_no_names(noah_f
     assert [example.label for example in examples] == [index % 10 for index in range(200)]
     assert examples[7].image == (noah_folder / "images" / "val200" / "000007.jpg").read_bytes()
     assert task.fingerprint is not None  # TFDS has names to check, NOAH has only numbers
-    assert cache.split_check(task, source, IMAGE_FORMAT) == {"verdict": "no names", "fingerprint": None}
+    check = split_check(task, source, cache.prepare_splits(task, SPLITS, source, IMAGE_FORMAT))
+    assert (check["verdict"], check["fingerprint"], check["test"]) == ("no names", None, "no digest")
+    assert check["test_sha256"] == {"names": None, "pixels": None}  # JPEG has other pixels than the data set
+    assert set(check["content"]) == set(SPLITS)
     split = cache.load_split(task, "test", source, IMAGE_FORMAT)
     expected = Image.open(noah_folder / "images" / "test" / "000003.jpg").resize((16, 16), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(split.images[3], np.asarray(expected))
@@ -367,7 +371,6 @@ def test_real_eurosat_as_noah_jpeg_differs_a_little_from_the_lossless_lineage(eu
     tfds_source, original_size = instantiate(config, "data"), ImageFormat(64, "bicubic")
     lossless = cache.load_split(task, "val200", tfds_source, original_size)
     jpeg = cache.load_split(task, "val200", source, original_size)
-    assert cache.split_check(task, source, IMAGE_FORMAT)["verdict"] == "no names"
     np.testing.assert_array_equal(jpeg.labels, lossless.labels)
     difference = np.abs(jpeg.images.astype(int) - lossless.images.astype(int)).mean()
     assert 0.5 < difference < 8  # gray levels
@@ -540,7 +543,7 @@ OWN_FAULTS = {
     "table is not text": (write_noise, ["noise.csv cannot be read"]),
     "table is empty": (
         lambda folder: write_table(folder, header=(), change=lambda rows: []),
-        ["lacks the column path"],
+        ["images.csv is empty", "path,label,split"],
     ),
     "table has a cell less": (
         lambda folder: write_table(folder, change=lambda rows: [rows[0][:2], *rows[1:]]),

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from moppa.data import cache, labels
+from moppa.data.check import split_check
 from moppa.data.images import ImageFormat, resize
 from moppa.data.prepare import ensure_prepared
 from moppa.data.split import split_folder
@@ -21,6 +22,14 @@ from moppa.utils.errors import UserError
 from tests.conftest import config_of
 
 IMAGE_FORMAT = ImageFormat(16, "bicubic")
+
+
+def check_of(task, source):
+    return split_check(task, source, cache.prepare_splits(task, SPLITS, source, IMAGE_FORMAT))
+
+
+def load_train800(task, source):
+    return cache.load_split(task, "train800", source, IMAGE_FORMAT)
 
 
 def task_and_source(toy, *overrides):
@@ -95,18 +104,18 @@ def test_a_split_with_too_many_images_is_refused_and_leaves_no_files(toy):
     assert list(folder.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "names.json"])
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "decoded.npy", "names.json"])
 def test_changed_files_in_the_cache_are_not_used(toy, name):
     task, source = task_and_source(toy)
-    cache.split_check(task, source, IMAGE_FORMAT)
+    check_of(task, source)
     cache.load_split(task, "train800", source, IMAGE_FORMAT)
     file = split_folder(task, "train800", source, IMAGE_FORMAT) / name
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
-    read = cache.split_check if name == "names.json" else partial(cache.load_split, split="train800")
+    read = check_of if name in ("names.json", "decoded.npy") else load_train800
     with pytest.raises(UserError, match="delete that folder"):
-        read(task, source=source, image_format=IMAGE_FORMAT)
+        read(task, source)
 
 
 def test_the_split_check_needs_every_name_and_the_order_of_val200():
@@ -124,7 +133,7 @@ def test_the_split_check_needs_every_name_and_the_order_of_val200():
 
 def test_real_eurosat_is_official_and_no_image_is_in_two_splits(eurosat):
     task, source = eurosat
-    assert cache.split_check(task, source, IMAGE_FORMAT)["verdict"] == "official"
+    assert check_of(task, source)["verdict"] == "official"
     names = [name for split in SPLITS for name in names_of(task, source, split)]
     assert len(names) == 800 + 200 + 5400
     assert len(set(names)) == len(names)
