@@ -7,6 +7,7 @@ from moppa.peft.inject import merge
 from moppa.peft.method import attach_method
 from moppa.record.cell import Cell
 from moppa.record.parts import instantiate_parts
+from moppa.record.same_images import check_same_images
 from moppa.record.write import Outcome, describe_splits, record_summary, save_trained, write_record
 from moppa.sweep.resolve import resolve_cell
 from moppa.sweep.select_hparams import val200_accuracy
@@ -33,6 +34,7 @@ def run_cell(config: DictConfig) -> Cell:
     device, timer = get_device(run.device), PhaseTimer()
     cell = resolve_cell(config)  # with hparams=best, its settings are selected here
     parts = instantiate_parts(cell)
+    check_same_images(cell, parts.task, parts.source)
     with lease(cell) as is_ours:
         if not is_ours:
             return cell
