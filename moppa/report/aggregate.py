@@ -1,78 +1,95 @@
-"""The numbers of a table: means and standard deviations over seeds, means over tasks, best and second-best rows."""
+"""The numbers of a table: means and standard deviations over seeds, and means over tasks."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from moppa.report.rows import RowRecords
-from moppa.report.significance import PairedBootstrap
+from moppa.report.significance import Comparer, find_marks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
     """One number of a row, in percent; `mark` is `best`, `second` or empty."""
 
-    mean: float | None
+    mean: Fraction | None
     sd: float | None = None
     num_seeds: int = 0
     mark: str = ""
 
 
+Weights = Mapping[str, Mapping[str, Fraction]]
+
+
 def aggregate_values(
-    rows: Sequence[RowRecords], groups: Mapping[str, Sequence[str]], comparer: PairedBootstrap
+    rows: Sequence[RowRecords], groups: Mapping[str, Sequence[str]], comparer: Comparer
 ) -> dict[str, dict[str, Value]]:
-    """Returns the values of every row, by row and by column: a task, or a mean of `append_means`."""
-    accuracies = [
-        (row.name, task, record["seed"], record.accuracy)
-        for row in rows for task, records in row.by_task.items() for record in records
-    ]  # fmt: skip
-    frame: Any = pd.DataFrame(accuracies, columns=["row", "task", "seed", "accuracy"])
-    tasks = [task for members in groups.values() for task in members]
-    by_seed = append_means(frame.pivot(index=["row", "seed"], columns="task", values="accuracy"), groups)
-    means = append_means(frame.groupby(["row", "task"])["accuracy"].mean().unstack(), groups)
-    num_seeds = by_seed.groupby("row").count().to_dict()
-    num_row_seeds = by_seed.groupby("row").size().to_dict()
-    deviations = by_seed.groupby("row").std().to_dict()
+    """Returns the values of every row, by row and by column: a task, or a mean of `column_weights`."""
     weights = column_weights(groups)
-    values: dict[str, dict[str, Value]] = {row.name: {} for row in rows}
-    not_comparable = {row.name for row in rows if not row.is_comparable}
-    for column in means.columns:
-        known = means[column].dropna().to_dict()
-        if column not in tasks:
-            known = {name: mean for name, mean in known.items() if name not in not_comparable}
-        comparable = {name: mean for name, mean in known.items() if name not in not_comparable}
-        marks = comparer.best_and_second(comparable, weights[column])
-        for name, row_values in values.items():
-            count = num_seeds[column][name]
-            has_sd = name in known and count > 1 and (column in tasks or count == num_row_seeds[name])
-            row_values[column] = Value(
-                mean=known.get(name),
-                sd=deviations[column][name] if has_sd else None,
-                num_seeds=count,
-                mark=marks.get(name, ""),
-            )
+    values = {row.name: row_values(row, weights) for row in rows}
+    comparable = [row for row in rows if row.is_comparable]
+    means = {
+        column: {row.name: mean for row in comparable if (mean := values[row.name][column].mean) is not None}
+        for column in weights
+    }
+    cells = {
+        row.name: {task: (len(row.by_task[task]), budget) for task, budget in row.budgets.items()} for row in comparable
+    }
+    for (row, column), mark in find_marks(cells, means, weights, comparer).items():
+        values[row][column] = replace(values[row][column], mark=mark)
     return values
 
 
-def append_means(accuracies: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Returns task columns, then the mean of each group, of the groups and of the tasks; NaN if any task is missing."""
-    tasks = [task for members in groups.values() for task in members]
-    table = accuracies.reindex(columns=tasks)
-    for group, members in groups.items():
-        table[f"mean_{group}"] = table[list(members)].mean(axis=1, skipna=False)
-    table["mean_groups"] = table[[f"mean_{group}" for group in groups]].mean(axis=1, skipna=False)
-    table["mean_tasks"] = table[tasks].mean(axis=1, skipna=False)
-    return table
+def row_values(row: RowRecords, weights: Weights) -> dict[str, Value]:
+    """Returns the values of one row without marks.
+
+    A mean over tasks is missing if one of its tasks is, or if the row's task is not the one of its YAML. It has a
+    standard deviation, which is that of the seeds' means, if all its tasks have all seeds of the row.
+    """
+    by_seed: dict[int, dict[str, Fraction]] = defaultdict(dict)
+    for task, records in row.by_task.items():
+        for record in records:
+            by_seed[record["seed"]][task] = record.accuracy
+    task_means = {task: mean([record.accuracy for record in records]) for task, records in row.by_task.items()}
+    values = {}
+    for column, by_task in weights.items():
+        is_task = len(by_task) == 1 and column in by_task
+        seeds = [weighted(by_task, of_seed) for of_seed in by_seed.values() if by_task.keys() <= of_seed.keys()]
+        has_mean = by_task.keys() <= task_means.keys() and (is_task or row.is_comparable)
+        has_sd = has_mean and len(seeds) > 1 and (is_task or len(seeds) == len(by_seed))
+        values[column] = Value(
+            mean=weighted(by_task, task_means) if has_mean else None,
+            sd=deviation(seeds) if has_sd else None,
+            num_seeds=len(seeds),
+        )
+    return values
 
 
-def column_weights(groups: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
-    """Returns the weight of every task in the mean of each column."""
+def weighted(weights: Mapping[str, Fraction], accuracies: Mapping[str, Fraction]) -> Fraction:
+    """Returns the weighted sum of accuracies over tasks."""
+    return sum((weight * accuracies[task] for task, weight in weights.items()), Fraction(0))
+
+
+def mean(values: Sequence[Fraction]) -> Fraction:
+    """Returns the mean of some numbers."""
+    return sum(values, Fraction(0)) / len(values)
+
+
+def deviation(values: Sequence[Fraction]) -> float:
+    """Returns the standard deviation (n - 1) of at least two numbers."""
+    center = mean(values)
+    return float(sum((value - center) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+
+
+def column_weights(groups: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Fraction]]:
+    """Returns the weight of every task in each column: a task, the mean of a group, of the groups, of the tasks."""
     tasks = [task for members in groups.values() for task in members]
     return {
-        **{task: {task: 1.0} for task in tasks},
-        **{f"mean_{group}": dict.fromkeys(members, 1 / len(members)) for group, members in groups.items()},
-        "mean_groups": {task: 1 / len(groups) / len(members) for members in groups.values() for task in members},
-        "mean_tasks": dict.fromkeys(tasks, 1 / len(tasks)),
+        **{task: {task: Fraction(1)} for task in tasks},
+        **{f"mean_{group}": dict.fromkeys(members, Fraction(1, len(members))) for group, members in groups.items()},
+        "mean_groups": {
+            task: Fraction(1, len(groups) * len(members)) for members in groups.values() for task in members
+        },
+        "mean_tasks": dict.fromkeys(tasks, Fraction(1, len(tasks))),
     }

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from moppa.report import bootstrap
-from moppa.report.bootstrap import Interval
+from moppa.report.estimate import Estimate, Interval, estimate_accuracy, holm, mcnemar
 from moppa.report.published import Published
-from moppa.report.significance import SEED, PairedBootstrap, seed_for
+from moppa.report.significance import ALPHA, Comparer, is_testable
 from moppa.report.table import Row, Table
 from moppa.utils.errors import UserError
 
@@ -17,26 +16,32 @@ from moppa.utils.errors import UserError
 class Difference:
     """A row's accuracy minus the baseline's on one task, in points.
 
-    `mcnemar_p` is the p-value of McNemar's test on the first seed that both have, or None if they share no seed.
+    `p_value` is that of the t test, corrected for all differences of the comparison; None if a row has fewer than three
+    seeds or if the budgets differ. `mcnemar_p` compares two runs, if each row has one seed.
     """
 
     interval: Interval
-    mcnemar_p: float | None
+    p_value: float | None = None
+    mcnemar_p: float | None = None
+
+    @property
+    def is_significant(self) -> bool:
+        return self.p_value is not None and self.p_value < ALPHA
 
 
-def paired_bootstrap(table: Table) -> PairedBootstrap:
-    """Returns the bootstrap that compares the rows of a table by their predictions."""
-    return PairedBootstrap({row.name: row.records_by_task for row in table.rows})
+def table_comparer(table: Table) -> Comparer:
+    """Returns what compares the rows of a table by their predictions."""
+    return Comparer({row.name: row.records_by_task for row in table.rows})
 
 
-def accuracy_intervals(table: Table, comparer: PairedBootstrap, *, seed: int = SEED) -> dict[tuple[str, str], Interval]:
-    """Returns the interval of every accuracy whose predictions are stored, by row and task."""
-    intervals = {}
-    for row in table.rows:
-        for task in row.records_by_task:
-            if (predictions := comparer.predictions(row.name, task)) is not None:
-                intervals[row.name, task] = bootstrap.accuracy_interval(predictions.correct, seed=seed_for(task, seed))
-    return intervals
+def accuracy_estimates(table: Table, comparer: Comparer) -> dict[tuple[str, str], Estimate]:
+    """Returns the accuracy of every cell whose predictions are stored, by row and task."""
+    return {
+        (row.name, task): estimate_accuracy(predictions.correct)
+        for row in table.rows
+        for task in row.records_by_task
+        if (predictions := comparer.predictions(row.name, task)) is not None
+    }
 
 
 def baseline_of(table: Table, name: str | None) -> Row:
@@ -52,22 +57,43 @@ def baseline_of(table: Table, name: str | None) -> Row:
     return rows[0]
 
 
-def difference_from(baseline: Row, row: Row, task: str, comparer: PairedBootstrap) -> Difference | None:
-    """Returns a row's difference from the baseline on a task, or None if their predictions cannot be compared."""
-    first, second = comparer.predictions(row.name, task), comparer.predictions(baseline.name, task)
-    if first is None or second is None or first.images != second.images:
+def differences_from(baseline: Row, table: Table, comparer: Comparer) -> dict[tuple[str, str], Difference]:
+    """Returns the differences of all other rows from the baseline that can be computed, by row and task."""
+    pairs = [
+        (row, task, difference)
+        for row in table.rows
+        if row is not baseline
+        for task in baseline.records_by_task
+        if (difference := comparer.difference(row.name, baseline.name, task)) is not None
+    ]
+    tested = [
+        (row.name, task)
+        for row, task, _ in pairs
+        if is_testable([(len(side.records_by_task[task]), side.budgets[task]) for side in (row, baseline)])
+    ]
+    estimates = {(row.name, task): difference for row, task, difference in pairs}
+    adjusted = holm([estimates[cell].p_value for cell in tested], [" ".join(cell) for cell in tested])
+    p_values = dict(zip(tested, adjusted, strict=True))
+    return {
+        (row.name, task): Difference(
+            interval=difference.interval(),
+            p_value=p_values.get((row.name, task)),
+            mcnemar_p=mcnemar_of_runs(row.name, baseline.name, task, comparer),
+        )
+        for row, task, difference in pairs
+    }
+
+
+def mcnemar_of_runs(first: str, second: str, task: str, comparer: Comparer) -> float | None:
+    """Returns the p-value of McNemar's test of two rows with a single seed each, else None."""
+    sides = [predictions.correct for row in (first, second) if (predictions := comparer.predictions(row, task))]
+    if any(correct.num_seeds > 1 for correct in sides):
         return None
-    interval = bootstrap.paired_difference(first.correct, second.correct, seed=seed_for(task, SEED))
-    seeds, baseline_seeds = ([record["seed"] for record in side.records_by_task[task]] for side in (row, baseline))
-    shared = [seed for seed in seeds if seed in baseline_seeds]
-    if not shared:
-        return Difference(interval=interval, mcnemar_p=None)
-    p_value = bootstrap.mcnemar(first.correct[seeds.index(shared[0])], second.correct[baseline_seeds.index(shared[0])])
-    return Difference(interval=interval, mcnemar_p=p_value)
+    return mcnemar(*(correct.by_image.astype(bool) for correct in sides))
 
 
 def published_frame(rows: Sequence[Published], tasks: Sequence[str]) -> pd.DataFrame:
     """Returns the accuracies, in percent, of the published rows that print every task: rows by tasks."""
     complete = [row for row in rows if len(row.accuracies) == len(tasks)]
-    index = [row.name for row in complete]
-    return pd.DataFrame([row.accuracies for row in complete], index=index, columns=list(tasks))
+    values = [[float(row.accuracies[task]) for task in tasks] for row in complete]
+    return pd.DataFrame(values, index=[row.name for row in complete], columns=list(tasks), dtype=float)

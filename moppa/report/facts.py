@@ -1,40 +1,62 @@
-"""The sentences of a table's caption: protocol, seeds, data, code, and what the marks on numbers mean."""
+"""The caption of a table and the sentences below it: protocol, seeds, data, budgets, code, and what the marks mean."""
 
 from collections.abc import Mapping, Sequence
 
+from moppa.report import significance
+from moppa.report.budget import Budget, budget_fact
 from moppa.report.load import ValidRecord, digest_records
-from moppa.report.significance import TEST
 
 PROTOCOLS = {
     "final": "models are trained on the 1000 training images, and the test set is evaluated once, after the last epoch",
     "best_on_test": "the test set is evaluated many times, so this is a diagnostic and not a result",
     "tune": "models are trained on train800 and evaluated on val200 after the last epoch, never on the test set",
 }
+TEST = (
+    f"Bold is best and underlined is second: the row exceeds every row below it in the column, by a t test over test "
+    f"images and seeds at {significance.ALPHA:.0%}, corrected for the columns by Holm's method. A column with "
+    f"a cell of fewer than {significance.MIN_SEEDS} seeds or with unequal budgets has no marks"
+)
+TRIED = (
+    "Settings tried: of so many settings, the one with the best accuracy on val200 was taken; given means that no "
+    "search is recorded"
+)
 
 
-def table_facts(records: Sequence[ValidRecord], shared: Mapping[str, str], protocol: str) -> list[str]:
-    """Returns the sentences of the caption of a table.
+def table_caption(records: Sequence[ValidRecord], protocol: str) -> str:
+    """Returns the two sentences that a reader needs: what the numbers are, and over which seeds."""
+    seeds = ", ".join(map(str, sorted({record["seed"] for record in records})))
+    meaning = f": {PROTOCOLS[protocol]}" if protocol in PROTOCOLS else ""
+    return (
+        f"Accuracy in percent, protocol {protocol}{meaning}. Seeds {seeds}: a cell with several shows mean ± standard "
+        f"deviation, and marks need a significant difference."
+    )
+
+
+def table_facts(
+    records: Sequence[ValidRecord], shared: Mapping[str, str], budgets: Sequence[Sequence[Budget]]
+) -> list[str]:
+    """Returns the sentences below a table, without their periods.
 
     Args:
         records: the records that the table counts.
         shared: the settings that all rows share.
-        protocol: of all records.
+        budgets: those of the rows, for each task.
     """
-    seeds = sorted({record["seed"] for record in records})
     commits = sorted({format_commit(record["git"]) for record in records})
     split_checks = sorted({record["split"]["verdict"] for record in records})
-    meaning = f": {PROTOCOLS[protocol]}" if protocol in PROTOCOLS else ""
     settings = "; ".join(f"{name} {value}" for name, value in shared.items())
-    return [
-        f"Accuracy in percent, protocol {protocol}{meaning}.",
-        f"Seeds {', '.join(map(str, seeds))}; a cell with several seeds shows mean ± standard deviation.",
-        f"Split check: {', '.join(split_checks)}.",
-        *([f"All rows share: {settings}."] if settings else []),
-        f"Commit {', '.join(commits)} (+ means local changes).",
-        f"Computed from {len(records)} records, digest {digest_records(records)}.",
-        f"Bold is best and underlined is second, each only if it exceeds the next row significantly: {TEST}.",
-        "– means not run.",
+    local = " (+: with local changes)" * any(commit.endswith("+") for commit in commits)
+    facts = [
+        f"All rows share: {settings}" if settings else "",
+        f"Split check: {', '.join(split_checks)}",
+        TEST,
+        budget_fact(budgets),
+        TRIED,
+        "– means not run",
+        f"Computed from {len(records)} records, digest {digest_records(records)}",
+        f"Commit {', '.join(commits)}{local}",
     ]
+    return [fact for fact in facts if fact]
 
 
 def format_commit(git: Mapping[str, object]) -> str:

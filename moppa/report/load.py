@@ -4,6 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ class ValidRecord:
         return self.content[name]
 
     @property
-    def accuracy(self) -> float:
+    def accuracy(self) -> Fraction:
         """The accuracy in percent."""
-        return 100 * self.content["correct"] / self.content["total"]
+        return Fraction(100 * self.content["correct"], self.content["total"])
 
 
 @dataclass(frozen=True, kw_only=True)

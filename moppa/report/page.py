@@ -10,23 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from moppa.report import bootstrap
+from moppa.report.budget import cell_budget
+from moppa.report.estimate import Correctness, estimate_accuracy
 from moppa.report.load import ValidRecord, read_predictions
 from moppa.report.plots.charts import page_charts
 from moppa.report.plots.data import plot_data, published_plot_data
 from moppa.report.plots.training import spread_indices
 from moppa.report.published import FLAGS, Published
+from moppa.report.render.comparison import interval_text
 from moppa.report.render.latex_html import HTML, environment
 from moppa.report.render.text import (
     PUBLISHED_NOTE,
     Header,
-    caption,
     cell_text,
     published_text,
     table_headers,
     table_notes,
 )
-from moppa.report.significance import SEED, seed_for
+from moppa.report.rounding import exact, round_text
 from moppa.report.table import Row, Table
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
@@ -34,6 +35,8 @@ from moppa.utils.errors import UserError
 TEMPLATES = Path(__file__).parent / "render" / "templates"
 MAX_CLASSES = 20  # of a confusion matrix
 MAX_EPOCHS = 32  # of a cell's curve
+ALONE: dict[Any, str] = {True: ", alone", False: ", beside other cells"}
+SCOPES: dict[Any, str] = {"cell": " of the cell", "process": " of the process"}
 NOT_SHOWN = ("seed", "run", "logger")  # parts of a config that do not identify a cell
 
 
@@ -77,7 +80,6 @@ def table_view(index: int, table: Table) -> dict[str, Any]:
         "index": index,
         "table": table,
         "headers": headers,
-        "caption": caption(table),
         "notes": [note for note in table_notes(table) if note != PUBLISHED_NOTE],
         "rows": [(row, [row_cell(row, header) for header in headers]) for row in table.rows],
         "published_rows": [
@@ -91,6 +93,8 @@ def row_cell(row: Row, header: Header) -> dict[str, Any]:
     """Returns a cell's text, the number to sort by, and the task whose records it opens."""
     if header.kind in ("task", "mean"):
         number = row.values[header.key].mean
+    elif header.kind == "count":
+        number = max(budget.settings_tried for budget in row.budgets.values()) if row.is_tuned else None
     elif header.kind == "size":
         number = getattr(row, header.key)
     else:
@@ -98,7 +102,7 @@ def row_cell(row: Row, header: Header) -> dict[str, Any]:
         number = reference and (reference.deviation if header.key.endswith("_deviation") else reference.mean)
     return {
         "text": cell_text(row, header, HTML),
-        "number": "" if number is None else f"{number:.6g}",
+        "number": "" if number is None else f"{float(number):.9g}",
         "task": header.key if header.kind == "task" and number is not None else "",
     }
 
@@ -107,7 +111,7 @@ def published_cell(row: Published, header: Header) -> dict[str, str]:
     """Returns the text of a published cell and the number to sort by."""
     text = published_text(row, header)
     try:
-        number = f"{1e6 * float(text):.6g}" if header.kind == "size" else f"{float(text):.6g}"
+        number = f"{(1e6 if header.kind == 'size' else 1) * float(text):.9g}"
     except ValueError:
         number = ""
     return {"text": text, "number": number}
@@ -148,13 +152,22 @@ def cell_data(records: Sequence[ValidRecord], task: str, config_ids: dict[str, i
         "preprocess": first["preprocess"],
         "weights": first["weights"],
         "params": [first["trainable_params"], first["head_params"]],
-        "tuned": first.content.get("tuned"),
+        "settings": settings_text(records),
         "seeds": [seed_data(record) for record in records],
     }
-    return data | prediction_data(records, task)
+    return data | prediction_data(records)
 
 
-def prediction_data(records: Sequence[ValidRecord], task: str) -> dict[str, Any]:
+def settings_text(records: Sequence[ValidRecord]) -> str:
+    """Returns how the settings of a cell were found; a tuned seed says it for all of them."""
+    tuned = [record.content["tuned"] for record in records if record.content.get("tuned")]
+    if not tuned:
+        return "given"
+    val200 = round_text(100 * exact(tuned[0]["val200"]))
+    return f"best of {cell_budget(records).settings_tried} on val200 ({val200} %)"
+
+
+def prediction_data(records: Sequence[ValidRecord]) -> dict[str, Any]:
     """Returns the interval of the accuracy and the confusion matrix, summed over seeds: labels by predicted classes.
 
     Both are left out if predictions are missing or contradict their record, the matrix also if it is too large.
@@ -165,9 +178,9 @@ def prediction_data(records: Sequence[ValidRecord], task: str) -> dict[str, Any]
         return {}
     if len(by_seed) < len(records):
         return {}
-    correct = np.stack([predicted == labels for predicted, labels in by_seed])
-    interval = bootstrap.accuracy_interval(correct, seed=seed_for(task, SEED))
-    data: dict[str, Any] = {"interval": [round(interval.low, 2), round(interval.high, 2)]}
+    correct = Correctness.from_seeds([predicted == labels for predicted, labels in by_seed])
+    interval = estimate_accuracy(correct).interval()
+    data: dict[str, Any] = {"interval": interval_text(interval)}
     num_classes = records[0]["config"]["task"]["num_classes"]
     if num_classes <= MAX_CLASSES:
         pairs = np.concatenate([num_classes * labels.astype(int) + predicted for predicted, labels in by_seed])
@@ -183,8 +196,10 @@ def seed_data(record: ValidRecord) -> dict[str, Any]:
         "seed": record["seed"],
         "correct": record["correct"],
         "total": record["total"],
-        "seconds": round(record["seconds"]["train"], 1),
-        "memory": round(record["peak_memory_bytes"] / 2**20),
+        "accuracy": round_text(record.accuracy, 2),
+        "time": round_text(record["seconds"]["train"]) + " s" + ALONE.get(record.content.get("alone"), ""),
+        "memory": f"{record['peak_memory_bytes'] // 2**20} MiB"
+        + SCOPES.get(record.content.get("peak_memory_scope"), ""),
         "device": record["device"]["name"],
         "dtype": record["dtype"],
         "commit": f"{record['git']['commit'] or 'none'}"[:10] + "+" * bool(record["git"]["dirty"]),

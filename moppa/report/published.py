@@ -9,10 +9,12 @@ millions, the accuracy on each task in percent, means as printed, a note and the
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
 from moppa.data.task import GROUPS
+from moppa.report.aggregate import mean
 from moppa.report.columns import suite_columns, task_groups
 from moppa.utils.errors import UserError
 
@@ -26,7 +28,7 @@ FLAGS = {
 # The normalization that the checkpoints of a family were trained with.
 FAMILY_NORMALIZATION = {"in21k": "half", "mae": "imagenet"}
 MEANS = (*GROUPS, "groups", "tasks")
-ROUNDING = 0.1 + 1e-9  # a mean printed to one decimal, of numbers printed to one decimal
+ROUNDING = Fraction("0.1")  # a mean printed to one decimal, of numbers printed to one decimal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +43,15 @@ class Published:
     selection: str
     lineage: str
     normalization: str
-    params_m: float | None
-    accuracies: Mapping[str, float] = field(repr=False)
-    printed: Mapping[str, float] = field(repr=False)
-    means: Mapping[str, float] = field(repr=False)
+    params_m: Fraction | None
+    accuracies: Mapping[str, Fraction] = field(repr=False)
+    printed: Mapping[str, Fraction] = field(repr=False)
+    means: Mapping[str, Fraction] = field(repr=False)
     note: str
     source: str
 
     @cached_property
-    def misprints(self) -> dict[str, tuple[float, float]]:
+    def misprints(self) -> dict[str, tuple[Fraction, Fraction]]:
         """The printed means that differ from the recomputed ones: (printed, recomputed)."""
         return {
             name: (value, self.means[name])
@@ -58,7 +60,7 @@ class Published:
         }
 
     @property
-    def mean_of_groups(self) -> float | None:
+    def mean_of_groups(self) -> Fraction | None:
         """The mean of the group means: recomputed if possible, else as printed, unless that is a known misprint."""
         is_recomputed = all(group in self.means for group in GROUPS)
         if is_recomputed or "misprint" in self.note or "groups" not in self.printed:
@@ -103,8 +105,8 @@ def load(path: Path, configs: Path) -> dict[str, list[Published]]:
 def parse_row(line: Mapping[str, str], groups: Mapping[str, Sequence[str]]) -> Published:
     """Returns one line of the file."""
     tasks = [task for members in groups.values() for task in members]
-    accuracies = {task: float(line[task]) for task in tasks if line[task]}
-    printed = {name: float(line[f"printed_{name}"]) for name in MEANS if line[f"printed_{name}"]}
+    accuracies = {task: Fraction(line[task]) for task in tasks if line[task]}
+    printed = {name: Fraction(line[f"printed_{name}"]) for name in MEANS if line[f"printed_{name}"]}
     return Published(
         name=line["row"],
         method=line["method"],
@@ -114,7 +116,7 @@ def parse_row(line: Mapping[str, str], groups: Mapping[str, Sequence[str]]) -> P
         selection=line["selection"],
         lineage=line["lineage"],
         normalization=line["normalization"],
-        params_m=float(line["params_m"]) if line["params_m"] else None,
+        params_m=Fraction(line["params_m"]) if line["params_m"] else None,
         accuracies=accuracies,
         printed=printed,
         means=recompute_means(accuracies, printed, groups),
@@ -124,19 +126,19 @@ def parse_row(line: Mapping[str, str], groups: Mapping[str, Sequence[str]]) -> P
 
 
 def recompute_means(
-    accuracies: Mapping[str, float], printed: Mapping[str, float], groups: Mapping[str, Sequence[str]]
-) -> dict[str, float]:
+    accuracies: Mapping[str, Fraction], printed: Mapping[str, Fraction], groups: Mapping[str, Sequence[str]]
+) -> dict[str, Fraction]:
     """Returns the means of complete accuracies; the mean of groups from printed group means if tasks are missing."""
     means = {
-        group: sum(accuracies[task] for task in tasks) / len(tasks)
+        group: mean([accuracies[task] for task in tasks])
         for group, tasks in groups.items()
         if all(task in accuracies for task in tasks)
     }
     group_means = means if all(group in means for group in groups) else printed
     if all(group in group_means for group in groups):
-        means["groups"] = sum(group_means[group] for group in groups) / len(groups)
+        means["groups"] = mean([group_means[group] for group in groups])
     if len(accuracies) == sum(map(len, groups.values())):
-        means["tasks"] = sum(accuracies.values()) / len(accuracies)
+        means["tasks"] = mean(list(accuracies.values()))
     return means
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from moppa.report import published
@@ -16,9 +17,9 @@ PUBLISHED_SIZE = 224  # pixels: published rows are comparable with ours at this 
 class Reference:
     """A published mean of groups, its flags, and our mean minus it, in points; None if our row is incomplete."""
 
-    mean: float
+    mean: Fraction
     flags: str
-    deviation: float | None
+    deviation: Fraction | None
 
 
 def published_rows(record: ValidRecord, file: Path, configs: Path) -> list[Published]:
@@ -29,7 +30,7 @@ def published_rows(record: ValidRecord, file: Path, configs: Path) -> list[Publi
     return published.same_pretraining(rows, record["config"]["backbone"]["timm"])
 
 
-def find_references(row: RowRecords, mean: float | None, rows: Sequence[Published]) -> dict[str, Reference]:
+def find_references(row: RowRecords, mean: Fraction | None, rows: Sequence[Published]) -> dict[str, Reference]:
     """Returns what a method's paper prints (`paper`) and what was tuned on val200 (`tuned`), compared with our mean."""
     published_by_name = {
         "paper": published.paper_row(rows, row.method),
@@ -38,8 +39,7 @@ def find_references(row: RowRecords, mean: float | None, rows: Sequence[Publishe
     checkpoint = row.records[0]["config"]["backbone"]["timm"]
     references = {}
     for name, other in published_by_name.items():
-        if other is not None:
-            other_mean = float(other.mean_of_groups or 0)
+        if other is not None and (other_mean := other.mean_of_groups) is not None:
             deviation = None if mean is None else mean - other_mean
             references[name] = Reference(mean=other_mean, flags=other.flags(checkpoint), deviation=deviation)
     return references

@@ -7,6 +7,7 @@ YAML files are in the table's caption if all rows share them, and in the row's n
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from moppa.record.task_changes import recorded_task_changes
+from moppa.report.budget import Budget, cell_budget
 from moppa.report.load import Excluded, ValidRecord, exclude_record
 from moppa.utils.flatten import flatten
 
@@ -30,7 +32,8 @@ CHANGED_TASK = "task"  # the entry of a row whose task differs from its YAML
 class RowRecords:
     """The records of a row by task, in the order of their seeds; `overrides` are the settings in its name.
 
-    If the records' tasks differ from their YAMLs, the row is not comparable: it has no marks and no means.
+    If the records' tasks differ from their YAMLs, the row is not comparable: it has no marks and no means. If the row
+    is tuned, its settings were chosen on val200, for each task.
     """
 
     name: str
@@ -38,16 +41,22 @@ class RowRecords:
     overrides: Mapping[str, str]
     by_task: Mapping[str, Sequence[ValidRecord]] = field(repr=False)
     is_comparable: bool = True
+    is_tuned: bool = False
 
     @property
     def records(self) -> list[ValidRecord]:
         return [record for records in self.by_task.values() for record in records]
 
     @property
-    def params(self) -> float:
+    def params(self) -> Fraction:
         """The trainable parameters without the head: the mean over the tasks."""
         sizes = [records[0]["trainable_params"] for records in self.by_task.values()]
-        return sum(sizes) / len(sizes) if sizes else 0
+        return Fraction(sum(sizes), len(sizes)) if sizes else Fraction(0)
+
+    @property
+    def budgets(self) -> dict[str, Budget]:
+        """The budget of the cells of each task."""
+        return {task: cell_budget(records) for task, records in self.by_task.items()}
 
     def without(self, relative_paths: set[str]) -> "RowRecords":
         """Returns the same row without the records at some paths."""
@@ -62,7 +71,9 @@ def group_rows(
     records: Sequence[ValidRecord], configs: Path
 ) -> tuple[dict[str, str], list[RowRecords], list[Excluded]]:
     """Returns the settings that all rows share, the rows from smallest to largest, and the excluded records."""
-    settings = [run_settings(record, configs) for record in records]
+    tuned = {cell_of(record) for record in records if record.content.get("tuned")}
+    are_tuned = [cell_of(record) in tuned for record in records]
+    settings = [run_settings(rec, configs, is_tuned=is_tuned) for rec, is_tuned in zip(records, are_tuned, strict=True)]
     first = settings[0] if settings else {}
     shared = {
         name: value
@@ -71,8 +82,8 @@ def group_rows(
     }
     members: dict[str, list[ValidRecord]] = defaultdict(list)
     overrides_by_name: dict[str, dict[str, str]] = {}
-    for record, setting in zip(records, settings, strict=True):
-        overrides = method_overrides(record, configs)
+    for record, setting, is_tuned in zip(records, settings, are_tuned, strict=True):
+        overrides = {} if is_tuned else method_overrides(record, configs)
         overrides |= {name: value for name, value in setting.items() if name not in shared}
         suffix = f" ({', '.join(f'{key} {value}' for key, value in overrides.items())})" if overrides else ""
         name = record["method"] + suffix
@@ -83,9 +94,15 @@ def group_rows(
         by_task, mixed = group_by_task(name, of_row)
         excluded += mixed
         method, overrides = of_row[0]["method"], overrides_by_name[name]
-        is_comparable = CHANGED_TASK not in overrides
         rows.append(
-            RowRecords(name=name, method=method, overrides=overrides, by_task=by_task, is_comparable=is_comparable)
+            RowRecords(
+                name=name,
+                method=method,
+                overrides=overrides,
+                by_task=by_task,
+                is_comparable=CHANGED_TASK not in overrides,
+                is_tuned=cell_of(of_row[0]) in tuned,
+            )
         )
     return shared, sorted(rows, key=lambda row: (row.params, row.method, row.name)), excluded
 
@@ -116,7 +133,12 @@ def differing_settings(records: Sequence[ValidRecord]) -> list[str]:
     return [name for name in names if name != "seed" and len({str(setting.get(name)) for setting in settings}) > 1]
 
 
-def run_settings(record: ValidRecord, configs: Path) -> dict[str, str]:
+def cell_of(record: ValidRecord) -> tuple[str, str]:
+    """Returns the task and the key of a record: all seeds with them are in one row, however their setting was found."""
+    return record["task"], record["key"]
+
+
+def run_settings(record: ValidRecord, configs: Path, *, is_tuned: bool) -> dict[str, str]:
     """Returns what a record's result depends on besides method, task and seed: data, weights, changed settings."""
     backbone = {name: value for name, value in record["config"]["backbone"].items() if name != "weights"}
     return {
@@ -125,7 +147,7 @@ def run_settings(record: ValidRecord, configs: Path) -> dict[str, str]:
         "weights": f"{record['weights']['name']} (sha256 {record['weights']['sha256'][:12]})",
         "dtype": str(record["dtype"]),
         **changed_settings(backbone, configs / "backbone" / f"{record['backbone']}.yaml"),
-        **recipe_overrides(record, configs),
+        **recipe_overrides(record, configs, is_tuned=is_tuned),
         **task_changes(record, configs),
     }
 
@@ -137,24 +159,20 @@ def task_changes(record: ValidRecord, configs: Path) -> dict[str, str]:
 
 
 def method_overrides(record: ValidRecord, configs: Path) -> dict[str, str]:
-    """Returns the method's settings that differ from its YAML; those that were tuned on val200 are not listed."""
-    if is_tuned(record):
-        return {}
-    return changed_settings(record["config"]["method"], configs / "method" / f"{record['method']}.yaml")
+    """Returns the method's settings that differ from its YAML. A method without a version has version 1."""
+    method, defaults = record["config"]["method"], configs / "method" / f"{record['method']}.yaml"
+    version = method.get("version", 1)
+    is_other = version != read_defaults(defaults).get("version", 1)
+    return changed_settings(method, defaults) | ({"version": str(version)} if is_other else {})
 
 
-def recipe_overrides(record: ValidRecord, configs: Path) -> dict[str, str]:
+def recipe_overrides(record: ValidRecord, configs: Path, *, is_tuned: bool) -> dict[str, str]:
     """Returns the training settings that differ from the YAML; those that were tuned on val200 are not listed."""
     overrides = changed_settings(record["config"]["train"], configs / "train" / "common.yaml")
-    if not is_tuned(record):
+    if not is_tuned:
         return overrides
     epochs = {name: value for name, value in overrides.items() if name == "epochs"}
     return {"settings": "tuned on val200", **epochs}
-
-
-def is_tuned(record: ValidRecord) -> bool:
-    """Returns whether a record's settings, except the number of epochs, were chosen from records of val200."""
-    return bool(record.content.get("tuned"))
 
 
 def normalization_name(record: ValidRecord) -> str:

@@ -5,18 +5,21 @@ Missing cells are shown as missing; their rows are marked, and means that includ
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import pandas as pd
 
 from moppa.report.aggregate import Value, aggregate_values
+from moppa.report.budget import Budget
 from moppa.report.columns import Column, suite_columns, task_groups
-from moppa.report.facts import table_facts
+from moppa.report.facts import table_caption, table_facts
+from moppa.report.hardware import MIXED, mixed_cells
 from moppa.report.load import Excluded, ValidRecord, digest_records, exclude_record
 from moppa.report.published import Published
 from moppa.report.references import Reference, find_references, published_rows
 from moppa.report.rows import RowRecords, group_rows
-from moppa.report.significance import PairedBootstrap
+from moppa.report.significance import Comparer
 
 INCOMPLETE, HAS_EXCLUDED, UNEVEN_SEEDS = "†", "‡", "§"
 MARKS = {
@@ -29,10 +32,10 @@ NO_TASK = "no YAML in configs/task defines its task {} of the suite {}; restore 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One setting of a method.
+    """One setting of a method, or, if the row is tuned, the setting that was chosen on val200 for each task.
 
     `values` are by column: a task or a mean (`mean_GROUP`, `mean_groups`, `mean_tasks`). `overrides` are the settings
-    in the name.
+    in the name. `budgets` are by task.
     """
 
     name: str
@@ -40,8 +43,10 @@ class Row:
     overrides: Mapping[str, str]
     marks: str
     values: Mapping[str, Value] = field(repr=False)
-    params: float
-    params_with_head: float | None
+    params: Fraction
+    params_with_head: Fraction | None
+    budgets: Mapping[str, Budget] = field(default_factory=dict, repr=False)
+    is_tuned: bool = False
     references: Mapping[str, Reference] = field(default_factory=dict)
     records_by_task: Mapping[str, Sequence[ValidRecord]] = field(repr=False)
 
@@ -59,6 +64,7 @@ class Table:
     checkpoint: str
     protocol: str
     columns: Sequence[Column]
+    caption: str
     facts: Sequence[str]
     notes: Mapping[str, str]
     rows: Sequence[Row]
@@ -83,6 +89,7 @@ class Table:
         """The mean accuracies in percent, rows by tasks; NaN if a cell is missing."""
         tasks = [column.task for column in self.columns]
         means = [[row.values[task].mean for task in tasks] for row in self.rows]
+        means = [[None if mean is None else float(mean) for mean in of_row] for of_row in means]
         return pd.DataFrame(means, index=[row.name for row in self.rows], columns=tasks, dtype=float)
 
 
@@ -123,8 +130,9 @@ def build_table(
         checkpoint=records[0]["config"]["backbone"]["timm"],
         protocol=protocol,
         columns=columns,
-        facts=table_facts(used, shared, protocol),
-        notes={mark: text for mark, text in MARKS.items() if any(mark in row.marks for row in built)},
+        caption=table_caption(used, protocol),
+        facts=table_facts(used, shared, budgets_by_task(rows)),
+        notes=mark_notes(built),
         rows=built,
         published=published,
         excluded=omitted,
@@ -139,7 +147,7 @@ def compute_values(
     contradicted: list[Excluded] = []
     while True:
         rows = [row for row in rows if row.by_task]
-        comparer = PairedBootstrap({row.name: row.by_task for row in rows})
+        comparer = Comparer({row.name: row.by_task for row in rows})
         values = aggregate_values(rows, groups, comparer) if rows else {}
         if not comparer.excluded:
             return rows, values, contradicted
@@ -163,14 +171,34 @@ def build_row(
         marks=marks,
         values=values,
         params=row.params,
-        params_with_head=row.params + sum(heads) / len(heads) if has_size else None,
+        params_with_head=row.params + Fraction(sum(heads), len(heads)) if has_size else None,
+        budgets=row.budgets,
+        is_tuned=row.is_tuned,
         references=find_references(row, values["mean_groups"].mean, published),
         records_by_task=row.by_task,
     )
 
 
+def budgets_by_task(rows: Sequence[RowRecords]) -> list[list[Budget]]:
+    """Returns the budgets of the rows that may be marked, for each task that any of them has."""
+    by_task: dict[str, list[Budget]] = {}
+    for row in rows:
+        for task, budget in row.budgets.items() if row.is_comparable else ():
+            by_task.setdefault(task, []).append(budget)
+    return list(by_task.values())
+
+
+def mark_notes(rows: Sequence[Row]) -> dict[str, str]:
+    """Returns the meaning of every mark that a row has."""
+    notes = {mark: text for mark, text in MARKS.items() if any(mark in row.marks for row in rows)}
+    cells = [f"{row.name} on {cell}" for row in rows for cell in mixed_cells(row.records_by_task)]
+    return notes | (
+        {MIXED: f"the seeds of a cell did not run on the same kind of machine: {'; '.join(cells)}"} if cells else {}
+    )
+
+
 def row_marks(row: RowRecords, num_tasks: int, omitted_keys: set[str], rowless_methods: set[str]) -> str:
-    """Returns the marks of `MARKS` that a row has.
+    """Returns the marks of `MARKS`, and `MIXED`, that a row has.
 
     An excluded record whose key is in no row marks all rows of its method.
     """
@@ -180,5 +208,6 @@ def row_marks(row: RowRecords, num_tasks: int, omitted_keys: set[str], rowless_m
         INCOMPLETE: len(row.by_task) < num_tasks,
         HAS_EXCLUDED: bool(keys & omitted_keys) or row.method in rowless_methods,
         UNEVEN_SEEDS: len(seeds) > 1,
+        MIXED: bool(mixed_cells(row.by_task)),
     }
     return "".join(mark for mark, is_raised in is_marked.items() if is_raised)

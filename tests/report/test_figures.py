@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,14 @@ import pytest
 from moppa.report import published
 from moppa.report.build import read_tables
 from moppa.report.columns import Column, suite_columns
-from moppa.report.plots import accuracy, parameters, rank_diagram, routes, training
+from moppa.report.estimate import Estimate
+from moppa.report.plots import accuracy, cost, parameters, rank_diagram, routes, training
 from moppa.report.plots.charts import CHARTS, page_charts
 from moppa.report.plots.data import PlotData, plot_data, published_plot_data
 from moppa.report.plots.encodings import log_ticks
 from moppa.report.plots.figure_files import number_ids, write_figure
 from moppa.report.ranks import friedman
+from moppa.report.rounding import round_text
 from moppa.utils.errors import UserError
 from tests.conftest import CONFIGS, ROOT
 from tests.factories import write_record_file
@@ -33,11 +36,15 @@ for index, spec in enumerate(json.loads(Path(sys.argv[1]).read_text(encoding="ut
 
 @pytest.fixture
 def data():
-    accuracies = np.random.default_rng(0).uniform(50, 90, (4, 5))
+    accuracies = np.random.default_rng(0).integers(5000, 9000, (4, 5))
     return PlotData(
         title="synthetic",
         columns=COLUMNS,
-        accuracies=pd.DataFrame(accuracies, index=list("abcd"), columns=[column.task for column in COLUMNS]),
+        cells={
+            (row, column.task): Estimate(value=Fraction(int(accuracies[i, j]), 100))
+            for i, row in enumerate("abcd")
+            for j, column in enumerate(COLUMNS)
+        },
         params=pd.Series([0.0, 1e5, 2e5, 8e7], list("abcd")),
         baseline="b",
     )
@@ -45,12 +52,19 @@ def data():
 
 @pytest.fixture
 def record_data(tmp_path):
-    """Two rows on two tasks, with predictions and learning curves."""
+    """Two rows on two tasks, with predictions, learning curves and costs."""
     for method, percent in (("linear", 60), ("lora", 80)):
         for task in ("dtd", "svhn"):
             for seed in (0, 1):
                 write_record_file(
-                    tmp_path, f"method={method}", f"task={task}", seed=seed, percent=percent + seed, predictions=True
+                    tmp_path,
+                    f"method={method}",
+                    f"task={task}",
+                    seed=seed,
+                    percent=percent + seed,
+                    predictions=True,
+                    alone=seed == 0,
+                    peak_memory_scope="cell" if method == "lora" else "process",
                 )
     [table], _ = read_tables(tmp_path, CONFIGS)
     return plot_data(table)
@@ -108,7 +122,7 @@ def test_ids_of_an_svg_are_numbered_in_order_of_appearance():
 def test_a_figure_shows_titles_and_rows(specs, record_data, tmp_path):
     _, svg = write_figure(specs["cost"], tmp_path / "cost")
     text = svg.read_text(encoding="utf-8")
-    for shown in (record_data.title, "linear", "lora", "peak memory (GiB)", "measured on x86_64"):
+    for shown in (record_data.title, "linear", "lora", "peak memory of a cell (GiB)", "measured on x86_64"):
         assert shown in text, shown
 
 
@@ -116,9 +130,9 @@ def test_the_heat_map_shows_differences_from_the_baseline(data, tmp_path):
     _, svg = write_figure(accuracy.heat_map(data), tmp_path / "map")
     text = svg.read_text(encoding="utf-8")
     assert "accuracy minus that of b, in points" in text
-    differences = data.accuracies - data.accuracies.loc["b"]
-    for value in differences.to_numpy().ravel():
-        assert f"{round(value, 1) + 0.0:+.1f}".replace("-", "−") in text
+    for row, task in data.cells:
+        difference = data.cells[row, task].value - data.cells["b", task].value
+        assert f">{round_text(difference, signed=True).replace('-', '−')}<" in text
 
 
 def test_group_bars_show_the_mean_of_each_group(data):
@@ -141,17 +155,28 @@ def test_learning_curves_show_mean_and_range_over_seeds(tmp_path):
     ]
 
 
-def test_cost_shows_mean_seconds_and_largest_memory(record_data):
-    values = {value["row"]: value for value in training.cost(record_data)["data"]["values"]}
-    assert values["lora"]["seconds"] == pytest.approx(60.5)
-    assert values["lora"]["memory"] == pytest.approx(1.5e9 / 2**30, rel=1e-5)
+def test_cost_uses_only_cells_that_ran_alone_and_memory_that_is_the_cells_own(record_data):
+    """Both rows have a seed that ran alone, of 60 seconds; another seed took 61. The memory of one is its process's."""
+    time, memory = cost.cost(record_data)["hconcat"]
+    seconds = {value["row"]: value["cost"] for value in time["data"]["values"]}
+    assert seconds == {"linear": 60, "lora": 60}
+    [value] = memory["data"]["values"]
+    assert (value["row"], value["cost"]) == ("lora", pytest.approx(1.5e9 / 2**30, rel=1e-5))
+    assert "(1 of 2 rows)" in " ".join(cost.cost(record_data)["title"]["subtitle"])
+
+
+def test_cost_is_not_drawn_if_no_record_says_that_its_cell_ran_alone(tmp_path):
+    write_record_file(tmp_path, "method=lora", "task=dtd")
+    [table], _ = read_tables(tmp_path, CONFIGS)
+    with pytest.raises(UserError, match="ran alone"):
+        cost.cost(plot_data(table))
 
 
 def test_a_mean_lies_within_its_interval_and_published_rows_have_none(record_data, data):
-    mean = record_data.mean("lora", ["dtd", "svhn"])
-    assert mean.value == pytest.approx(80.5, abs=0.05)
+    mean = record_data.mean("lora", ["dtd", "svhn"]).interval()
+    assert float(mean.value) == pytest.approx(80.5, abs=0.05)
     assert mean.low < mean.value < mean.high
-    assert data.mean("a", ["t0"]).low == data.mean("a", ["t0"]).high
+    assert data.mean("a", ["t0"]).interval().low == data.mean("a", ["t0"]).interval().high
 
 
 def test_the_pareto_front_of_five_rows():
@@ -180,8 +205,8 @@ def test_the_rank_diagram_labels_every_row_with_its_rank(data):
     labels = {value["label"] for value in layer_values(rank_diagram.critical_difference(data)) if "label" in value}
     ranks = friedman(data.accuracies).average_ranks
     assert labels == {
-        *(f"{n}  {r:.1f}" for n, r in ranks[:2].items()),
-        *(f"{r:.1f}  {n}" for n, r in ranks[2:].items()),
+        *(f"{n}  {round_text(r, 2)}" for n, r in ranks[:2].items()),
+        *(f"{round_text(r, 2)}  {n}" for n, r in ranks[2:].items()),
     }
 
 

@@ -23,12 +23,12 @@ SKILL = {"lora": 2.0, "moppa": 1.0, "linear": -12.0, "ssf": 0.9}
 
 
 def write_records(results):
-    """Writes three complete rows with two seeds, one row with one task, one broken file, and the published rows."""
+    """Writes three complete rows with three seeds, one row with one task, one broken file, and the published rows."""
     methods = {method: composed((f"method={method}", "task=dtd", "protocol=final"))["method"] for method in SKILL}
     for number, task in enumerate(TASKS):
         plain = record_of("method=lora", f"task={task}", "backbone=vit_b16_in21k")
         for method, skill in SKILL.items():
-            for seed in (0, 1) if method != "ssf" else (0,):
+            for seed in (0, 1, 2) if method != "ssf" else (0,):
                 if method == "ssf" and task != "svhn":
                     continue
                 percent = 60 + number + skill + 0.2 * seed

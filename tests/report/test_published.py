@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from fractions import Fraction
 
 import pytest
 
@@ -110,7 +111,7 @@ def test_there_are_no_published_rows_for_val200_and_other_image_sizes(tmp_path):
 def test_the_numbers_are_exactly_those_of_the_collection(shared):
     """The collection lists every published number with its source; the file was made from it."""
     with (shared / "vtab" / "published.csv").open(encoding="utf-8") as file:
-        numbers = [(float(x["accuracy"]), x["task"]) for x in csv.DictReader(file) if x["accuracy"] != "absent"]
+        numbers = [(Fraction(x["accuracy"]), x["task"]) for x in csv.DictReader(file) if x["accuracy"] != "absent"]
     cells = sorted((value, task) for value, task in numbers if not task.startswith("mean"))
     assert cells == sorted((value, task) for row in ROWS for task, value in row.accuracies.items())
     means = sorted((value, task) for value, task in numbers if task.startswith("mean"))
@@ -125,5 +126,5 @@ def test_the_304_cells_equal_those_of_the_study(shared):
         rows = [row for row in ROWS if row.selection == selection and row.study == "OSU"]
         ours = sorted((round(value, 2), task) for row in rows for task, value in row.accuracies.items())
         assert ours == sorted(
-            (round(float(line[column]), 2), OSU_NAMES.get(line["task"], line["task"])) for line in lines
+            (round(Fraction(line[column]), 2), OSU_NAMES.get(line["task"], line["task"])) for line in lines
         )

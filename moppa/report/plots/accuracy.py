@@ -1,21 +1,32 @@
 """Charts of accuracies: on each task relative to a baseline, and by group of tasks."""
 
 import json
+import math
 
 import numpy as np
 
+from moppa.report.columns import Column
 from moppa.report.plots.data import PlotData
-from moppa.report.plots.encodings import COLORS, ROW_AXIS, Spec, chart_title, dropdown, round_number, tooltip
+from moppa.report.plots.encodings import (
+    COLORS,
+    ROW_AXIS,
+    Spec,
+    chart_title,
+    dropdown,
+    interval_fields,
+    round_number,
+    tooltip,
+)
+from moppa.report.rounding import round_text
+
+# The size of a difference, rounded as by `round_text`: units are integers, so that a half is exactly a half.
+ROUNDED = "floor(abs(10 * (datum.units - datum.baseline_units) / datum.units_per_point) + 0.5) / 10"
 
 
 def heat_map(data: PlotData) -> Spec:
     """Shows each row's accuracy on each task minus that of a baseline row, which the page lets its reader choose."""
     titles = {column.task: column.title for column in data.columns}
-    values = [
-        {"row": row, "task": titles[task], "accuracy": round_number(data.accuracies.at[row, task])}
-        for row in data.row_names
-        for task in data.tasks
-    ]
+    values = [value for column in data.columns for value in task_values(data, column)]
     differences = (data.accuracies - data.accuracies.loc[data.baseline]).drop(index=data.baseline)
     limit = max(1.0, round_number(np.quantile(differences.abs(), 0.95))) if len(differences) else 1.0
     color = {
@@ -33,10 +44,13 @@ def heat_map(data: PlotData) -> Spec:
         "height": {"step": 20},
         "params": [dropdown("baseline", "baseline", data.row_names, data.baseline)],
         "transform": [
-            {"calculate": "datum.row === baseline ? datum.accuracy : null", "as": "own"},
-            {"joinaggregate": [{"op": "max", "field": "own", "as": "baseline_accuracy"}], "groupby": ["task"]},
-            {"calculate": "datum.accuracy - datum.baseline_accuracy", "as": "difference"},
-            {"calculate": "round(10 * datum.difference) / 10 + 0", "as": "label"},  # + 0: without the sign of -0
+            {"calculate": "datum.row === baseline ? datum.units : null", "as": "own"},
+            {"joinaggregate": [{"op": "max", "field": "own", "as": "baseline_units"}], "groupby": ["task"]},
+            {"calculate": "(datum.units - datum.baseline_units) / datum.units_per_point", "as": "difference"},
+            {
+                "calculate": f"(datum.difference < 0 ? -{ROUNDED} : {ROUNDED}) + 0",
+                "as": "label",
+            },  # + 0: without the sign of -0
         ],
         "encoding": {
             "x": {
@@ -53,7 +67,10 @@ def heat_map(data: PlotData) -> Spec:
                 "mark": "rect",
                 "encoding": {
                     "color": color,
-                    "tooltip": [*tooltip("row", "task", "accuracy"), {"field": "difference", "format": "+.2f"}],
+                    "tooltip": [
+                        *tooltip("row", "task", "accuracy"),
+                        {"field": "label", "format": "+.1f", "title": "difference"},
+                    ],
                 },
             },
             {
@@ -67,6 +84,22 @@ def heat_map(data: PlotData) -> Spec:
     }
 
 
+def task_values(data: PlotData, column: Column) -> list[Spec]:
+    """Returns the accuracies on a task. They count in units that divide all of them, so that differences are exact."""
+    by_row = {row: data.cells[row, column.task].value for row in data.row_names}
+    scale = math.lcm(*(value.denominator for value in by_row.values()))
+    return [
+        {
+            "row": row,
+            "task": column.title,
+            "accuracy": round_text(value),
+            "units": int(value * scale),
+            "units_per_point": scale,
+        }
+        for row, value in by_row.items()
+    ]
+
+
 def group_bars(data: PlotData) -> Spec:
     """Shows the mean accuracy of each group of tasks, with its interval where predictions are kept."""
     titles = {column.task: column.title for column in data.columns}
@@ -77,11 +110,7 @@ def group_bars(data: PlotData) -> Spec:
     values = []
     for group, tasks in data.groups.items():
         for row in data.row_names:
-            mean = data.mean(row, tasks)
-            numbers = {"mean": mean.value, "low": mean.low, "high": mean.high}
-            values.append(
-                {"row": row, "group": labels[group], **{name: round_number(x) for name, x in numbers.items()}}
-            )
+            values.append({"row": row, "group": labels[group], **interval_fields(data.mean(row, tasks).interval())})
     y = {"field": "row", "type": "nominal", "sort": data.best_first, "title": None, "axis": ROW_AXIS}
     x = {
         "type": "quantitative",
@@ -91,7 +120,7 @@ def group_bars(data: PlotData) -> Spec:
     }
     palette = {"domain": list(labels.values()), "range": [COLORS[i % len(COLORS)] for i in range(len(labels))]}
     return {
-        "title": chart_title(data, "lines: 95% intervals" if data.draws else ""),
+        "title": chart_title(data, "lines: 95% intervals" if data.has_intervals else ""),
         "data": {"values": values},
         "columns": 3,
         "facet": {"field": "group", "type": "nominal", "title": None, "sort": list(labels.values())},
@@ -105,7 +134,7 @@ def group_bars(data: PlotData) -> Spec:
                         "y": y,
                         "x": {"field": "mean", **x},
                         "color": {"field": "group", "scale": palette, "legend": None},
-                        "tooltip": tooltip("row", "group", "mean", "low", "high"),
+                        "tooltip": tooltip("row", "group", "label", "low", "high"),
                     },
                 },
                 {
@@ -117,7 +146,7 @@ def group_bars(data: PlotData) -> Spec:
                     "encoding": {
                         "y": y,
                         "x": {"field": "high", **x},
-                        "text": {"field": "mean", "type": "quantitative", "format": ".1f"},
+                        "text": {"field": "label"},
                     },
                 },
             ],

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moppa.report.plots import accuracy, parameters, rank_diagram, routes, training
+from moppa.report.plots import accuracy, cost, parameters, rank_diagram, routes, training
 from moppa.report.plots.data import PlotData
 from moppa.report.plots.encodings import Spec
 from moppa.utils.errors import UserError
@@ -27,7 +27,7 @@ CHARTS = (
     Chart(heading="Accuracy by group of tasks", name="groups", spec=accuracy.group_bars),
     Chart(heading="Average ranks", name="critical-difference", spec=rank_diagram.critical_difference),
     Chart(heading="Learning curves", name="learning-curves", spec=training.learning_curves, needs_records=True),
-    Chart(heading="Time and memory", name="cost", spec=training.cost, needs_records=True),
+    Chart(heading="Time and memory", name="cost", spec=cost.cost, needs_records=True),
 )
 ROUTE_CHARTS = {"routes": routes.mixing_weights, "responses": routes.impulse_responses}
 

@@ -1,18 +1,15 @@
-"""The data of the charts: complete rows of a table or of published results, with bootstrap draws of the accuracies."""
+"""The data of the charts: complete rows of a table or of published results, with what is known about their noise."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
-import numpy as np
 import pandas as pd
 
-from moppa.report import bootstrap
-from moppa.report.bootstrap import Interval
 from moppa.report.columns import Column, task_groups
-from moppa.report.comparison import baseline_of, paired_bootstrap, published_frame
+from moppa.report.comparison import accuracy_estimates, baseline_of, table_comparer
+from moppa.report.estimate import Estimate, weighted_sum
 from moppa.report.published import Published
-from moppa.report.rows import is_tuned
-from moppa.report.significance import SEED, seed_for
 from moppa.report.table import Row, Table
 
 MAX_ROWS = 24
@@ -25,19 +22,17 @@ class PlotData:
     Attributes:
         title: the title of every chart.
         columns: the tasks.
-        accuracies: in percent, rows by tasks.
+        cells: the accuracy by row and task; its variance is known if the cell's predictions are kept.
         params: trainable parameters without the head, by row; NaN if unknown.
         baseline: the row that the others are compared with.
-        draws: bootstrap draws of an accuracy by row and task, for cells whose predictions are kept.
         rows: the rows of the table; none for published results.
     """
 
     title: str
     columns: Sequence[Column]
-    accuracies: pd.DataFrame
+    cells: Mapping[tuple[str, str], Estimate] = field(repr=False)
     params: pd.Series
     baseline: str
-    draws: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict, repr=False)
     rows: Sequence[Row] = ()
 
     @property
@@ -50,25 +45,31 @@ class PlotData:
 
     @property
     def row_names(self) -> list[str]:
-        return list(self.accuracies.index)
+        return list(self.params.index)
+
+    @property
+    def accuracies(self) -> pd.DataFrame:
+        """The accuracies in percent, rows by tasks."""
+        values = [[float(self.cells[row, task].value) for task in self.tasks] for row in self.row_names]
+        return pd.DataFrame(values, index=self.row_names, columns=self.tasks, dtype=float)
 
     @property
     def best_first(self) -> list[str]:
         """The rows in descending order of their mean accuracy over the tasks."""
-        return list(self.accuracies.mean(axis=1).sort_values(ascending=False, kind="stable").index)
+        return sorted(self.row_names, key=lambda row: -self.mean(row, self.tasks).value)
 
     @property
     def mean_label(self) -> str:
         """What the mean accuracy of a row is a mean of; the title of the task if there is only one."""
         return self.columns[0].title if len(self.columns) == 1 else f"mean of {len(self.columns)} tasks"
 
-    def mean(self, row: str, tasks: Sequence[str]) -> Interval:
-        """Returns a row's mean accuracy over tasks; its interval is empty if a task has no draws."""
-        value = float(self.accuracies.loc[row, list(tasks)].mean())
-        draws = [self.draws[row, task] for task in tasks if (row, task) in self.draws]
-        if len(draws) < len(tasks):
-            return Interval(value=value, low=value, high=value)
-        return bootstrap.percentile_interval(value, np.mean(draws, axis=0))
+    @property
+    def has_intervals(self) -> bool:
+        return any(estimate.components for estimate in self.cells.values())
+
+    def mean(self, row: str, tasks: Sequence[str]) -> Estimate:
+        """Returns a row's mean accuracy over tasks."""
+        return weighted_sum((Fraction(1, len(tasks)), self.cells[row, task]) for task in tasks)
 
 
 def plot_data(table: Table, baseline: str | None = None) -> PlotData | None:
@@ -92,37 +93,31 @@ def plot_data(table: Table, baseline: str | None = None) -> PlotData | None:
     rows = [row for row in table.rows if row.name in selected.index]
     if len(rows) > MAX_ROWS:
         rows = one_row_per_method(rows)
-        selected = selected.loc[[row.name for row in rows]]
     columns = [column for column in table.columns if column.task in selected.columns]
     baseline_name = baseline_of(table, baseline).name
+    names = [row.name for row in rows]
     return PlotData(
         title=table.title,
         columns=columns,
-        accuracies=selected,
-        params=pd.Series({row.name: float(row.params) for row in rows}),
-        baseline=baseline_name if baseline_name in selected.index else rows[0].name,
-        draws=accuracy_draws(table, rows, columns),
+        cells=cell_estimates(table, rows, columns),
+        params=pd.Series([float(row.params) for row in rows], index=names),
+        baseline=baseline_name if baseline_name in names else names[0],
         rows=rows,
     )
 
 
-def accuracy_draws(table: Table, rows: Sequence[Row], columns: Sequence[Column]) -> dict[tuple[str, str], np.ndarray]:
-    """Returns bootstrap draws of the accuracy, by row and task, of the cells whose predictions are kept."""
-    comparer = paired_bootstrap(table)
-    draws = {}
-    for row in rows:
-        for column in columns:
-            if (predictions := comparer.predictions(row.name, column.task)) is not None:
-                seed = seed_for(column.task, SEED)
-                [draws[row.name, column.task]] = bootstrap.draw_accuracies([predictions.correct], seed=seed)
-    return draws
+def cell_estimates(table: Table, rows: Sequence[Row], columns: Sequence[Column]) -> dict[tuple[str, str], Estimate]:
+    """Returns the accuracy of every cell, by row and task; without predictions nothing is known about its variance."""
+    known = accuracy_estimates(table, table_comparer(table))
+    values = {(row.name, column.task): row.values[column.task].mean for row in rows for column in columns}
+    return {cell: known.get(cell) or Estimate(value=value) for cell, value in values.items() if value is not None}
 
 
 def one_row_per_method(rows: Sequence[Row]) -> list[Row]:
     """Returns for each method the row tuned on val200, else the one with the YAML's settings; never by accuracy."""
 
     def preference(row: Row) -> tuple[bool, int]:
-        return not any(is_tuned(record) for record in row.records), len(row.overrides)
+        return not row.is_tuned, len(row.overrides)
 
     preferred: dict[str, Row] = {}
     for row in rows:
@@ -142,16 +137,18 @@ def published_plot_data(
     rows = [row for row in published if row.selection == "last_epoch" and len(row.accuracies) == len(columns)]
     if not rows:
         return None
-    frame = published_frame(rows, [column.task for column in columns])
     studies, families, lineages = (
         ", ".join(sorted({getattr(row, name) for row in rows})) for name in ("study", "pretraining", "lineage")
     )
     names = [row.name.removesuffix(f" ({studies})") for row in rows]
-    frame.index = pd.Index(names)
     return PlotData(
         title=f"Published by {studies}: pretraining {families}, data lineage {lineages}, tuned on val200, last epoch",
         columns=columns,
-        accuracies=frame,
-        params=pd.Series([np.nan if row.params_m is None else 1e6 * row.params_m for row in rows], index=names),
+        cells={
+            (name, task): Estimate(value=accuracy)
+            for name, row in zip(names, rows, strict=True)
+            for task, accuracy in row.accuracies.items()
+        },
+        params=pd.Series([float("nan" if row.params_m is None else 10**6 * row.params_m) for row in rows], index=names),
         baseline=baseline if baseline in names else names[0],
     )

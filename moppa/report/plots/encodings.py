@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from moppa.report.estimate import Interval
 from moppa.report.plots.data import PlotData
+from moppa.report.rounding import round_text
 
 Spec = dict[str, Any]
 
@@ -21,6 +23,12 @@ def round_number(value: float, digits: int = 6) -> float:
     return float(f"{value:.{digits}g}")
 
 
+def interval_fields(interval: Interval) -> Spec:
+    """Returns the fields of an accuracy: its position, its interval, and the text that is shown."""
+    numbers = {"mean": float(interval.value), "low": max(0.0, interval.low), "high": min(100.0, interval.high)}
+    return {"label": round_text(interval.value), **{name: round_number(value) for name, value in numbers.items()}}
+
+
 def log_ticks(smallest: float, largest: float) -> list[float]:
     """Returns the positions of ticks on a logarithmic axis: powers of ten, and between them if there are few."""
     digits = (1, 2, 3, 5) if largest < 100 * smallest else (1,)
@@ -30,8 +38,8 @@ def log_ticks(smallest: float, largest: float) -> list[float]:
     ]
 
 
-def chart_title(data: PlotData, subtitle: str = "") -> Spec:
-    """Returns a title with the table's name and, under it, a subtitle."""
+def chart_title(data: PlotData, subtitle: str | Sequence[str] = "") -> Spec:
+    """Returns a title with the table's name and, under it, a subtitle of one or several lines."""
     return {"text": data.title, "anchor": "start", "frame": "bounds", **({"subtitle": subtitle} if subtitle else {})}
 
 

@@ -8,9 +8,9 @@ from moppa.report.plots.encodings import (
     chart_title,
     color_and_shape,
     fade_unselected,
+    interval_fields,
     legend_selection,
     log_ticks,
-    round_number,
     tooltip,
 )
 
@@ -18,19 +18,10 @@ from moppa.report.plots.encodings import (
 def against_parameters(data: PlotData) -> Spec:
     """Shows the mean accuracy with its interval against the trainable parameters, and the Pareto front."""
     params = data.params.dropna()
-    means = {str(name): data.mean(str(name), data.tasks) for name in params.index}
-    points = [
-        {
-            "row": name,
-            "params": params[name],
-            "accuracy": round_number(mean.value),
-            "low": round_number(mean.low),
-            "high": round_number(mean.high),
-        }
-        for name, mean in means.items()
-    ]
-    front = pareto_front(params, data.accuracies.loc[params.index].mean(axis=1))
-    line = [{"params": params[name], "accuracy": round_number(means[name].value)} for name in front]
+    means = {str(name): data.mean(str(name), data.tasks).interval() for name in params.index}
+    points = [{"row": name, "params": params[name], **interval_fields(mean)} for name, mean in means.items()]
+    front = pareto_front(params, pd.Series({name: float(mean.value) for name, mean in means.items()}))
+    line = [point for point in points if point["row"] in front]
     x = params_axis(params)
     y = {"type": "quantitative", "scale": {"zero": False}, "title": f"accuracy, {data.mean_label} (%)"}
     by_row = color_and_shape(data)
@@ -42,7 +33,7 @@ def against_parameters(data: PlotData) -> Spec:
             {
                 "data": {"values": line},
                 "mark": {"type": "line", "interpolate": "step-after", "color": "#999", "strokeWidth": 1},
-                "encoding": {"x": x, "y": {"field": "accuracy", **y}},
+                "encoding": {"x": x, "y": {"field": "mean", **y}},
             },
             {
                 "data": {"values": points},
@@ -61,10 +52,10 @@ def against_parameters(data: PlotData) -> Spec:
                 "mark": {"type": "point", "filled": True, "size": 90},
                 "encoding": {
                     "x": x,
-                    "y": {"field": "accuracy", **y},
+                    "y": {"field": "mean", **y},
                     **by_row,
                     "opacity": fade_unselected(),
-                    "tooltip": tooltip("row", "params", "accuracy", "low", "high"),
+                    "tooltip": tooltip("row", "params", "label", "low", "high"),
                 },
             },
         ],

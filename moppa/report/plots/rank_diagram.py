@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from moppa.report.plots.data import PlotData
 from moppa.report.plots.encodings import COLORS, Spec, chart_title, round_number, tooltip
 from moppa.report.ranks import friedman
+from moppa.report.rounding import round_text
 
 
 def critical_difference(data: PlotData) -> Spec:
@@ -30,7 +31,7 @@ def critical_difference(data: PlotData) -> Spec:
                 "top": 0,
                 "level": len(cliques) + 1 + (index if is_left else len(ranks) - 1 - index),
                 "edge": round_number(ranks[0] if is_left else ranks[-1]),
-                "label": f"{name}  {rank:.1f}" if is_left else f"{rank:.1f}  {name}",
+                "label": f"{name}  {round_text(rank, 2)}" if is_left else f"{round_text(rank, 2)}  {name}",
             }
         )
     bars = [
@@ -40,7 +41,7 @@ def critical_difference(data: PlotData) -> Spec:
     num_levels = len(cliques) + num_left
     subtitle = (
         f"average rank over {test.num_tasks} tasks (Friedman: p = {test.p_value:.2g}); bars join rows whose ranks "
-        f"differ by less than the critical difference, {test.critical_difference:.2f} (Nemenyi, 5%)"
+        f"differ by less than the critical difference, {round_text(test.critical_difference, 2)} (Nemenyi, 5%)"
     )
     return {
         "title": chart_title(data, subtitle),

@@ -1,4 +1,4 @@
-"""Charts of the training: loss by epoch, time and memory."""
+"""The chart of the training loss by epoch."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,9 @@ from moppa.report.plots.encodings import (
     Spec,
     chart_title,
     color_and_dash,
-    color_and_shape,
     fade_unselected,
     legend_selection,
-    log_ticks,
     round_number,
-    tooltip,
 )
 from moppa.utils.errors import UserError
 
@@ -103,63 +100,3 @@ def curve_points(records: Sequence[ValidRecord]) -> list[Spec]:
 def spread_indices(length: int, limit: int) -> list[int]:
     """Returns at most `limit` evenly spread indices of a sequence, the first and the last among them."""
     return np.unique(np.linspace(0, length - 1, limit).astype(int)).tolist() if length else []
-
-
-def cost(data: PlotData) -> Spec:
-    """Shows the mean accuracy against the measured training time and the largest memory of a cell.
-
-    Raises:
-        UserError: for published rows, whose cost nobody measured.
-    """
-    if not data.rows:
-        raise UserError("published rows have no measured cost")
-    values, devices = [], set()
-    for row in data.rows:
-        records = [record for task in data.tasks for record in row.records_by_task[task]]
-        names = sorted({str(record["device"]["name"]) for record in records})
-        devices.update(names)
-        values.append(
-            {
-                "row": row.name,
-                "accuracy": round_number(data.mean(row.name, data.tasks).value),
-                "seconds": round_number(float(np.mean([record["seconds"]["train"] for record in records]))),
-                "memory": round_number(max(record["peak_memory_bytes"] for record in records) / 2**30),
-                "device": ", ".join(names),
-            }
-        )
-    times = [value["seconds"] for value in values if value["seconds"] > 0]
-    seconds = {
-        "title": "training time of a cell (seconds)",
-        "scale": {"type": "log", "nice": False, "padding": 12} if times else {},
-        "axis": {
-            "format": "~g",
-            "labelOverlap": True,
-            **({"values": log_ticks(min(times), max(times))} if times else {}),
-        },
-    }
-    memory = {"title": "peak memory (GiB)", "scale": {"zero": False, "padding": 12}, "axis": {"tickCount": 6}}
-    return {
-        "title": chart_title(data, f"measured on {', '.join(sorted(devices))}"),
-        "data": {"values": values},
-        "hconcat": [cost_panel(data, "seconds", seconds), cost_panel(data, "memory", memory)],
-    }
-
-
-def cost_panel(data: PlotData, field: str, x: Spec) -> Spec:
-    """Returns a chart of the accuracy against one field."""
-    return {
-        "width": 270,
-        "height": 320,
-        "mark": {"type": "point", "filled": True, "size": 80},
-        "encoding": {
-            "x": {"field": field, "type": "quantitative", **x},
-            "y": {
-                "field": "accuracy",
-                "type": "quantitative",
-                "scale": {"zero": False},
-                "title": f"accuracy, {data.mean_label} (%)",
-            },
-            **color_and_shape(data),
-            "tooltip": tooltip("row", "accuracy", "seconds", "memory", "device"),
-        },
-    }

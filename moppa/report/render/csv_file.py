@@ -5,7 +5,8 @@ import io
 from collections.abc import Sequence
 
 from moppa.report.published import Published
-from moppa.report.render.text import Header, published_mean, shown_published, table_headers
+from moppa.report.render.text import Header, published_mean, settings_tried, shown_published, table_headers
+from moppa.report.rounding import round_text
 from moppa.report.table import Row, Table
 
 
@@ -15,7 +16,12 @@ def render_csv(table: Table) -> str:
     numbers = [header.key for header in headers if header.kind in ("task", "mean")]
     names = ["suite", "backbone", "protocol", "kind", "method", "row", "marks"]
     names += [column for key in numbers for column in (key, f"{key}_sd", f"{key}_seeds", f"{key}_mark")]
-    names += ["params", "params_with_head", *(header.key for header in headers if header.kind == "reference")]
+    names += [
+        "settings_tried",
+        "params",
+        "params_with_head",
+        *(header.key for header in headers if header.kind == "reference"),
+    ]
     out = io.StringIO()
     writer = csv.DictWriter(out, [*names, "records_digest"], restval="", lineterminator="\n")
     writer.writeheader()
@@ -30,22 +36,23 @@ def row_fields(row: Row, headers: Sequence[Header]) -> dict[str, object]:
     fields: dict[str, object] = {"kind": "ours", "method": row.method, "row": row.name, "marks": row.marks}
     for key, value in row.values.items():
         if value.mean is not None:
-            fields |= {key: f"{value.mean:.4f}", f"{key}_seeds": value.num_seeds, f"{key}_mark": value.mark}
+            fields |= {key: round_text(value.mean, 4), f"{key}_seeds": value.num_seeds, f"{key}_mark": value.mark}
         if value.sd is not None:
-            fields[f"{key}_sd"] = f"{value.sd:.4f}"
-    fields["params"] = f"{row.params:.1f}"
-    fields["params_with_head"] = "" if row.params_with_head is None else f"{row.params_with_head:.1f}"
+            fields[f"{key}_sd"] = round_text(value.sd, 4)
+    fields["settings_tried"] = settings_tried(row)
+    fields["params"] = round_text(row.params)
+    fields["params_with_head"] = "" if row.params_with_head is None else round_text(row.params_with_head)
     for header in headers:
         if header.kind == "reference" and (reference := row.references.get(header.key.removesuffix("_deviation"))):
             number = reference.deviation if header.key.endswith("_deviation") else reference.mean
-            fields[header.key] = "" if number is None else f"{number:.4f}"
+            fields[header.key] = "" if number is None else round_text(number, 4)
     return fields
 
 
 def published_fields(row: Published, numbers: Sequence[str], checkpoint: str) -> dict[str, object]:
     """Returns the fields of a published row."""
     values = {key: row.accuracies.get(key, published_mean(row, key)) for key in numbers}
-    fields: dict[str, object] = {key: f"{value:.4f}" for key, value in values.items() if value is not None}
+    fields: dict[str, object] = {key: round_text(value, 4) for key, value in values.items() if value is not None}
     if row.params_m is not None:
-        fields["params"] = f"{1e6 * row.params_m:.1f}"
+        fields["params"] = round_text(10**6 * row.params_m)
     return fields | {"kind": "published", "method": row.method, "row": row.name, "marks": row.flags(checkpoint)}

@@ -7,7 +7,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from moppa.report.render.text import (
     Header,
     Style,
-    caption,
     cell_text,
     published_text,
     shown_published,
@@ -45,7 +44,7 @@ def render_html(table: Table) -> str:
     return environment().get_template("table.html").render(
         table=table,
         headers=table_headers(table),
-        caption=caption(table),
+        caption=table.caption,
         notes=table_notes(table),
         cell_text=lambda row, header: cell_text(row, header, HTML),
         published=shown_published(table),
@@ -65,7 +64,7 @@ def render_latex(table: Table) -> str:
         published.append([name, *(published_text(row, header, LATEX.missing) for header in headers)])
     return environment(**LATEX_DELIMITERS).get_template("table.tex").render(
         title=escape_latex(table.title),
-        caption=escape_latex(caption(table)),
+        caption=escape_latex(table.caption),
         notes=[escape_latex(note) for note in table_notes(table)],
         columns="l" + "r" * len(headers),
         spans=[(escape_latex(group.capitalize()), count) for group, count in spans],
@@ -95,7 +94,7 @@ LATEX_DELIMITERS = {
 LATEX_CHARACTERS = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "†": r"\dag{}", "‡": r"\ddag{}",
-    "§": r"\S{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "§": r"\S{}", "¶": r"\P{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
 }  # fmt: skip
 
 

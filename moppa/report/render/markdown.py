@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from moppa.report.render.text import (
     Style,
-    caption,
     cell_text,
     published_text,
     shown_published,
@@ -19,7 +18,7 @@ MARKDOWN = Style(best=lambda x: f"**{x}**", second=lambda x: f"<ins>{x}</ins>", 
 def render_markdown(table: Table) -> str:
     """Returns the table with its title, caption and notes."""
     notes = [f"- {note}" for note in table_notes(table)]
-    parts = [f"# {table.title}", caption(table), markdown_grid(table)]
+    parts = [f"# {table.title}", table.caption, markdown_grid(table)]
     return "\n\n".join(parts) + "\n" + "\n".join(["", *notes, ""] if notes else [])
 
 

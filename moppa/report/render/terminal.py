@@ -9,7 +9,6 @@ from moppa.report.render.text import (
     MISSING,
     Header,
     Style,
-    caption,
     cell_text,
     published_text,
     shown_published,
@@ -30,7 +29,7 @@ def show(table: Table, console: Console) -> None:
     headers = table_headers(table)
     filled = [h for h in headers if any(cell_text(row, h, TERMINAL) != MISSING for row in table.rows)]
     console.print(f"\n[bold]{escape(table.title)}[/bold]")
-    console.print(escape(caption(table)), style="dim")
+    console.print(escape(table.caption), style="dim")
     for block in column_blocks(table, filled, console):
         console.print(grid(table, block))
     if empty := [header.title for header in headers if header not in filled]:

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
+from moppa.report.budget import number_range
 from moppa.report.published import FLAGS, Published, paper_row, val_tuned_row
+from moppa.report.rounding import round_text
 from moppa.report.table import Row, Table, Value
 
 MISSING = "–"
@@ -13,7 +16,7 @@ PUBLISHED_NOTE = "In italics: published rows. Their means are recomputed from th
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """One column of numbers; `kind` is `task`, `mean`, `size` or `reference`, and `group` is a group of tasks."""
+    """One column; `kind` is `task`, `mean`, `count`, `size` or `reference`, and `group` is a group of tasks."""
 
     key: str
     title: str
@@ -41,6 +44,7 @@ def table_headers(table: Table) -> list[Header]:
     headers += [
         Header(key="mean_groups", title="Mean of groups", kind="mean"),
         Header(key="mean_tasks", title=f"Mean of {len(titles)}", kind="mean"),
+        Header(key="settings_tried", title="Settings tried", kind="count"),
         Header(key="params", title="Parameters (M)", kind="size"),
         Header(key="params_with_head", title="With head (M)", kind="size"),
     ]
@@ -51,14 +55,9 @@ def table_headers(table: Table) -> list[Header]:
     return headers
 
 
-def caption(table: Table) -> str:
-    """Returns the caption: what the numbers are."""
-    return " ".join(table.facts)
-
-
 def table_notes(table: Table) -> list[str]:
-    """Returns the notes below a table: the marks, the sources of published rows, and the excluded files."""
-    notes = [f"{mark} {meaning}" for mark, meaning in table.notes.items()]
+    """Returns the notes below a table: the marks, the facts, the sources of published rows, and the excluded files."""
+    notes = [f"{mark} {meaning}" for mark, meaning in table.notes.items()] + list(table.facts)
     if published := shown_published(table):
         flags = "".join(row.flags(table.checkpoint) for row in published)
         notes.append(
@@ -85,16 +84,22 @@ def cell_text(row: Row, header: Header, style: Style) -> str:
     """Returns the text of one cell of one of our rows."""
     if header.kind in ("task", "mean"):
         return value_text(row.values[header.key], style)
-    if header.key == "params":
-        return f"{row.params / 1e6:.3f}"
-    if header.key == "params_with_head":
-        return style.missing if row.params_with_head is None else f"{row.params_with_head / 1e6:.3f}"
+    if header.kind == "count":
+        return settings_tried(row)
+    if header.kind == "size":
+        size = getattr(row, header.key)
+        return style.missing if size is None else round_text(size / 10**6, 3)
     reference = row.references.get(header.key.removesuffix("_deviation"))
     if reference is None:
         return style.missing
     if header.key.endswith("_deviation"):
-        return style.missing if reference.deviation is None else f"{reference.deviation:+.1f}"
-    return f"{reference.mean:.1f} {reference.flags}".strip()
+        return style.missing if reference.deviation is None else round_text(reference.deviation, signed=True)
+    return f"{round_text(reference.mean)} {reference.flags}".strip()
+
+
+def settings_tried(row: Row) -> str:
+    """Returns from how many settings the row's were chosen on val200; a range if the tasks differ."""
+    return number_range(budget.settings_tried for budget in row.budgets.values()) if row.is_tuned else "given"
 
 
 def value_text(value: Value, style: Style) -> str:
@@ -102,18 +107,18 @@ def value_text(value: Value, style: Style) -> str:
     if value.mean is None:
         return style.missing
     mark = {"best": style.best, "second": style.second}.get(value.mark, str)
-    return mark(f"{value.mean:.1f}") + (style.spread(f"{value.sd:.1f}") if value.sd is not None else "")
+    return mark(round_text(value.mean)) + (style.spread(round_text(value.sd)) if value.sd is not None else "")
 
 
 def published_text(row: Published, header: Header, missing: str = MISSING) -> str:
     """Returns the text of one cell of a published row."""
     if header.key == "params":
-        return missing if row.params_m is None else f"{row.params_m:.3f}"
+        return missing if row.params_m is None else round_text(row.params_m, 3)
     number = row.accuracies.get(header.key) if header.kind == "task" else published_mean(row, header.key)
-    return missing if number is None else f"{number:.1f}"
+    return missing if number is None else round_text(number)
 
 
-def published_mean(row: Published, key: str) -> float | None:
+def published_mean(row: Published, key: str) -> Fraction | None:
     """Returns a mean of a published row: recomputed if possible, else as printed."""
     if key == "mean_groups":
         return row.mean_of_groups

@@ -149,9 +149,8 @@ function learningCurve(seeds) {
 }
 
 function seedTable(seeds) {
-  const percent = ({ correct, total }) => `${((100 * correct) / total).toFixed(2)} %`;
   const lines = seeds.map((seed) => [
-    seed.seed, `${seed.correct} of ${seed.total}`, percent(seed), `${seed.seconds} s`, `${seed.memory} MiB`, seed.device,
+    seed.seed, `${seed.correct} of ${seed.total}`, `${seed.accuracy} %`, seed.time, seed.memory, seed.device,
     seed.dtype, seed.commit,
   ]);
   const titles = ["seed", "correct", "accuracy", "training time", "peak memory", "device", "dtype", "commit"];
@@ -160,11 +159,10 @@ function seedTable(seeds) {
 
 function factTable(cell) {
   const [trainable, head] = cell.params.map((count) => count.toLocaleString("en"));
-  const tuned = cell.tuned;
   return createTable(["", ""], [
     ["split check", `${cell.split.verdict}, lineage ${cell.split.lineage}`],
-    ["95% interval", cell.interval ? `${cell.interval[0]} to ${cell.interval[1]} %` : "unknown: no predictions are kept"],
-    ["settings", tuned ? `best of ${tuned.num_settings} on val200 (${(100 * tuned.val200).toFixed(1)} %)` : "not tuned"],
+    ["95% interval", cell.interval ?? "unknown: no predictions are kept"],
+    ["settings", cell.settings],
     ["trainable parameters", `${trainable}, plus ${head} in the head`],
     ["weights", `${cell.weights.name}, sha256 ${cell.weights.sha256}`],
     ["key", cell.key],
