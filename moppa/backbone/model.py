@@ -16,13 +16,11 @@ from torch import nn
 
 import moppa.backbone.vit_micro  # noqa: F401 - registers vit_micro in timm
 from moppa.backbone.preprocess import Preprocess
-from moppa.backbone.weights import download_weights, load_weights, weights_path
+from moppa.backbone.weights import load_weights
+from moppa.backbone.weights_file import RANDOM, download_weights, existing_weights_path, file_sha256
 from moppa.utils import validate
-from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import SettingError
 from moppa.utils.seeds import derive_seed, seeded
-
-RANDOM = "random"
 
 
 class CacheKey(NamedTuple):
@@ -77,10 +75,7 @@ class Backbone:
             return None
         if self.weights is None:
             return download_weights(self.timm)
-        file = weights_path(self.weights)
-        if not file.is_file():
-            raise SettingError("backbone.weights", f"={self.weights}: there is no such file (looked in {Path.cwd()})")
-        return file
+        return existing_weights_path(self.weights)
 
     def create_model(self, *, drop_path: float) -> nn.Module:
         """Returns the model without a head and without pretrained weights; its seeded weights are always the same.
@@ -88,6 +83,8 @@ class Backbone:
         Raises:
             SettingError: If the model lacks this pooling or its patches do not divide the image size.
         """
+        if self.pool not in (None, "token", "avg"):  # not left to timm, whose asserts are absent under python -O
+            raise self.pool_error()
         settings: dict[str, Any] = {} if self.pool is None else {"global_pool": self.pool}
         if timm.get_pretrained_cfg_value(self.timm, "fixed_input_size"):  # a ConvNeXt takes any size
             settings["img_size"] = self.image_size
@@ -102,11 +99,21 @@ class Backbone:
                     **settings,
                 )
             except AssertionError as error:
+                raise self.pool_error() from error
+            except Exception as error:
                 raise SettingError(
-                    "backbone.pool", f"={self.pool!r} does not go with {self.timm}: choose token or avg"
+                    "backbone.timm",
+                    f"={self.timm} cannot be created with image_size={self.image_size} and pool={self.pool} "
+                    f"({type(error).__name__}: {error}); choose another model or other settings",
                 ) from error
         check_image_size(self.image_size, model)
         return model
+
+    def pool_error(self) -> SettingError:
+        """Returns the error for a pooling that the model lacks."""
+        return SettingError(
+            "backbone.pool", f"={self.pool!r} does not go with {self.timm}: choose token or avg, or null for its own"
+        )
 
     def load(self, *, drop_path: float) -> nn.Module:
         """Returns the frozen model with its pretrained weights, without a head.
@@ -121,12 +128,17 @@ class Backbone:
         """Returns the frozen pretrained model with a trainable head, drawn from `generator`.
 
         Raises:
-            SettingError: As `load`.
+            SettingError: As `load`, and if the model has no linear head.
         """
         model: Any = self.load(drop_path=drop_path)
         with seeded(0):  # the draws are replaced below
             model.reset_classifier(num_classes)
         head = model.get_classifier()
+        if not isinstance(head, nn.Linear):
+            raise SettingError(
+                "backbone.timm",
+                f"={self.timm} has no single linear head, but {type(head).__name__}: choose another model",
+            )
         # std 0.02 and zero bias, as in timm's vision transformers
         nn.init.trunc_normal_(head.weight, std=0.02, generator=generator)
         nn.init.zeros_(head.bias)
@@ -153,7 +165,8 @@ class Backbone:
 
 def check_image_size(image_size: int, model: Any) -> None:
     """Raises if the patches do not divide the image size; timm would ignore the pixels at the border."""
-    patch = model.patch_embed.patch_size[0] if hasattr(model, "patch_embed") else model.feature_info[-1]["reduction"]
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None) or model.feature_info[-1]["reduction"]
+    patch = patch[0] if isinstance(patch, Sequence) else int(patch)
     if image_size % patch:
         lower = image_size // patch * patch
         nearest = " and ".join(str(size) for size in (lower, lower + patch) if size)
@@ -185,7 +198,7 @@ def compute_weights_sha256(backbone: Backbone) -> str:
 def cached_sha256(key: CacheKey) -> str:
     """Returns the hash of a file that did not change since."""
     if key.file is not None:
-        return sha256_file(key.file)
+        return file_sha256(key.file, key.modified_ns, key.num_bytes)
     digest = hashlib.sha256()
     model = Backbone(**json.loads(key.fields)).create_model(drop_path=0.0)
     for name, tensor in sorted(model.state_dict().items()):

@@ -1,96 +1,81 @@
-"""Checkpoint files: where they are, and loading them into a timm model without a silent mismatch."""
+"""Loads a checkpoint file into a timm model without a silent mismatch."""
 
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import timm
-import torch
 from torch import Tensor, nn
 
+from moppa.backbone.checkpoint_file import read_network
 from moppa.utils.errors import SettingError
-
-PACKAGED = "package:"
-ASSETS = Path(__file__).parent / "assets"
-
-
-def weights_path(weights: str) -> Path:
-    """Returns the file that `backbone.weights` names, in the assets of this package for "package:FILE"."""
-    if weights.startswith(PACKAGED):
-        return ASSETS / weights.removeprefix(PACKAGED)
-    return Path(weights).expanduser()
-
-
-def download_weights(timm_name: str) -> Path:
-    """Returns timm's checkpoint from the Hugging Face hub, or from its local cache.
-
-    Raises:
-        SettingError: If timm has no weights for the model, or the hub cannot be reached.
-    """
-    from huggingface_hub import hf_hub_download  # slow to import and rarely needed
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    repository = timm.get_pretrained_cfg_value(timm_name, "hf_hub_id")
-    if repository is None:
-        raise SettingError(
-            "backbone.timm", f"={timm_name} has no weights on the hub; give a file: backbone.weights=FILE"
-        )
-    try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise SettingError(
-            "backbone.weights",
-            f": cannot download {repository} ({type(error).__name__}: {str(error).splitlines()[0]}); "
-            f"connect once, or give a file: backbone.weights=FILE",
-        ) from error
 
 
 def load_weights(model: nn.Module, file: Path, *, untrained: Sequence[str], unused: Sequence[str]) -> None:
     """Copies a checkpoint into a model without a head.
 
-    timm's own filter renames old keys and resizes position embeddings. `untrained` names modules that may be missing in
-    the file, `unused` names modules of the file that are ignored.
+    timm's own filter renames old keys and resizes position embeddings. `untrained` names modules and tensors that may
+    be missing in the file, `unused` names modules and tensors of the file that are ignored.
 
     Raises:
-        SettingError: If the file cannot be read or does not fit the model.
+        SettingError: If the file cannot be read, does not fit the model, or holds NaN or infinity.
     """
-    if file.suffix == ".npz":
+    if file.suffix.lower() == ".npz":
         load_npz(model, file)
-        return
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", lambda state, _: state)
-    tensors = read_tensors(file)
+    else:
+        config: Any = getattr(model, "pretrained_cfg", {})
+        ignored = (str(config.get("classifier", "head")), *unused)
+        tensors = without_modules(read_network(file, model.state_dict().keys()), unused)
+        state = without_modules(convert(tensors, model, file), ignored)
+        check_fit(model, state, file, untrained=untrained)
+        model.load_state_dict(state, strict=False)
+    check_finite(model, file)
+
+
+def convert(tensors: dict[str, Tensor], model: nn.Module, file: Path) -> Mapping[str, Tensor]:
+    """Returns the tensors as timm's filter for this architecture renames and resizes them."""
+    filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", lambda state, _: state)
     try:
-        state = convert(tensors, model)
-    except (KeyError, ValueError, RuntimeError, AttributeError) as error:
-        raise SettingError("weights", f"={file}: not a checkpoint of {type(model).__name__} ({error})") from error
-    config: Any = getattr(model, "pretrained_cfg", {})
-    ignored = (str(config.get("classifier", "head")), *unused)
-    state = {name: tensor for name, tensor in state.items() if not is_inside(name, ignored)}
-    check_fit(model, state, file, untrained=untrained)
-    model.load_state_dict(state, strict=False)
+        return filter_fn(tensors, model)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
+        raise SettingError("weights", f"={file}: not a checkpoint of {architecture(model)} ({error})") from error
 
 
 def check_fit(model: nn.Module, state: Mapping[str, Tensor], file: Path, *, untrained: Sequence[str]) -> None:
-    """Raises unless file and model have the same tensors, up to `untrained` modules."""
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    missing = [name for name in shapes if name not in state and not is_inside(name, untrained)]
-    unexpected = [name for name in state if name not in shapes]
-    mismatched = [
-        f"{name} {tuple(state[name].shape)} for {tuple(shape)}"
-        for name, shape in shapes.items()
-        if name in state and state[name].shape != shape
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
-    if summary := "; ".join(f"{problem}: {shorten(names)}" for problem, names in problems.items() if names):
-        raise SettingError(
-            "weights",
-            f"={file} does not fit {architecture(model)}: {summary}; choose the backbone that these weights belong to",
-        )
+    """Raises unless file and model have the same tensors, up to `untrained` ones."""
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in state and not is_inside(name, untrained)]
+    unexpected = [name for name in state if name not in wanted]
+    common = [name for name in wanted if name in state]
+    problems = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} for {tuple(wanted[name].shape)}"
+            for name in common
+            if state[name].shape != wanted[name].shape
+        ],
+        "of another dtype": [
+            f"{name} {state[name].dtype}"
+            for name in common
+            if state[name].is_floating_point() != wanted[name].is_floating_point()
+        ],
+    }
+    summary = "; ".join(f"{problem}: {shorten(names)}" for problem, names in problems.items() if names)
+    if summary:
+        fix = "choose the backbone that these weights belong to"
+        if unexpected and not missing:
+            modules = dict.fromkeys(name.partition(".")[0] for name in unexpected)
+            fix += f", or ignore them: backbone.unused=[{','.join(modules)}]"
+        raise SettingError("weights", f"={file} does not fit {architecture(model)}: {summary}; {fix}")
+
+
+def check_finite(model: nn.Module, file: Path) -> None:
+    """Raises if a loaded tensor holds NaN or infinity, which would end the training at its first step."""
+    bad = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if bad:
+        raise SettingError("weights", f"={file} holds NaN or infinity: {shorten(bad)}; get an intact copy of the file")
 
 
 def shorten(names: Sequence[str], max_names: int = 3) -> str:
@@ -98,9 +83,14 @@ def shorten(names: Sequence[str], max_names: int = 3) -> str:
     return ", ".join(names[:max_names]) + (f" and {len(names) - max_names} more" if len(names) > max_names else "")
 
 
+def without_modules(tensors: Mapping[str, Tensor], modules: Sequence[str]) -> dict[str, Tensor]:
+    """Returns the tensors that belong to none of the named modules."""
+    return {name: tensor for name, tensor in tensors.items() if not is_inside(name, modules)}
+
+
 def is_inside(name: str, modules: Sequence[str]) -> bool:
-    """Returns whether a tensor belongs to one of the named modules."""
-    return any(name.startswith(f"{module}.") for module in modules)
+    """Returns whether a tensor is one of the named ones, or belongs to one of the named modules."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def architecture(model: Any) -> str:
@@ -108,29 +98,17 @@ def architecture(model: Any) -> str:
     return str(model.pretrained_cfg.get("architecture"))
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a safetensors or pth file. It never runs pickled code."""
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        if file.suffix in {".pth", ".pt", ".bin"}:
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SettingError(
-            "weights",
-            f"={file} cannot be read as tensors ({reason}); it is truncated, or contains more than tensors",
-        ) from error
-    raise SettingError("weights", f"={file}: the suffix must be .safetensors, .npz, .pth, .pt or .bin")
-
-
 def load_npz(model: Any, file: Path) -> None:
     """Loads a checkpoint of the original JAX release (`ViT-B_16.npz`) with timm's converter."""
     if not hasattr(model, "load_pretrained"):
         raise SettingError("weights", f"={file}: timm cannot read npz files for {type(model).__name__}")
+    if not zipfile.is_zipfile(file):
+        raise SettingError(
+            "weights", f"={file} does not fit {architecture(model)}: it is not an npz file, or truncated"
+        )
     try:
         model.load_pretrained(str(file))
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile, RuntimeError, AssertionError) as error:
+    except Exception as error:
         raise SettingError(
             "weights", f"={file} does not fit {architecture(model)}: missing or of another shape: {error}"
         ) from error

@@ -42,6 +42,7 @@ def test_hub_weights_are_downloaded_by_timms_name(checkpoint, tmp_path, monkeypa
         return str(write(checkpoint, tmp_path / "model.safetensors"))
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("moppa.backbone.weights_file.check_reachable", lambda url: None)
     model = build(*AT_160_PX, "backbone.weights=null")
     assert downloads == [("timm/test_vit.r160_in1k", "model.safetensors")]
     assert torch.equal(model.norm.weight, checkpoint["norm.weight"])
