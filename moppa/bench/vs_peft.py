@@ -123,6 +123,7 @@ def one_epoch(batch_size: int) -> Recipe:
         warmup=0.0,
         warmup_lr=1e-6,
         final_lr=1e-5,
+        decay_1d=True,
         drop_path=DROP_PATH,
     )
 

@@ -1,10 +1,12 @@
 """Rewrites what the docs say about the configs: moppa docs [--check].
 
-Tables of the methods in README.md and docs/methods.md, between `<!-- docs NAME -->` and `<!-- end of docs -->`.
+Tables of the methods and of results/official.csv in README.md and docs/methods.md, between `<!-- docs NAME -->` and
+`<!-- end of docs -->`.
 The number of cells in the opening comments of configs/sweep/ and configs/grid/, as in "4 ranks x 3 seeds = 12 cells".
 """
 
 import argparse
+import csv
 import math
 import re
 import sys
@@ -67,7 +69,7 @@ def updated_pages() -> Iterator[tuple[Path, str]]:
     """Yields README.md and docs/methods.md with their tables as they should be."""
     methods = [read_method(path) for path in sorted((CONFIGS / "method").glob("*.yaml"))]
     methods.sort(key=lambda method: (not method.name.startswith("moppa"), method.name))
-    tables = {"methods": short_table(methods), "methods-in-full": full_table(methods)}
+    tables = {"methods": short_table(methods), "methods-in-full": full_table(methods), "official": official_table()}
     for path in (ROOT / "README.md", ROOT / "docs" / "methods.md"):
         yield path, GENERATED.sub(lambda found: f"{found[1]}\n{tables[found[2]]}\n\n{found[3]}", path.read_text())
 
@@ -126,6 +128,20 @@ def full_table(methods: list[Method]) -> str:
         for method in methods
     ]
     return grid(["method", "what it trains", "paper", "parameters", "merges", "backbones"], rows)
+
+
+def official_table() -> str:
+    """Returns the table of the comparisons with the authors' code, from `results/official.csv`."""
+    with (ROOT / "results" / "official.csv").open(newline="") as file:
+        cases = list(csv.DictReader(file))
+    names = ("method", "settings", "source", "compared_with", "logits", "input_gradient")
+    rows = [[code(case[name]) if name in names[:2] else case[name] for name in names] for case in cases]
+    return grid(["method", "settings beside its YAML", "code of", "case", "logits", "input gradient"], rows)
+
+
+def code(text: str) -> str:
+    """Returns a text as code in Markdown, or nothing if there is none."""
+    return f"`{text}`" if text else ""
 
 
 def grid(columns: list[str], rows: list[list[str]]) -> str:

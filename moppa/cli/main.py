@@ -27,6 +27,7 @@ COMMANDS = {
     "data prepare": ("moppa.cli.data_prepare", "download, resize and cache tasks"),
     "data noah-jpeg": ("moppa.cli.data_noah_jpeg", "re-encode a task as NOAH's JPEG files"),
     "bench": ("moppa.cli.bench", "measure steps, optimizations and whole cells"),
+    "official": ("moppa.cli.official", "compare the methods with their authors' code"),
     "bench-adapter": ("moppa.cli.bench_adapter", "measure MoPPA's operators"),
     "probe": ("moppa.cli.probe", "fit a linear probe on a backbone's features"),
     "pretrain": ("moppa.cli.pretrain", "pretrain vit_micro"),

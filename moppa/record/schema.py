@@ -25,7 +25,6 @@ NEUTRAL = (
     "data.cache",
     "data.download",
     "data.allow_shared_images",  # an error or none; it does not decide which images are read
-    "data.allow_shared_images",  # an error or none; it does not decide which images are read
     "data.lineage",  # in old records; the name of the source implies it
     "task.title",
     "task.column",
@@ -42,7 +41,7 @@ def pools_class_token(config: Mapping[str, Any]) -> bool:
 LORA = {"share_down": False, "init": "kaiming_uniform", "dropout": 0.0}
 # Settings that were added after records existed, with the value that reproduces what the code did before. With another
 # value they count in the key, so that older records keep theirs; a record that lacks one is read as having this value.
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {"train.decay_1d": True}
 # The same for `method.attach`, by the method's name. A function returns the value for a config.
 ADDED_TO_METHODS: dict[str, dict[str, Any]] = {
     "houlsby": {"train_norms": False},

@@ -15,7 +15,8 @@ class Recipe:
     """Hyperparameters of a training; every field comes from `configs/train/NAME.yaml`.
 
     The learning rate rises linearly from `warmup_lr` to `lr` over the first `warmup` (a fraction of all epochs), then
-    falls as a cosine to `final_lr`. `weight_decay` applies to every trained tensor.
+    falls as a cosine to `final_lr`. `weight_decay` applies to every trained tensor or, without `decay_1d`, to those
+    that are matrices: not to biases, gains and scales.
     """
 
     epochs: int
@@ -27,6 +28,7 @@ class Recipe:
     warmup_lr: float
     final_lr: float
     drop_path: float
+    decay_1d: bool
 
     def __post_init__(self) -> None:
         validate.integer("epochs", self.epochs, minimum=1)
@@ -38,12 +40,17 @@ class Recipe:
         validate.number("warmup_lr", self.warmup_lr, minimum=0)
         validate.number("final_lr", self.final_lr, minimum=0)
         validate.number("drop_path", self.drop_path, minimum=0, maximum=0.99)
+        validate.boolean("decay_1d", self.decay_1d)
 
     def create_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Returns a fused AdamW, or SGD with momentum 0.9."""
+        parameters = list(parameters)
+        decayed = [parameter for parameter in parameters if self.decay_1d or parameter.ndim > 1]
+        others = [parameter for parameter in parameters if not self.decay_1d and parameter.ndim <= 1]
+        groups = [{"params": decayed}, *([{"params": others, "weight_decay": 0.0}] if others else [])]
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        return torch.optim.SGD(parameters, lr=self.lr, weight_decay=self.weight_decay, momentum=0.9)
+            return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        return torch.optim.SGD(groups, lr=self.lr, weight_decay=self.weight_decay, momentum=0.9)
 
     def lr_at(self, step: int, num_steps: int) -> float:
         """Returns the learning rate of step 0, 1, ..., num_steps - 1."""
