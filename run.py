@@ -15,7 +15,6 @@ from moppa.sweep.worker import lease
 from moppa.train.batches import example_batches
 from moppa.train.evaluate import Evaluator
 from moppa.train.feature_cache import inputs_of
-from moppa.train.loop import train
 from moppa.utils.config import hydra_main, sweep_name
 from moppa.utils.device import PhaseTimer, configure_process, get_device
 from moppa.utils.seeds import generator_for
@@ -61,7 +60,7 @@ def run_cell(config: DictConfig) -> Cell:
         # training
         parts.logger.start(name=f"{cell.name} {cell.key}", group=sweep_name(), config=cell.config)
         evaluator = Evaluator(normalize=inputs.normalize, batch_size=run.eval_batch)
-        training = train(
+        training = parts.fit(
             inputs.model,
             images,
             recipe=parts.recipe,

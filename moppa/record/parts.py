@@ -17,20 +17,29 @@ from moppa.record.cell import Cell
 from moppa.train.checkpoint import Checkpoint
 from moppa.train.feature_cache import FeatureCache
 from moppa.train.loggers import SafeLogger
+from moppa.train.loop import TrainingResult, train
 from moppa.train.recipe import Recipe
+from moppa.train.solve_head import solve_head
+from moppa.utils import validate
 from moppa.utils.config import instantiate
 from moppa.utils.provenance import code_state
 from moppa.utils.seeds import generator_for
 
+FITS: dict[str, Callable[..., TrainingResult]] = {"steps": train, "lbfgs": solve_head}  # by `method.fit`
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a cell is made of: one object for each group of its config. `method` attaches to a model."""
+    """What a cell is made of: one object for each group of its config.
+
+    `method` attaches to a model. `fit` trains it: in steps, or by solving for the head if the method says so.
+    """
 
     backbone: Backbone
     task: Task
     source: Source
     method: Callable[..., None]
+    fit: Callable[..., TrainingResult]
     recipe: Recipe
     protocol: Protocol
     logger: SafeLogger
@@ -65,8 +74,9 @@ def instantiate_parts(cell: Cell) -> Parts:
     config: DictConfig = OmegaConf.create(cell.config)
     run: Any = config.run
     source: Source = instantiate(config, "data")
+    fit = validate.one_of("method.fit", config.method.get("fit", "steps"), FITS)
     features = FeatureCache(
-        folder=Path(source.cache).expanduser() / "features",
+        folder=Path(source.cache).expanduser() / "features" if run.keep_features else None,
         backbone={"timm": config.backbone.timm, "weights": cell.weights_sha256},
         batch_size=run.eval_batch,
     )
@@ -75,10 +85,11 @@ def instantiate_parts(cell: Cell) -> Parts:
         task=instantiate(config, "task"),
         source=source,
         method=instantiate(config, "method.attach", _partial_=True),
+        fit=FITS[fit],
         recipe=instantiate(config, "train"),
         protocol=instantiate(config, "protocol"),
         logger=SafeLogger(instantiate(config, "logger")),
         checkpoint=Checkpoint(path=cell.checkpoint, epochs=run.checkpoint_epochs, code=code_state()),
-        feature_cache=features if run.keep_features else None,
+        feature_cache=features if run.keep_features or fit != "steps" else None,
         seed=cell.config["seed"],
     )

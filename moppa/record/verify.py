@@ -110,9 +110,14 @@ def find_broken_links(record: CheckedRecord, results: Path) -> Iterator[str]:
 
 
 def find_copied_seeds(records: list[CheckedRecord]) -> Iterator[Finding]:
-    """Yields the records whose predictions and losses equal those of another seed of the same cell."""
+    """Yields the records whose predictions and losses equal those of another seed of the same cell.
+
+    Seeds of a method that solves for its head (`method.fit`) are equal by right.
+    """
     seen: dict[tuple[Any, ...], str] = {}
     for record in records:
+        if record["config"]["method"].get("fit", "steps") != "steps":
+            continue
         losses = tuple(float(epoch["loss"]) for epoch in record["curve"])
         outcome = (*record.path.split("/")[:-1], record.predictions, losses)
         if outcome in seen:

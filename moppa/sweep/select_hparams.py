@@ -126,7 +126,7 @@ def tune_records(config: DictConfig, records: Path) -> Iterator[TuneRecord]:
 def tuning_context(config: Any) -> dict[str, Any]:
     """Returns what two cells must have in common for a setting of one to be valid for the other."""
     common = identity_of(without_entries(config, (*NEUTRAL, "protocol", *SELECTED)))
-    return {**common, "epochs": config["train"]["epochs"]}
+    return {**common, "epochs": config["train"]["epochs"], "method_version": config["method"].get("version", 1)}
 
 
 def with_setting(config: DictConfig, setting: Mapping[str, Any]) -> DictConfig:

@@ -1,8 +1,8 @@
 """Cached features for a linear probe.
 
 If only the head is trained, the features of an image never change. They are computed once per image and cached on disk,
-where all seeds, learning rates and schedules on one task and backbone share them: a cell then takes seconds. Batches,
-order, schedule and head are the same as without the cache.
+where all seeds and settings on one task and backbone share them: a cell then takes seconds. Training and evaluation are
+the same as without the cache.
 """
 
 import hashlib
@@ -59,9 +59,9 @@ class LinearProbe(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureCache:
-    """A folder of cached features. `backbone` identifies the backbone's architecture and weights."""
+    """A folder of cached features, or None to keep no file. `backbone` identifies architecture and weights."""
 
-    folder: Path
+    folder: Path | None
     backbone: dict[str, str]
     batch_size: int | None
 
@@ -70,15 +70,23 @@ class FeatureCache:
 
         def load_features(split: str) -> Split:
             images = data.load(split)
-            file, description = self.file_for(images, preprocess, model.get_classifier().weight.device)
-            if not file.exists():
-                write_features(file, self.compute(model, images.images, preprocess), description)
-            return Split(images=read_features(file), labels=images.labels, digest=images.digest)
+            features = self.read_or_compute(model, images, preprocess)
+            return Split(images=features, labels=images.labels, digest=images.digest)
 
         return Inputs(model=LinearProbe(model), load=load_features, normalize=Tensor.float)
 
-    def file_for(self, images: Split, preprocess: Preprocess, device: torch.device) -> tuple[Path, str]:
-        """Returns the file of a split's features, and a description of everything that decides them."""
+    def read_or_compute(self, model: Any, images: Split, preprocess: Preprocess) -> np.ndarray:
+        """Returns a split's features (N, D) float32, from the file if there is one."""
+        if self.folder is None:
+            return self.compute(model, images.images, preprocess).numpy()
+        description = self.describe(images, preprocess, model.get_classifier().weight.device)
+        file = self.folder / f"{hashlib.sha256(description.encode()).hexdigest()[:16]}.safetensors"
+        if not file.exists():
+            write_features(file, self.compute(model, images.images, preprocess), description)
+        return read_features(file)
+
+    def describe(self, images: Split, preprocess: Preprocess, device: torch.device) -> str:
+        """Returns a description of everything that decides a split's features, as JSON."""
         description = {
             **self.backbone,
             "size": preprocess.size,
@@ -90,8 +98,7 @@ class FeatureCache:
             "versions": {name: versions()[name] for name in COUNTED_VERSIONS},
             "images": images.digest,
         }
-        text = json.dumps(description, sort_keys=True)
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors", text
+        return json.dumps(description, sort_keys=True)
 
     @torch.inference_mode()
     def compute(self, model: nn.Module, images: np.ndarray, preprocess: Preprocess) -> Float[Tensor, "count dim"]:
@@ -106,7 +113,10 @@ class FeatureCache:
 
 
 def inputs_of(model: nn.Module, data: TaskData, preprocess: Preprocess, feature_cache: FeatureCache | None) -> Inputs:
-    """Returns the model with its images, or, if only the head is trained, the head with cached features."""
+    """Returns the model with its images, or, if only the head is trained, the head with features.
+
+    Without a feature cache every model is trained on images.
+    """
     if feature_cache is not None and trains_only_head(model):
         return feature_cache.inputs(model, data, preprocess)
     return Inputs(model=model, load=data.load, normalize=preprocess.normalize)

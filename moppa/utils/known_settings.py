@@ -11,7 +11,7 @@ from moppa.utils.errors import UserError
 from moppa.utils.flatten import flatten
 from moppa.utils.paths import CONFIGS
 
-METHOD = {"name", "version", "attach"}  # the settings of the other groups are checked when they are instantiated
+METHOD = {"name", "version", "fit", "attach"}  # the settings of the other groups are checked when they are instantiated
 
 
 def check_known(config: Mapping[str, Any]) -> None:
