@@ -21,6 +21,7 @@ from moppa.utils.paths import CONFIGS, IS_CHECKOUT, ROOT
 
 GENERATED = re.compile(r"(<!-- docs ([\w-]+) -->\n).*?(<!-- end of docs -->)", re.DOTALL)
 CELLS = re.compile(r"\b\d[\w ,]*? = [\d,]+ cells")
+SOURCE = re.compile(r"^# Source: (.*?)\.?$", re.MULTILINE)
 PAPER = re.compile(r" \(([^()]*?),? arXiv (\d{4}\.\d{5})\)")
 FACTS = re.compile(
     r"(?:at most )?([\d,]+) trainable parameters on ViT-B/16 at 224 px, without the head; defined on ([\w, ]+)\."
@@ -69,7 +70,12 @@ def updated_pages() -> Iterator[tuple[Path, str]]:
     """Yields README.md and docs/methods.md with their tables as they should be."""
     methods = [read_method(path) for path in sorted((CONFIGS / "method").glob("*.yaml"))]
     methods.sort(key=lambda method: (not method.name.startswith("moppa"), method.name))
-    tables = {"methods": short_table(methods), "methods-in-full": full_table(methods), "official": official_table()}
+    tables = {
+        "methods": short_table(methods),
+        "methods-in-full": full_table(methods),
+        "official": official_table(),
+        "grids": grids_table(),
+    }
     for path in (ROOT / "README.md", ROOT / "docs" / "methods.md"):
         yield path, GENERATED.sub(lambda found: f"{found[1]}\n{tables[found[2]]}\n\n{found[3]}", path.read_text())
 
@@ -137,6 +143,20 @@ def official_table() -> str:
     names = ("method", "settings", "source", "compared_with", "logits", "input_gradient")
     rows = [[code(case[name]) if name in names[:2] else case[name] for name in names] for case in cases]
     return grid(["method", "settings beside its YAML", "code of", "case", "logits", "input gradient"], rows)
+
+
+def grids_table() -> str:
+    """Returns the table of `configs/grid/`: what each varies, the number of cells, and where the values come from."""
+    from omegaconf import OmegaConf
+
+    rows = []
+    for path in sorted((CONFIGS / "grid").glob("*.yaml")):
+        comment = path.read_text().partition("\ndefaults:")[0]
+        params: Any = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params")
+        values = [f"`{key.removeprefix('method.attach.')}` {value}" for key, value in params.items()]
+        source, cells = SOURCE.search(comment), CELLS.findall(comment)
+        rows.append([code(path.stem), "; ".join(values), cells[0].rpartition("= ")[2], source[1] if source else "ours"])
+    return grid(["`+grid=`", "values", "size", "source"], rows)
 
 
 def code(text: str) -> str:
