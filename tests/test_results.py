@@ -8,7 +8,7 @@ import pytest
 from moppa.record.schema import key_of, read_record, with_relative_paths
 from moppa.report.build import write_tables
 from moppa.report.render.comparison import comparison
-from moppa.report.render.readme import QUOTED, updated_text
+from moppa.report.render.readme import NUMBER, QUOTED, quoting_files, updated_text
 from tests.conftest import CONFIGS, ROOT
 
 RESULTS = ROOT / "results"
@@ -36,16 +36,21 @@ def test_the_committed_tables_are_those_of_the_records(tmp_path):
     assert texts == {
         path.name: path.read_bytes() for path in (RESULTS / "tables").glob("*") if path.stem != "published"
     }
-    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    with_tables = [path.name for path in documents if QUOTED.search(path.read_text())]
-    assert "README.md" in with_tables
-    for path in documents:
-        assert updated_text(path.read_text(), made.tables) == path.read_text(), f"make table updates {path.name}"
+    for path in quoting_files(ROOT):
+        assert updated_text(path.read_text(), tmp_path / "tables") == path.read_text(), (
+            f"make table updates {path.name}"
+        )
 
 
-def test_an_unknown_table_between_markers_is_left_alone():
-    text = "before\n<!-- table nowhere-final -->\nold\n<!-- end of table -->\nafter\n"
-    assert updated_text(text, []) == text
+def test_the_readme_and_the_lab_notes_quote_the_tables():
+    quoted = {}
+    for path in quoting_files(ROOT):
+        text = path.read_text()
+        quoted[path.relative_to(ROOT).as_posix()] = [match[1] for match in QUOTED.findall(text) + NUMBER.findall(text)]
+    assert quoted["README.md"]
+    assert quoted["docs/log/eurosat.md"]
+    names = {name for names in quoted.values() for name in names if name != "NAME"}
+    assert all((RESULTS / "tables" / f"{name}.md").exists() for name in names)
 
 
 def test_the_committed_figures_are_those_of_the_committed_tables():

@@ -1,7 +1,8 @@
-"""Rewrites what the docs say about the configs: moppa docs [--check].
+"""Rewrites what the docs say about the configs and the results: moppa docs [--check].
 
 Tables of the methods and of results/official.csv in README.md and docs/methods.md, between `<!-- docs NAME -->` and
 `<!-- end of docs -->`.
+What README.md and docs/ quote from the tables in results/tables/ (moppa.report.render.readme).
 The number of cells in the opening comments of configs/sweep/ and configs/grid/, as in "4 ranks x 3 seeds = 12 cells".
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moppa.report.render.readme import quoting_files, updated_text
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, IS_CHECKOUT, ROOT
@@ -67,7 +69,7 @@ def main() -> int:
 
 
 def updated_pages() -> Iterator[tuple[Path, str]]:
-    """Yields README.md and docs/methods.md with their tables as they should be."""
+    """Yields README.md and the pages in docs/ with what is generated in them as it should be."""
     methods = [read_method(path) for path in sorted((CONFIGS / "method").glob("*.yaml"))]
     methods.sort(key=lambda method: (not method.name.startswith("moppa"), method.name))
     tables = {
@@ -76,8 +78,9 @@ def updated_pages() -> Iterator[tuple[Path, str]]:
         "official": official_table(),
         "grids": grids_table(),
     }
-    for path in (ROOT / "README.md", ROOT / "docs" / "methods.md"):
-        yield path, GENERATED.sub(lambda found: f"{found[1]}\n{tables[found[2]]}\n\n{found[3]}", path.read_text())
+    for path in quoting_files(ROOT):
+        text = GENERATED.sub(lambda found: f"{found[1]}\n{tables[found[2]]}\n\n{found[3]}", path.read_text())
+        yield path, updated_text(text, ROOT / "results" / "tables")
 
 
 def read_method(path: Path) -> Method:

@@ -1,6 +1,6 @@
 """Recomputes results/tables/ from results/records/ and prints the tables.
 
-Tables of results/ that README.md and docs/ quote are updated there, too.
+What README.md and docs/ quote from the tables of results/ is updated there, too.
 
 Exit status: 0; 1 if nothing was written (with --strict also if a record had to be excluded); 3 if tables were written
 but records had to be excluded, each of which is listed with the reason.
@@ -13,9 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from moppa.report.build import list_excluded, write_tables
-from moppa.report.render.readme import update_readme
+from moppa.report.render.readme import quoting_files, update_readme
 from moppa.report.render.terminal import show
-from moppa.report.table import Table
 from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, IS_CHECKOUT, ROOT
 
@@ -29,13 +28,15 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="write nothing if a record has to be excluded")
     parser.add_argument("--quiet", action="store_true", help="print paths only")
     args = parser.parse_args()
+    is_own_results = IS_CHECKOUT and args.results.resolve() == ROOT.resolve() / "results"
+    updated = []
     try:
         output = write_tables(args.results, CONFIGS, strict=args.strict)
+        if is_own_results:
+            updated = [path for path in quoting_files(ROOT) if update_readme(path, ROOT / "results" / "tables")]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    is_own_results = IS_CHECKOUT and args.results.resolve() == ROOT.resolve() / "results"
-    updated = update_quoted_tables(output.tables) if is_own_results else []
     console = Console(soft_wrap=False)
     for table in output.tables if not args.quiet else []:
         show(table, console)
@@ -47,12 +48,6 @@ def main() -> int:
     if output.excluded and not output.written:
         return 1
     return EXCLUDED if output.excluded else 0
-
-
-def update_quoted_tables(tables: list[Table]) -> list[Path]:
-    """Updates the tables that README.md and docs/ quote, and returns the files that changed."""
-    files = sorted([*ROOT.glob("README.md"), *(ROOT / "docs").glob("*.md")])
-    return [path for path in files if update_readme(path, tables)]
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def table_data(table: Table, config_ids: dict[str, int]) -> dict[str, Any]:
         "columns": {column.task: column.title for column in table.columns},
         "rows": [row.name for row in table.rows],
         "cells": {
-            f"{index} {task}": cell_data(records, task, config_ids)
+            f"{index} {task}": cell_data(records, config_ids)
             for index, row in enumerate(table.rows)
             for task, records in row.records_by_task.items()
         },
@@ -137,7 +137,7 @@ def table_data(table: Table, config_ids: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def cell_data(records: Sequence[ValidRecord], task: str, config_ids: dict[str, int]) -> dict[str, Any]:
+def cell_data(records: Sequence[ValidRecord], config_ids: dict[str, int]) -> dict[str, Any]:
     """Returns one cell over its seeds. Sections of a config are numbered in `config_ids`, because cells share them."""
     first = records[0]
     config = {}

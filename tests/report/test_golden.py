@@ -52,7 +52,9 @@ def write_records(results):
 def texts(tmp_path_factory):
     results = tmp_path_factory.mktemp("golden")
     write_records(results)
-    return {path.suffix[1:]: path.read_text(encoding="utf-8") for path in write_tables(results, CONFIGS).written}
+    output = write_tables(results, CONFIGS)
+    digest = output.tables[0].digest  # depends on every setting of the configs, which the table does not show
+    return {path.suffix[1:]: path.read_text(encoding="utf-8").replace(digest, "0" * 16) for path in output.written}
 
 
 @pytest.mark.parametrize("suffix", ["md", "tex", "csv", "html"])
