@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,31 +12,38 @@ import torch
 from torch import Tensor, nn
 
 from moppa.backbone.efficient_blocks import SKIPPABLE, skip_unused
+from moppa.backbone.precision import to_precision
 from moppa.bench.timing import interleaved
 from moppa.peft.collect import count_parameters, penalties, trainable_parameters
 from moppa.peft.inject import disable_output_deltas, merge
 from moppa.peft.method import attach_method
 from moppa.sweep.cost import count_flops
-from moppa.train.step import compile_model, train_step
+from moppa.train.step import StepRunner, forward_of, recorder_for, step_mode, train_step
 from moppa.utils.config import compose_config, instantiate
 from moppa.utils.device import forward_context, peak_memory_bytes
+from moppa.utils.gpu import precision_name
 from moppa.utils.matmul import matmul_backend, set_matmul_backend
 
 DROP_PATH = 0.1  # of the common recipe
+LR = 1e-4
 NUM_CLASSES = 10
 Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What is measured: a timm model and its image size, batches of random images, and the number of rounds."""
+    """What is measured: a timm model on batches of random images, with `run.step` and `run.precision`.
+
+    `rounds` is how often everything is measured.
+    """
 
     timm_name: str
     image_size: int
     batch_size: int
     device: torch.device
     rounds: int
-    compile_mode: str | None = None
+    step: str = "eager"
+    precision: str = "auto"
 
     def random_batch(self) -> Batch:
         """Returns seeded images (B, 3, S, S) and labels (B,) on the device."""
@@ -50,6 +58,15 @@ class Setup:
         model.get_classifier().requires_grad_(True)
         return model.train()
 
+    def prepare(self, model: nn.Module, skipped: Sequence[str] = SKIPPABLE) -> nn.Module:
+        """Returns a model with its method on the device, as a cell prepares it: nothing unused, in its precision."""
+        return to_precision(skip_unused(model.to(self.device), skipped), self.precision_name)
+
+    @property
+    def precision_name(self) -> str:
+        """The precision on this device."""
+        return precision_name(self.precision, self.device.type)
+
     def seconds_per_image(self, functions: dict[str, Callable[[], object]]) -> dict[str, float]:
         """Returns the median seconds of each function, interleaved, divided by the batch size."""
         seconds = interleaved(functions, self.device, self.rounds)
@@ -63,17 +80,16 @@ def method_cost(method: str, setup: Setup) -> dict[str, Any]:
     the head, but passes the gradient through all blocks, as a method in the first block needs it.
     """
     images, labels = setup.random_batch()
-    model = with_method(method, setup.frozen_backbone(), (images.cpu(), labels.cpu())).to(setup.device)
-    skip_unused(model, SKIPPABLE)
-    step = training_step(model, images, labels, compile_mode=setup.compile_mode)
+    model = setup.prepare(with_method(method, setup.frozen_backbone(), (images.cpu(), labels.cpu())))
+    step = training_step(model, images, labels, setup)
     step()
     peak = peak_memory_bytes(setup.device)
-    bare = skip_unused(setup.frozen_backbone(), SKIPPABLE).to(setup.device)
+    bare = setup.prepare(setup.frozen_backbone())
     seconds = setup.seconds_per_image(
         {
-            "plain": training_step(bare, images.clone().requires_grad_(True), labels, compile_mode=setup.compile_mode),
+            "plain": training_step(bare, images.clone().requires_grad_(True), labels, setup),
             "step": step,
-            "evaluation": evaluation_step(merge(copy.deepcopy(model)), images),
+            "evaluation": evaluation_step(merge(copy.deepcopy(model)), images, setup),
         }
     )
     step_flops, evaluation_flops = count_flops(model, images, labels)
@@ -92,13 +108,13 @@ def optimization_gains(setup: Setup) -> dict[str, dict[str, float]]:
     lora = with_method("lora", setup.frozen_backbone(drop_path=DROP_PATH)).to(setup.device)
 
     def model(skipped: Sequence[str] = SKIPPABLE) -> nn.Module:
-        return skip_unused(copy.deepcopy(lora), skipped)
+        return setup.prepare(copy.deepcopy(lora), skipped)
 
     def step(model: nn.Module, *, fused: bool = True) -> Callable[[], Tensor]:
-        return training_step(model, images, labels, fused=fused)
+        return training_step(model, images, labels, setup, fused=fused)
 
     def evaluation(model: nn.Module) -> Callable[[], Tensor]:
-        return evaluation_step(model, images)
+        return evaluation_step(model, images, setup)
 
     steps = {
         "all optimizations": step(model()),
@@ -138,20 +154,36 @@ def with_method(method: str, model: nn.Module, *examples: Batch) -> nn.Module:
 
 
 def training_step(
-    model: nn.Module, images: Tensor, labels: Tensor, *, fused: bool = True, compile_mode: str | None = None
+    model: nn.Module, images: Tensor, labels: Tensor, setup: Setup, *, fused: bool = True
 ) -> Callable[[], Tensor]:
-    """Returns a function that takes one training step each time it is called."""
-    optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=1e-4, fused=fused)
-    penalty = partial(penalties(model), 0.0)
-    return partial(train_step, compile_model(model, compile_mode), optimizer, images, labels, penalty)
+    """Returns a function that takes one training step each time it is called. Its blocks stay compiled."""
+    mode, on_gpu = step_mode(setup.step, setup.device), setup.device.type == "cuda"
+    lr = torch.tensor(LR, device=setup.device) if on_gpu else LR
+    optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=lr, fused=fused, capturable=on_gpu)
+    penalty, forward = penalties(model), ExitStack().enter_context(forward_of(model, mode))
+
+    def compute(_: Tensor, progress: Tensor) -> Tensor:
+        return train_step(
+            forward, optimizer, images, labels, partial(penalty, progress), precision=setup.precision_name
+        )
+
+    take_step = StepRunner(
+        compute,
+        model=model,
+        optimizer=optimizer,
+        device=setup.device,
+        record=recorder_for(mode, setup.device),
+        falls_back=False,
+    )
+    return partial(take_step, torch.arange(len(images), device=setup.device), lr=LR, progress=0.0)
 
 
-def evaluation_step(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
+def evaluation_step(model: nn.Module, images: Tensor, setup: Setup) -> Callable[[], Tensor]:
     """Returns a function that evaluates one batch each time it is called."""
     model.eval()
 
     def evaluate() -> Tensor:
-        with torch.inference_mode(), forward_context(images.device):
+        with torch.inference_mode(), forward_context(images.device, setup.precision_name):
             return model(images)
 
     return evaluate

@@ -24,9 +24,10 @@ from moppa.bench.output import METHOD_COLUMNS, method_rows, output_path, print_t
 from moppa.bench.roofline import describe_machine, measure_machine
 from moppa.bench.steps import Setup, method_cost, optimization_gains
 from moppa.bench.vs_peft import compare
-from moppa.train.step import COMPILE_MODES
+from moppa.train.step import STEPS
 from moppa.utils.device import configure_process, get_device
 from moppa.utils.errors import UserError
+from moppa.utils.gpu import DTYPES
 from moppa.utils.matmul import BACKENDS
 from moppa.utils.paths import CONFIGS, MOPPA_COMMAND, ROOT
 
@@ -43,7 +44,8 @@ def main() -> int:
         batch_size=arguments.batch,
         device=arguments.device,
         rounds=arguments.rounds,
-        compile_mode=arguments.compile,
+        step=arguments.step,
+        precision=arguments.precision,
     )
     configure_process(threads=arguments.threads, backend=arguments.matmul_backend, keep_memory=arguments.keep_memory)
     try:
@@ -82,7 +84,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--threads", type=int, help="run.threads")
     add("--matmul-backend", choices=BACKENDS, default="auto", help="run.matmul_backend: %(default)s")
     add("--keep-memory", action=argparse.BooleanOptionalAction, default=True, help="run.keep_memory: %(default)s")
-    add("--compile", choices=COMPILE_MODES, help="run.compile, for methods")
+    add("--step", choices=STEPS, default="auto", help="run.step: %(default)s")
+    add("--precision", choices=("auto", *DTYPES), default="auto", help="run.precision: %(default)s")
     add("--out", type=Path, default=ROOT / "results" / "benchmarks", metavar="DIR", help="folder for the JSON")
     add("--only", help=argparse.SUPPRESS)  # in a child process: measure one method and print JSON
     arguments = parser.parse_args()
@@ -108,7 +111,9 @@ def run_methods(arguments: argparse.Namespace, setup: Setup) -> None:
     Results of other methods stay in the file and in the table if their image and batch size are the same.
     """
     machine = measure_machine(setup.device, rounds=setup.rounds)
-    name = f"methods-{setup.timm_name}" + (f"-compiled-{setup.compile_mode}" if setup.compile_mode else "")
+    name = "-".join(
+        ["methods", setup.timm_name, *[value for value in (setup.step, setup.precision) if value != "auto"]]
+    )
     facts = {"machine": machine, "image_size": setup.image_size, "batch": setup.batch_size}
     path = output_path(arguments.out, name, setup.device)
     earlier = json.loads(path.read_text()) if path.exists() else {}
@@ -130,7 +135,8 @@ def measure_in_process(arguments: argparse.Namespace, method: str) -> dict[str, 
         "--rounds": arguments.rounds,
         "--matmul-backend": arguments.matmul_backend,
         "--threads": arguments.threads,
-        "--compile": arguments.compile,
+        "--step": arguments.step,
+        "--precision": arguments.precision,
     }
     words = [str(word) for option in options.items() if option[1] is not None for word in option]
     words.append("--keep-memory" if arguments.keep_memory else "--no-keep-memory")

@@ -58,7 +58,7 @@ class Router(nn.Module):
             return self.weight_sum.new_ones(1, 1)
         return (self.rate * self.bias[None]).softmax(dim=-1) if self.weight is None else None
 
-    def penalty(self, progress: float) -> Tensor:
+    def penalty(self, progress: Tensor | float) -> Tensor:
         """Returns lambda g KL(mean_batch(a) || uniform) for the last training batch.
 
         g falls linearly from 1 to 0 over the first half of the training.
@@ -67,7 +67,8 @@ class Router(nn.Module):
         mean, self.last_weights = self.last_weights.mean(dim=0), None
         self.weight_sum += mean.detach()
         self.num_steps += 1
-        return self.penalty_weight * max(0.0, 1 - 2 * progress) * (mean * (len(mean) * mean).log()).sum()
+        weight = self.penalty_weight * (1 - 2 * torch.as_tensor(progress)).clamp(min=0.0)
+        return weight * (mean * (len(mean) * mean).log()).sum()
 
     def pop_mean_weights(self) -> Float[Tensor, " priors"]:
         """Returns the mean mixing weights over the steps since the last call."""

@@ -19,17 +19,20 @@ class HasDiagnostics(Protocol):
 class HasPenalty(Protocol):
     """A module with an auxiliary loss."""
 
-    def penalty(self, progress: float) -> Tensor:
-        """Returns the loss of the last forward pass and clears it. `progress` runs from 0 to 1 over the training."""
+    def penalty(self, progress: Tensor | float) -> Tensor:
+        """Returns the loss of the last forward pass and clears it. `progress` runs from 0 to 1 over the training.
+
+        The training loop passes a tensor on the device, so that no step waits for a number.
+        """
         ...
 
 
-def penalty(model: nn.Module, progress: float) -> Tensor | float:
+def penalty(model: nn.Module, progress: Tensor | float) -> Tensor | float:
     """Returns the sum of all auxiliary losses, to be added to the loss. `progress` runs from 0 to 1."""
     return penalties(model)(progress)
 
 
-def penalties(model: nn.Module) -> Callable[[float], Tensor | float]:
+def penalties(model: nn.Module) -> Callable[[Tensor | float], Tensor | float]:
     """Returns `penalty` of this model as a function of `progress`, for a loop: the modules are searched only once."""
     modules = [module for module in model.modules() if isinstance(module, HasPenalty)]
     return lambda progress: sum((module.penalty(progress) for module in modules), start=0.0)

@@ -119,13 +119,17 @@ def merge_parametrizations(layer: nn.Module) -> None:
     torch's own removal would also delete the property from the class, which deep copies of the layer share.
     """
     parametrizations: Any = layer.parametrizations
+    dtypes = {tensor: parametrizations[tensor].original.dtype for tensor in parametrizations}
+    for tensor, dtype in dtypes.items():  # in half precision a small update would be lost before it is rounded
+        original = parametrizations[tensor].original
+        original.data = original.data.to(torch.promote_types(dtype, torch.float32))
     merged = {tensor: getattr(layer, tensor) for tensor in parametrizations}  # all of them before any is replaced
     pretrained = {tensor: parametrizations[tensor].original for tensor in merged}
     del layer.parametrizations
     layer.__class__ = layer.__dict__.pop("stock_class")
     layer.__dict__.pop("output_deltas", None)
     for tensor, parameter in pretrained.items():
-        parameter.copy_(merged[tensor])
+        parameter.data = merged[tensor].to(dtypes[tensor])
         layer.register_parameter(tensor, parameter)
 
 

@@ -102,7 +102,7 @@ def cell_from_resolved(config: dict[str, Any], *, weights_sha256: str, tuned: Ma
     """
     check_known(config)
     seed = validate.integer("seed", config["seed"], minimum=0)
-    dtype = dtype_name(config["run"]["device"])
+    dtype = dtype_name(config["run"]["device"], config["run"].get("precision", "auto"))
     key = key_of(config, weights_sha256, dtype)
     names = (config["task"]["suite"], *(config[group]["name"] for group in ("backbone", "task", "method")))
     folder = Path(*names, key)

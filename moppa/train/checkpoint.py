@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moppa.utils import validate
 from moppa.utils.atomic import atomic_write
+from moppa.utils.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +29,28 @@ class Checkpoint:
         with atomic_write(self.path) as temporary:
             torch.save({"code": dict(self.code), **state}, temporary)
 
-    def read(self) -> dict[str, Any] | None:
-        """Returns the saved state, or None if there is none, or if it is damaged or from other code (printed)."""
+    def read(self, device: torch.device) -> dict[str, Any] | None:
+        """Returns the saved state, or None if there is none, or if it is damaged or from other code (printed).
+
+        Raises:
+            UserError: if it is from another kind of device, whose random numbers and rounding are different.
+        """
         if not self.path.exists():
             return None
         try:
-            state = torch.load(self.path, weights_only=True)
+            state = torch.load(self.path, weights_only=True, map_location="cpu")
         except Exception as error:  # any damage means the same: train from the start
             print(f"the checkpoint {self.path} cannot be read ({type(error).__name__}): training starts over")
             return None
         if state["code"] != dict(self.code):
             print(f"the checkpoint {self.path} is from other code or versions: training starts over")
             return None
+        begun_on = state.get("device", device.type)
+        if begun_on != device.type:
+            raise UserError(
+                f"the checkpoint {self.path} is from {begun_on}, and {device.type} would continue with other random "
+                f"numbers: use run.device={begun_on}, or delete it to start over"
+            )
         print(f"resuming at step {state['step']} from {self.path}")
         return state
 

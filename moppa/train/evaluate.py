@@ -15,6 +15,7 @@ from moppa.peft.inject import merge
 from moppa.train.loop import EpochCallback
 from moppa.utils import validate
 from moppa.utils.device import forward_context
+from moppa.utils.gpu import precision_name
 from moppa.utils.progress import progress_bar
 
 DEFAULT_BATCH_SIZE = {"cpu": 64, "cuda": 512}  # images; on two CPU cores larger batches were no faster
@@ -22,10 +23,11 @@ DEFAULT_BATCH_SIZE = {"cpu": 64, "cuda": 512}  # images; on two CPU cores larger
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """How images are evaluated: their normalization, and the batch size (None for the device's default)."""
+    """How images are evaluated: normalization, batch size (None for the device's default) and `run.precision`."""
 
     normalize: Callable[[Tensor], Tensor]
     batch_size: int | None
+    precision: str = "auto"
 
     @torch.inference_mode()
     def predict(self, model: nn.Module, images: np.ndarray, *, title: str = "evaluate") -> np.ndarray:
@@ -45,6 +47,7 @@ class Evaluator:
             SettingError: if the batch size is below 1.
         """
         device = model.get_classifier().weight.device
+        precision = precision_name(self.precision, device.type)
         batch_size = DEFAULT_BATCH_SIZE[device.type] if self.batch_size is None else self.batch_size
         validate.integer("run.eval_batch", batch_size, minimum=1)
         model.eval()
@@ -56,7 +59,7 @@ class Evaluator:
                 release_pages(images)
                 outputs = None
                 try:
-                    with forward_context(device):
+                    with forward_context(device, precision):
                         outputs = forward(self.normalize(batch))
                 except torch.OutOfMemoryError:
                     if batch_size == 1:

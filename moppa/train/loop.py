@@ -23,8 +23,9 @@ from moppa.train.batches import training_batches
 from moppa.train.checkpoint import Checkpoint, generator_states, set_generator_states
 from moppa.train.loggers import Logger
 from moppa.train.recipe import Recipe
-from moppa.train.step import compile_model, train_step
+from moppa.train.step import StepRunner, forward_of, recorder_for, step_mode, train_step
 from moppa.utils.errors import UserError
+from moppa.utils.gpu import precision_name
 from moppa.utils.progress import progress_bar
 from moppa.utils.seeds import derive_seed, seeded
 from moppa.utils.signals import Stopped, StopRequest
@@ -66,6 +67,7 @@ class TrainState:
         """Returns the state as tensors and plain values."""
         return {
             "step": self.step,
+            "device": self.losses.device.type,
             "trainable": {name: tensor.detach() for name, tensor in trainable_parameters(self.model).items()},
             "buffers": dict(self.model.named_buffers()),
             "diagnostics": self.diagnostics,
@@ -83,6 +85,9 @@ class TrainState:
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(state["buffers"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # torch leaves it where it was loaded
+            if isinstance(group["lr"], Tensor):
+                group["lr"] = group["lr"].to(self.losses.device)
         self.losses[: state["step"]] = state["losses"].to(self.losses.device)
         self.step, self.diagnostics = state["step"], state["diagnostics"]
         self.started -= state["seconds"]
@@ -99,7 +104,8 @@ def train(
     checkpoint: Checkpoint,
     logger: Logger,
     on_epoch: EpochCallback,
-    compile_mode: str | None = None,
+    step: str = "auto",
+    precision: str = "auto",
 ) -> TrainingResult:
     """Trains the parameters of `model` that require a gradient on the images of `split`.
 
@@ -112,10 +118,11 @@ def train(
         checkpoint: where the state is saved every few epochs and on interruption, and read from at the start.
         logger: gets loss, learning rate and diagnostics after each epoch.
         on_epoch: called as `on_epoch(model, epoch, is_last)` after each epoch; what it returns joins the diagnostics.
-        compile_mode: a mode of torch.compile for the forward, or None.
+        step: `run.step`, how steps are taken.
+        precision: `run.precision`, for which `to_precision` prepared the model.
 
     Raises:
-        UserError: if the loss is not finite, naming the step, or if torch.compile has no such mode.
+        UserError: if the loss is not finite, naming the step, or a setting does not go with the device.
         Stopped: after Ctrl-C or SIGTERM, once the state is saved.
     """
     # data, on the device once
@@ -126,26 +133,44 @@ def train(
     num_steps = recipe.epochs * steps_per_epoch
 
     # model and optimizer
-    forward = compile_model(model, compile_mode)
-    optimizer = recipe.create_optimizer(trainable_parameters(model).values())
+    mode, precision = step_mode(step, device), precision_name(precision, device.type)
+    optimizer = recipe.create_optimizer(trainable_parameters(model).values(), capturable=device.type == "cuda")
     penalty = penalties(model)
     state = TrainState(model=model, optimizer=optimizer, losses=torch.zeros(num_steps, device=device))
 
-    with seeded(derive_seed(seed, "noise")), StopRequest() as stop, progress_bar() as bar:
+    with (
+        seeded(derive_seed(seed, "noise")),
+        StopRequest() as stop,
+        progress_bar() as bar,
+        forward_of(model, mode) as forward,
+    ):
+        # a step, from the indices of its images
+        def compute(batch: Tensor, progress: Tensor) -> Tensor:
+            inputs = normalize(images[batch])
+            return train_step(
+                forward, optimizer, inputs, labels[batch], partial(penalty, progress), precision=precision
+            )
+
+        take_step = StepRunner(
+            compute,
+            model=model,
+            optimizer=optimizer,
+            device=device,
+            record=recorder_for(mode, device),
+            falls_back=step == "auto",
+        )
+
         # resume
-        if saved := checkpoint.read():
+        if saved := checkpoint.read(device):
             state.load_state_dict(saved)
 
         # loop
         line = bar.add_task("train", total=num_steps, completed=state.step, note="")
         model.train(not trains_only_head(model))  # no drop path below a linear probe
-        for step, batch in training_batches(len(images), recipe, seed=seed, start=state.step, device=device):
-            set_lr(optimizer, recipe.lr_at(step, num_steps))
-            inputs = normalize(images[batch])
-            state.losses[step] = train_step(
-                forward, optimizer, inputs, labels[batch], partial(penalty, step / num_steps)
-            )
-            state.step = step + 1
+        for index, batch in training_batches(len(images), recipe, seed=seed, start=state.step, device=device):
+            lr, progress = recipe.lr_at(index, num_steps), index / num_steps
+            state.losses[index] = take_step(batch, lr=lr, progress=progress)
+            state.step = index + 1
             bar.update(line, completed=state.step)
             if state.step % steps_per_epoch == 0:
                 epoch, is_last = state.step // steps_per_epoch, state.step == num_steps
@@ -168,12 +193,6 @@ def train(
         counts=count_parameters(model),
         seconds=state.seconds,
     )
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of every parameter group."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def epoch_values(losses: Tensor, epoch: int, recipe: Recipe) -> dict[str, float]:

@@ -42,15 +42,19 @@ class Recipe:
         validate.number("drop_path", self.drop_path, minimum=0, maximum=0.99)
         validate.boolean("decay_1d", self.decay_1d)
 
-    def create_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Returns a fused AdamW, or SGD with momentum 0.9."""
+    def create_optimizer(self, parameters: Iterable[nn.Parameter], *, capturable: bool) -> torch.optim.Optimizer:
+        """Returns a fused AdamW, or SGD with momentum 0.9.
+
+        If it is `capturable`, its learning rate is a tensor beside the parameters, which a CUDA graph can read.
+        """
         parameters = list(parameters)
+        lr = torch.tensor(self.lr, device=parameters[0].device) if capturable else self.lr
         decayed = [parameter for parameter in parameters if self.decay_1d or parameter.ndim > 1]
         others = [parameter for parameter in parameters if not self.decay_1d and parameter.ndim <= 1]
         groups = [{"params": decayed}, *([{"params": others, "weight_decay": 0.0}] if others else [])]
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        return torch.optim.SGD(groups, lr=self.lr, weight_decay=self.weight_decay, momentum=0.9)
+            return torch.optim.AdamW(groups, lr=lr, weight_decay=self.weight_decay, fused=True, capturable=capturable)
+        return torch.optim.SGD(groups, lr=lr, weight_decay=self.weight_decay, momentum=0.9, fused=capturable)
 
     def lr_at(self, step: int, num_steps: int) -> float:
         """Returns the learning rate of step 0, 1, ..., num_steps - 1."""

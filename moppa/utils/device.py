@@ -36,6 +36,7 @@ def configure_process(*, threads: int | None, backend: str, keep_memory: bool) -
         keep_freed_memory()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+        torch.backends.cudnn.allow_tf32 = False  # run.precision=float32 means it for convolutions too
 
 
 def keep_freed_memory() -> None:
@@ -49,9 +50,9 @@ def keep_freed_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, MAX_MMAP_THRESHOLD)
 
 
-def forward_context(device: torch.device) -> AbstractContextManager[Any]:
-    """Returns the context of a forward pass: bfloat16 autocast on a GPU, `run.matmul_backend` on a CPU."""
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else use_backend()
+def forward_context(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Returns the context of a forward pass: bfloat16 autocast, or in float32 `run.matmul_backend`."""
+    return use_backend() if precision == "float32" else torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def device_info(device: torch.device) -> dict[str, Any]:

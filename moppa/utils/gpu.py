@@ -1,4 +1,4 @@
-"""Whether there is a GPU, and the dtype that follows from it. Imports torch only on a machine with a GPU driver."""
+"""Whether there is a GPU, and the precision that follows. Imports torch only on a machine with a GPU driver."""
 
 import ctypes
 import sys
@@ -9,6 +9,8 @@ from moppa.utils.errors import SettingError
 
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 ROCM_DEVICE = Path("/dev/kfd")
+# a record's dtype by `run.precision`; bf16 stores frozen weights and activations in bfloat16 too
+DTYPES = {"float32": "float32", "bf16-mixed": "bfloat16", "bf16": "bfloat16-backbone"}
 
 
 def has_gpu() -> bool:
@@ -45,9 +47,19 @@ def device_type(name: str) -> str:
     return "cpu"
 
 
-def dtype_name(device_name: str) -> str:
-    """Returns the dtype in which a cell with this `run.device` computes; it is part of the cell's key.
+def precision_name(name: str, device_type: str) -> str:
+    """Returns float32, bf16-mixed or bf16 for `run.precision`; auto is bf16-mixed on a GPU, else float32.
+
+    Raises:
+        SettingError: if the name is unknown.
+    """
+    validate.one_of("run.precision", name, ("auto", *DTYPES))
+    return ("bf16-mixed" if device_type == "cuda" else "float32") if name == "auto" else name
+
+
+def dtype_name(device_name: str, precision: str) -> str:
+    """Returns the dtype in which a cell with this `run.device` and `run.precision` computes; it is part of its key.
 
     `cuda` needs no GPU here, so that a login node can plan cells that run elsewhere.
     """
-    return "bfloat16" if device_name == "cuda" or device_type(device_name) == "cuda" else "float32"
+    return DTYPES[precision_name(precision, "cuda" if device_name == "cuda" else device_type(device_name))]

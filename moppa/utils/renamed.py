@@ -6,6 +6,7 @@ from moppa.utils.errors import UserError
 
 SETTINGS = {
     "data.store": "data.cache",
+    "run.compile": "run.step",
     "run.lean": "run.skip_unused",
     "run.products": "run.matmul_backend",
 }

@@ -1,8 +1,5 @@
-import json
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,7 +17,7 @@ from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
 from moppa.utils.seeds import generator_for
 from moppa.utils.signals import EXIT_REQUEUE, Stopped
-from tests.conftest import ROOT, config_of
+from tests.conftest import config_of
 
 EPOCHS = 4
 TRAIN_SPLIT = Split(
@@ -107,39 +104,6 @@ def test_an_evaluation_halves_its_batch_size_until_a_batch_fits():
         evaluator.predict(model, images)
 
 
-@pytest.mark.slow  # compiles
-def test_a_compiled_step_equals_the_eager_step_and_is_compiled_once_for_all_seeds(tmp_path):
-    """In a separate process, because the tests' type checks would be compiled too."""
-    program = """
-import json
-from torch._dynamo.utils import counters
-from moppa.record.schema import read_record
-from run import run_cell
-from tests import conftest
-
-def losses_of(mode, method, seed):
-    paths = [f"run.results=PLACE/{mode}", "data.cache=PLACE/store", f"run.compile={mode}"]
-    overrides = [*conftest.TOY, *paths, f"method={method}", "train.drop_path=0", f"seed={seed}"]
-    record = read_record(run_cell(conftest.config_of(*overrides)).record)
-    return [epoch["loss"] for epoch in record["curve"]]
-
-for method in ("lora", "moppa", "ssf", "adapter", "bitfit"):
-    losses = [losses_of(mode, method, seed=0) for mode in ("null", "default")]
-    graphs = counters["stats"]["unique_graphs"]
-    losses_of("default", method, seed=1)
-    print("result", json.dumps([method, *losses, counters["stats"]["unique_graphs"] - graphs]))
-"""
-    program = program.replace("PLACE", str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = [line.removeprefix("result ") for line in done.stdout.splitlines() if line.startswith("result ")]
-    assert len(results) == 5
-    for method, eager, compiled, num_new_graphs in map(json.loads, results):
-        assert compiled == pytest.approx(eager, rel=1e-4), method
-        assert compiled != eager, f"{method} was not compiled"
-        assert num_new_graphs == 0, f"{method} was compiled again for another seed"
-
-
 @pytest.mark.parametrize("step", [6, 9])  # after the checkpoint of epoch 2, and an epoch later
 def test_a_killed_cell_resumes_bit_for_bit(tmp_path, step):
     whole = run(tmp_path / "a")
@@ -174,6 +138,16 @@ def test_a_checkpoint_from_other_code_or_a_damaged_one_is_not_used(tmp_path, cap
         assert run(tmp_path / "b") == whole
         assert "starts over" in capsys.readouterr().out
         file.unlink()
+
+
+def test_a_checkpoint_from_another_kind_of_device_is_refused_with_one_line(tmp_path):
+    with pytest.raises(Stopped):
+        run(tmp_path, logger=CallsAtStep(lambda: os.kill(os.getpid(), signal.SIGINT), 6))
+    checkpoint = Checkpoint(path=tmp_path / "c.pt", epochs=2, code={"code": "this"})
+    checkpoint.write({**checkpoint.read(torch.device("cpu")), "device": "cuda"})
+    with pytest.raises(UserError, match=r"c\.pt is from cuda, and cpu .*use run\.device=cuda, or delete it"):
+        run(tmp_path)
+    assert checkpoint.path.exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_cell_and_names_its_step(tmp_path):

@@ -1,0 +1,90 @@
+"""Blocks are compiled once for all of their kind, and a compiled training is the eager one up to rounding."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from timm.layers.drop import DropPath
+
+from moppa.peft.collect import trainable_parameters
+from moppa.train import compiled_blocks as module
+from moppa.train.compiled_blocks import DrawnDropPath, compiled_blocks
+from moppa.utils.seeds import seeded
+from tests.conftest import ROOT
+from tests.models import batch, model_with
+from tests.test_laws import with_drop_path
+
+PROGRAM = """
+import json
+from torch._dynamo.utils import counters
+from moppa.record.schema import read_record
+from run import run_cell
+from tests import conftest
+
+def losses_of(step, method, seed):
+    paths = [f"run.results=PLACE/{step}", "data.cache=PLACE/store", f"run.step={step}"]
+    overrides = [*conftest.TOY, *paths, f"method={method}", "train.drop_path=0.3", f"seed={seed}"]
+    record = read_record(run_cell(conftest.config_of(*overrides)).record)
+    return [epoch["loss"] for epoch in record["curve"]]
+
+for method in ("lora", "moppa", "ssf", "adapter", "bitfit"):
+    eager = losses_of("eager", method, 0)
+    before = counters["stats"]["unique_graphs"]
+    compiled = losses_of("compiled", method, 0)
+    first = counters["stats"]["unique_graphs"] - before
+    losses_of("compiled", method, 1)
+    print("result", json.dumps([method, eager, compiled, first, counters["stats"]["unique_graphs"] - before - first]))
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_training_is_the_eager_one_and_compiles_two_kinds_of_block(tmp_path):
+    """Of six blocks the last computes the class token alone. In a separate process, without the tests' type checks."""
+    command = [sys.executable, "-c", PROGRAM.replace("PLACE", str(tmp_path))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [line.removeprefix("result ") for line in done.stdout.splitlines() if line.startswith("result ")]
+    assert len(results) == 5
+    for method, eager, compiled, num_graphs, num_more in map(json.loads, results):
+        assert compiled == pytest.approx(eager, rel=1e-3), method
+        assert compiled != eager, f"{method} was not compiled"
+        assert num_graphs == 2 * 2, f"{method}: of two batch sizes"
+        assert num_more == 0, f"{method} was compiled again for another seed"
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Lets blocks run as they are where they would be compiled."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compiled.append(self))
+    monkeypatch.setattr(module, "configure_compiler", lambda: None)
+    return compiled
+
+
+def test_drop_paths_are_drawn_as_timms_and_restored(uncompiled):
+    model = with_drop_path(model_with("lora"), 0.4).train()
+    model.blocks[0].drop_path1 = torch.nn.Identity()
+    images, _ = batch()
+    with seeded(0):
+        expected = [model(images) for _ in range(2)]
+    with seeded(0), compiled_blocks(model) as forward:
+        assert uncompiled == list(model.blocks)
+        actual = [forward(images) for _ in range(2)]
+        twin = copy.deepcopy(model)
+        assert len([part for part in twin.modules() if isinstance(part, DrawnDropPath)]) == 6
+        assert torch.equal(twin.eval()(images), model.eval()(images))
+    torch.testing.assert_close(actual, expected)
+    assert not torch.equal(*expected)
+    assert len([part for part in model.modules() if isinstance(part, DropPath)]) == 5
+
+
+def test_without_drop_path_nothing_is_replaced_and_a_head_alone_is_not_compiled(uncompiled):
+    model = model_with("lora")
+    with compiled_blocks(model):
+        assert not [part for part in model.modules() if isinstance(part, DrawnDropPath)]
+    with compiled_blocks(model_with("linear")):
+        assert uncompiled == list(model.blocks)
+    assert trainable_parameters(model)
