@@ -40,6 +40,7 @@ def reason(error: Exception, image: bytes | np.ndarray) -> str:
 def to_rgb(image: bytes | np.ndarray, pixel_scale: int, *, as_displayed: bool = False) -> Image.Image:
     """Returns an encoded image or a uint8 array (H, W) or (H, W, 1 or 3) as RGB, its values times `pixel_scale`."""
     picture = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else from_array(image)
+    picture.load()  # now, because Pillow would wait until the pixels are needed
     if picture.mode == "F" or picture.mode.startswith("I"):
         picture = to_8_bits(picture)
     if pixel_scale != 1:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,14 +32,15 @@ def file_digests(files: Sequence[Path], memory: Path) -> list[str]:
         UserError: if a file cannot be read.
     """
     known, now = read_memory(memory), time.time_ns()
-    stamps = {str(file): stamp_of(file) for file in files}
+    names = [str(file) for file in files]
+    stamps = {name: stamp_of(name) for name in names}
     changed = [name for name, stamp in stamps.items() if known.get(name, [None])[:-1] != list(stamp)]
     digests = {name: entry[-1] for name, entry in known.items()} | dict(zip(changed, read_all(changed), strict=True))
     if changed:
         settled = {name: stamp for name, stamp in stamps.items() if max(stamp[1:]) < now - SETTLED_NS}
         with suppress(UserError), atomic_write(memory) as temporary:  # a cache that is read-only can still be read
             temporary.write_text(json.dumps({name: [*stamp, digests[name]] for name, stamp in settled.items()}))
-    return [digests[str(file)] for file in files]
+    return [digests[name] for name in names]
 
 
 def read_memory(memory: Path) -> dict[str, Any]:
@@ -50,12 +52,12 @@ def read_memory(memory: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def stamp_of(file: Path) -> Stamp:
+def stamp_of(name: str) -> Stamp:
     """Returns size and times of a file; they change whenever its content does."""
     try:
-        stat = file.stat()
+        stat = os.stat(name)  # noqa: PTH116, twice as fast as Path.stat
     except OSError as error:
-        raise unreadable(file, error) from error
+        raise unreadable(Path(name), error) from error
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 

@@ -76,7 +76,10 @@ class FolderSource:
     def _labeled(self, task: Task, split: str, listing: Listing) -> list[tuple[Entry, int]]:
         """Returns the images of a split with their labels."""
         own_name = task.splits[split]
-        label_by_class = {name: label for label, name in enumerate(self._class_names(task, listing.entries))}
+        label_by_class = {
+            name: task.label({"label": index, "class": name})
+            for index, name in enumerate(self._class_names(task, listing.entries))
+        }
         entries = [entry for entry in listing.entries if entry.split == own_name]
         if len(entries) != task.num_images(split):
             passed_over = listing.passed_over.get(own_name)
@@ -85,7 +88,7 @@ class FolderSource:
                 f"{task.num_images(split)}: train800 and val200 are 800 and 200, the test set is task.num_test"
                 + (f"; {describe_passed_over(passed_over)}" if passed_over else "")
             )
-        return [(entry, task.label({"label": label_by_class[entry.label], "class": entry.label})) for entry in entries]
+        return [(entry, label_by_class[entry.label]) for entry in entries]
 
     def _class_names(self, task: Task, entries: Sequence[Entry]) -> list[str]:
         """Returns the class names in the order of their labels: those of all splits, or `classes`."""

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +14,16 @@ READ_BY_ANOTHER = ("MPO",)  # formats of Pillow that are opened as another one
 
 
 class Entry(NamedTuple):
-    """One image: its file, the names of its class and its split, and its own name in a fingerprint."""
+    """One image: its file, the names of its class and its split, and its own name in a fingerprint.
+
+    `real` is the path of the file without links.
+    """
 
     file: Path
     label: str
     split: str
     name: str
+    real: str
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,15 @@ def list_folders(root: Path, splits: Sequence[str]) -> Listing:
                 f"data.table=FILE"
             )
         found, listing.passed_over[split] = [], []
-        for parts, file in files_below(folder):
+        for parts, file in files_below(os.fspath(folder)):
             if reason := reason_to_pass(file, suffixes):
-                listing.passed_over[split].append(f"{file} ({reason})")
+                listing.passed_over[split].append(f"{file.path} ({reason})")
             elif len(parts) < 2:
-                raise UserError(f"{file} is in no class folder: move it to {folder}/CLASS/")
+                raise UserError(f"{file.path} is in no class folder: move it to {folder}/CLASS/")
             else:
                 found.append((parts, file))
-        listing.entries.extend(Entry(file, parts[0], split, "/".join(parts)) for parts, file in sorted(found))
+        for parts, file in sorted(found, key=lambda entry: entry[0]):
+            listing.entries.append(Entry(Path(file.path), parts[0], split, "/".join(parts), file.real))
     return listing
 
 
@@ -66,10 +70,20 @@ def readable_suffixes() -> set[str]:
     return {suffix for suffix, name in formats.items() if name in Image.OPEN or name in READ_BY_ANOTHER}
 
 
+class Found(NamedTuple):
+    """A file or link below a folder, as the system lists it."""
+
+    path: str
+    suffix: str
+    real: str
+    is_file: bool
+    is_link: bool
+
+
 def files_below(
-    folder: Path, parts: tuple[str, ...] = (), ancestors: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], Path]]:
-    """Yields everything below a folder that is neither hidden nor a folder: the parts of its name, and its path.
+    folder: str, parts: tuple[str, ...] = (), ancestors: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Found]]:
+    """Yields everything below a folder that is neither hidden nor a folder, with the parts of its name.
 
     `ancestors` are the real paths of the folders above, so that a link to one of them does not lead round in circles.
     """
@@ -86,18 +100,20 @@ def files_below(
         if entry.name.startswith("."):  # ._000.png of macOS, .ipynb_checkpoints, .DS_Store
             continue
         if entry.is_dir():
-            yield from files_below(folder / entry.name, (*parts, entry.name), (*ancestors, real))
+            yield from files_below(entry.path, (*parts, entry.name), (*ancestors, real))
         else:
-            yield (*parts, entry.name), folder / entry.name
+            is_link, suffix = entry.is_symlink(), os.path.splitext(entry.name)[1].lower()  # noqa: PTH122, for speed
+            path = os.path.realpath(entry.path) if is_link else f"{real}{os.sep}{entry.name}"
+            yield (*parts, entry.name), Found(entry.path, suffix, path, entry.is_file(), is_link)
 
 
-def reason_to_pass(file: Path, suffixes: set[str]) -> str | None:
+def reason_to_pass(file: Found, suffixes: set[str]) -> str | None:
     """Returns why a file is no image, or None if it is one."""
-    if file.suffix.lower() not in suffixes:
+    if file.suffix not in suffixes:
         return f"Pillow reads no {file.suffix} files" if file.suffix else "it has no suffix"
-    if file.is_file():
+    if file.is_file:
         return None
-    return "a link to nothing" if file.is_symlink() else "not a file"
+    return "a link to nothing" if file.is_link else "not a file"
 
 
 def describe_passed_over(passed_over: Sequence[str]) -> str:
@@ -108,11 +124,9 @@ def describe_passed_over(passed_over: Sequence[str]) -> str:
 
 def check_disjoint(entries: Sequence[Entry]) -> None:
     """Raises `UserError` if a file appears twice, in one split or in two."""
-    first_entry: dict[Path, Entry] = {}
-    real_folder = cache(os.path.realpath)
+    first_entry: dict[str, Entry] = {}
     for entry in entries:
-        file = Path(real_folder(entry.file.parent), entry.file.name)
-        other = first_entry.setdefault(file.resolve() if file.is_symlink() else file, entry)
+        other = first_entry.setdefault(entry.real, entry)
         if other is not entry:
             raise UserError(
                 f"{entry.file} is in split {other.split!r} and again in {entry.split!r}; an image may be in one split "

@@ -3,7 +3,9 @@
 import codecs
 import csv
 import io
+import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path, PureWindowsPath
 
 from moppa.data.folder_files import Entry, Listing
@@ -31,7 +33,7 @@ def list_table(table: Path, splits: Sequence[str]) -> Listing:
     names = [name.strip().lower() for name in header]
     if missing := [name for name in COLUMNS if name not in names]:
         raise UserError(f"{table} lacks the column {missing[0]}: line {number} must name {','.join(COLUMNS)}")
-    entries = []
+    entries, real_folder = [], cache(os.path.realpath)
     for number, cells in rows:
         if len(cells) != len(names):
             raise UserError(
@@ -47,7 +49,9 @@ def list_table(table: Path, splits: Sequence[str]) -> Listing:
                 f"{table} line {number}: split {split!r} is not one of the task's ({', '.join(splits)}); correct it, "
                 f"or task.splits"
             )
-        entries.append(Entry(file_of(table, number, path), label, split, path))
+        file = file_of(table, number, path)
+        real = os.path.realpath(file) if file.is_symlink() else f"{real_folder(file.parent)}{os.sep}{file.name}"
+        entries.append(Entry(file, label, split, path, real))
     return Listing(entries)
 
 
