@@ -1,12 +1,19 @@
+import copy
+import functools
 import os
+import re
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from moppa.utils.config import compose_config
 from moppa.utils.matmul import set_matmul_backend
+from moppa.utils.renamed import check_overrides
 
 torch.set_num_threads(1)  # the models of the tests are too small for several threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in processes that tests start, too
@@ -26,9 +33,17 @@ TOY = [
 ]
 
 
+PLAIN_VALUE = re.compile(r"[\w.]+\.\w+=[\w./:-]+")  # sets one value, selects no YAML
+composed = functools.cache(compose_config)
+
+
 def config_of(*overrides: str) -> DictConfig:
-    """Returns the config that `python run.py OVERRIDES` composes."""
-    return compose_config(overrides)
+    """Returns the config that `python run.py OVERRIDES` composes. A selection of YAMLs is composed only once."""
+    check_overrides(overrides)
+    values = [override for override in overrides if PLAIN_VALUE.fullmatch(override)]
+    config = copy.deepcopy(composed(tuple(override for override in overrides if override not in values)))
+    ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
+    return config
 
 
 @pytest.fixture
@@ -41,6 +56,14 @@ def toy(tmp_path):
 def torch_matmul_backend():
     """Starts every test with torch's matrix products, whatever the test before it chose."""
     set_matmul_backend("torch")
+
+
+@pytest.fixture
+def unchecked():
+    """Leaves types unchecked in a test that repeats calls of another test, which halves its time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

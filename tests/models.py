@@ -1,11 +1,16 @@
 """Small timm models with a method attached, for tests of every method."""
 
 import functools
+from types import SimpleNamespace
 
 import timm
 import torch
+import torch.nn.functional as F
+from timm.layers.drop import DropPath
+from timm.models.vision_transformer import Block
+from torch import nn
 
-from moppa.peft.collect import trainable_parameters
+from moppa.peft.collect import penalty, trainable_parameters
 from moppa.peft.method import attach_method
 from moppa.utils.config import instantiate
 from moppa.utils.seeds import generator_for, seeded
@@ -14,9 +19,9 @@ from tests.conftest import config_of
 BACKBONES = {
     "class token": lambda: timm.create_model("test_vit", depth=3, img_size=64, num_classes=10),
     "no prefix": lambda: timm.create_model(
-        "test_vit", depth=3, img_size=64, num_classes=10, class_token=False, global_pool="avg"
+        "test_vit", depth=2, img_size=64, num_classes=10, class_token=False, global_pool="avg"
     ),
-    "registers": lambda: timm.create_model("test_vit", depth=3, img_size=64, num_classes=10, reg_tokens=4),
+    "registers": lambda: timm.create_model("test_vit", depth=2, img_size=64, num_classes=10, reg_tokens=4),
     "swin": lambda: timm.create_model(
         "swin_tiny_patch4_window7_224",
         img_size=64,
@@ -81,4 +86,62 @@ def perturbed(model, size=0.05):
     with torch.no_grad():
         for parameter in trainable_parameters(model).values():
             parameter += size * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def take_steps(model, count=2):
+    """Takes plain training steps and returns the largest gradient that each trainable tensor had."""
+    trained = trainable_parameters(model)
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-2)
+    largest = dict.fromkeys(trained, 0.0)
+    model.train()
+    images, labels = batch()
+    for _ in range(count):
+        optimizer.zero_grad()
+        (F.cross_entropy(model(images), labels) + penalty(model, 0.0)).backward()
+        for name, parameter in trained.items():
+            largest[name] = max(largest[name], 0.0 if parameter.grad is None else float(parameter.grad.abs().max()))
+        optimizer.step()
+    return largest
+
+
+def trainable_bytes(model):
+    return {name: parameter.detach().numpy().tobytes() for name, parameter in trainable_parameters(model).items()}
+
+
+def unchanged(parameters, before):
+    return {name for name, parameter in parameters.items() if torch.equal(parameter, before[name])}
+
+
+def trained_with(method, backbone, seed=0):
+    """Returns a model that has a method attached and took two steps, and what was seen on the way."""
+    seen = SimpleNamespace(method=method, backbone=backbone, model=frozen_model(backbone, seed=seed))
+    head = {id(parameter) for parameter in seen.model.get_classifier().parameters()}
+    seen.pretrained = {name: tensor for name, tensor in seen.model.named_parameters() if id(tensor) not in head}
+    before = {name: tensor.detach().clone() for name, tensor in seen.pretrained.items()}
+    seen.stock_names, seen.stock_logits = set(seen.model.state_dict()), logits_of(seen.model)
+    attach(seen.model, method, seed=seed)
+    seen.unchanged_by_attaching = unchanged(seen.pretrained, before)
+    seen.initial, seen.initial_logits = trainable_bytes(seen.model), logits_of(seen.model)
+    with seeded(seed):
+        seen.largest_gradients = take_steps(seen.model)
+    seen.unchanged_by_training = unchanged(seen.pretrained, before)
+    seen.trained, seen.logits = trainable_bytes(seen.model), logits_of(seen.model)
+    return seen
+
+
+def with_drop_path(model, drop_prob):
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.drop_path1, module.drop_path2 = DropPath(drop_prob), DropPath(drop_prob)
+    return model
+
+
+def without_dropout(model):
+    """Removes dropout, of which two models would draw different numbers."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
     return model

@@ -9,9 +9,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers.drop import DropPath
-from timm.models.vision_transformer import Block
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from moppa.backbone.efficient_blocks import SKIPPABLE, skip_unused
@@ -37,6 +34,11 @@ from tests.models import (
     method_from_yaml,
     model_with,
     perturbed,
+    take_steps,
+    trainable_bytes,
+    trained_with,
+    with_drop_path,
+    without_dropout,
 )
 
 # What a method's YAML states: the paper's number of parameters, and the backbones for which the method is defined.
@@ -63,102 +65,82 @@ def is_defined(method, backbone):
 PAIRS = [(method, backbone) for method in METHODS for backbone in BACKBONES]
 DEFINED = [pair for pair in PAIRS if is_defined(*pair)]
 UNDEFINED = [pair for pair in PAIRS if not is_defined(*pair)]
-
-everywhere = pytest.mark.parametrize(("method", "backbone"), DEFINED, ids=lambda name: name.replace(" ", "_"))
-
-
-def take_steps(model, count=2):
-    """Takes plain training steps and returns the largest gradient that each trainable tensor had."""
-    optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=1e-2)
-    largest = dict.fromkeys(trainable_parameters(model), 0.0)
-    model.train()
-    images, labels = batch()
-    for _ in range(count):
-        optimizer.zero_grad()
-        (F.cross_entropy(model(images), labels) + penalty(model, 0.0)).backward()
-        for name, parameter in trainable_parameters(model).items():
-            largest[name] = max(largest[name], 0.0 if parameter.grad is None else float(parameter.grad.abs().max()))
-        optimizer.step()
-    return largest
+ON_VIT = [pair for pair in DEFINED if FAMILIES[pair[1]] == "ViT"]
 
 
-@everywhere
-def test_1_no_pretrained_tensor_changes(method, backbone):
-    model = frozen_model(backbone)
-    head = {id(parameter) for parameter in model.get_classifier().parameters()}
-    pretrained = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in head}
-    before = {name: parameter.detach().clone() for name, parameter in pretrained.items()}
-    attach(model, method)
-    present = {id(parameter) for parameter in model.parameters()}
-    assert all(id(parameter) in present for parameter in pretrained.values())
-    assert all(torch.equal(parameter, before[name]) for name, parameter in pretrained.items())
-    take_steps(model)
-    frozen = {name: parameter for name, parameter in pretrained.items() if not parameter.requires_grad}
-    is_full_fine_tuning = len(trainable_parameters(model)) == len(list(model.parameters()))
+def name_of(pair):
+    return "-".join(pair).replace(" ", "_")
+
+
+@pytest.fixture(scope="module", params=DEFINED, ids=name_of)
+def trained(request):
+    """A trained model that the laws of one method and backbone share. They run in succession and change copies only."""
+    return trained_with(*request.param)
+
+
+def test_1_no_pretrained_tensor_changes(trained):
+    present = {id(parameter) for parameter in trained.model.parameters()}
+    assert all(id(parameter) in present for parameter in trained.pretrained.values())
+    assert trained.unchanged_by_attaching == trained.pretrained.keys()
+    frozen = {name for name, parameter in trained.pretrained.items() if not parameter.requires_grad}
+    is_full_fine_tuning = len(trained.trained) == len(present)
     assert frozen or is_full_fine_tuning
-    assert all(torch.equal(parameter, before[name]) for name, parameter in frozen.items())
+    assert frozen <= trained.unchanged_by_training
 
 
-@everywhere
-def test_2_every_trainable_tensor_has_a_gradient_within_two_steps(method, backbone):
-    largest_gradients = take_steps(model_with(method, backbone))
-    assert not [name for name, largest in largest_gradients.items() if largest == 0]
+def test_2_every_trainable_tensor_has_a_gradient_within_two_steps(trained):
+    assert not [name for name, largest in trained.largest_gradients.items() if largest == 0]
 
 
-@everywhere
-def test_3_the_first_logits_are_those_of_the_frozen_model(method, backbone):
-    is_equal = torch.equal(logits_of(model_with(method, backbone)), logits_of(frozen_model(backbone)))
-    assert is_equal == (method not in STARTS_WITH_OTHER_LOGITS)
+def test_3_the_first_logits_are_those_of_the_frozen_model(trained):
+    is_equal = torch.equal(trained.initial_logits, trained.stock_logits)
+    assert is_equal == (trained.method not in STARTS_WITH_OTHER_LOGITS)
 
 
-@everywhere
-def test_4_merging_keeps_the_logits(method, backbone):
-    model = model_with(method, backbone)
-    stock_names = set(frozen_model(backbone).state_dict())
-    changes_weights_only = all("parametrizations" in name or name in stock_names for name in model.state_dict())
-    take_steps(model)
-    expected = logits_of(model)
-    assert not torch.allclose(expected, logits_of(model_with(method, backbone)), atol=1e-3)
-    merge(model)
-    torch.testing.assert_close(logits_of(model), expected, atol=1e-5, rtol=0)
+def test_4_merging_keeps_the_logits(trained):
+    names = trained.model.state_dict()
+    changes_weights_only = all("parametrizations" in name or name in trained.stock_names for name in names)
+    assert not torch.allclose(trained.logits, trained.initial_logits, atol=1e-3)
+    model = merge(copy.deepcopy(trained.model))
+    torch.testing.assert_close(logits_of(model), trained.logits, atol=1e-5, rtol=0)
     if changes_weights_only:
-        stock = BACKBONES[backbone]()
+        stock = BACKBONES[trained.backbone]()
         stock.load_state_dict(model.state_dict(), strict=True)
-        torch.testing.assert_close(logits_of(stock), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(logits_of(stock), trained.logits, atol=1e-5, rtol=0)
 
 
-@everywhere
-def test_5_the_same_seed_gives_the_same_bytes(method, backbone):
-    def trained(seed):
-        model = model_with(method, backbone, seed=seed)
-        with seeded(seed):
-            take_steps(model)
-        return {name: parameter.detach().numpy().tobytes() for name, parameter in trainable_parameters(model).items()}
-
+def test_5_the_same_seed_gives_the_same_bytes(trained, unchecked):
     before = torch.get_rng_state()
-    first = trained(0)
+    model = model_with(trained.method, trained.backbone)
+    with seeded(0):
+        take_steps(model)
     assert torch.equal(torch.get_rng_state(), before), "torch's global generator was used or seeded"
-    assert trained(0) == first
-    assert trained(1) != first
+    assert trainable_bytes(model) == trained.trained
+    assert trainable_bytes(model_with(trained.method, trained.backbone, seed=1)) != trained.initial
 
 
-@everywhere
-def test_6_trained_tensors_loaded_into_a_new_model_give_the_same_logits(method, backbone):
-    model = model_with(method, backbone)
-    take_steps(model)
-    other = model_with(method, backbone, seed=7)
-    saved = {name: parameter.detach().clone() for name, parameter in trainable_parameters(model).items()}
+def test_6_trained_tensors_loaded_into_a_new_model_give_the_same_logits(trained):
+    other = model_with(trained.method, trained.backbone, seed=7)
+    saved = {name: parameter.detach().clone() for name, parameter in trainable_parameters(trained.model).items()}
     assert saved.keys() == trainable_parameters(other).keys()
     other.load_state_dict(saved, strict=False)
-    assert torch.equal(logits_of(other), logits_of(model))
+    assert torch.equal(logits_of(other), trained.logits)
+
+
+@functools.cache
+def vit_b16_on_meta():
+    """Returns a frozen ViT-B/16 without values, and a trainable head. Tests change a copy."""
+    with torch.device("meta"):
+        model = timm.create_model("vit_base_patch16_224", num_classes=10).requires_grad_(False)
+    model.get_classifier().requires_grad_(True)
+    return model
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if not facts_of(method)[2]])
 def test_7_the_number_of_parameters_is_the_papers(method):
+    method_from_yaml(method)  # imports it, before values go to the meta device
     with torch.device("meta"):
-        model = timm.create_model("vit_base_patch16_224", num_classes=10).requires_grad_(False)
-        model.get_classifier().requires_grad_(True)
-        attach(model, method)
+        model = attach(copy.deepcopy(vit_b16_on_meta()), method)
     assert count_parameters(model) == {"trainable_params": facts_of(method)[0], "head_params": 7690}
 
 
@@ -198,13 +180,12 @@ def test_7_the_numbers_are_those_that_the_papers_print():
     assert {method: facts_of(method)[0] for method in printed} == printed
 
 
-@everywhere
-def test_8_a_deep_copy_is_independent(method, backbone):
-    model = model_with(method, backbone)
+def test_8_a_deep_copy_is_independent(trained, unchecked):
+    model = copy.deepcopy(trained.model)
     model.train()(batch()[0])  # a forward pass may store a penalty
     twin = copy.deepcopy(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    take_steps(twin)
+    take_steps(twin, count=1)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert any(not torch.equal(tensor, before[name]) for name, tensor in twin.state_dict().items())
     expected = logits_of(twin)
@@ -244,18 +225,19 @@ def test_parametrized_layers_compute_the_output_of_their_weight(method):
     assert_close(outputs_and_gradients(disable_output_deltas(model)), expected, rtol=1e-3)
 
 
-@everywhere
-@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-@pytest.mark.parametrize("optimization", SKIPPABLE)
-def test_9_skipping_unused_computation_changes_neither_logits_nor_gradients(method, backbone, optimization, training):
+@pytest.mark.parametrize(("method", "backbone"), ON_VIT, ids=map(name_of, ON_VIT))
+def test_9_skipping_unused_computation_changes_neither_logits_nor_gradients(method, backbone, unchecked):
     model = without_dropout(with_drop_path(perturbed(model_with(method, backbone)), 0.4))
-    efficient = skip_unused(copy.deepcopy(model), [optimization])
-    expected = outputs_and_gradients(model, training=training)
-    assert_close(outputs_and_gradients(efficient, training=training), expected, rtol=1e-4)
+    expected = {training: outputs_and_gradients(model, training=training) for training in (False, True)}
+    for optimizations in (*([name] for name in SKIPPABLE), SKIPPABLE):
+        efficient = skip_unused(copy.deepcopy(model), optimizations)
+        for training in (True, False) if optimizations == SKIPPABLE else (True,):
+            actual = outputs_and_gradients(efficient, training=training)
+            assert_close(actual, expected[training], rtol=1e-4)
 
 
-@everywhere
-def test_10_the_matmul_backend_changes_neither_logits_nor_gradients(method, backbone):
+@pytest.mark.parametrize(("method", "backbone"), DEFINED, ids=map(name_of, DEFINED))
+def test_10_the_matmul_backend_changes_neither_logits_nor_gradients(method, backbone, unchecked):
     model = perturbed(model_with(method, backbone))
     results = []
     for name in ("torch", "onednn"):
@@ -286,7 +268,7 @@ class HostSynchronizations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_11_no_step_makes_the_host_wait(method, tmp_path):
+def test_11_no_step_makes_the_host_wait(method, tmp_path, unchecked):
     def count_synchronizations(num_steps):
         backbone = "class token" if is_defined(method, "class token") else "convnext"
         model = skip_unused(model_with(method, backbone), ["last_block_tokens"])
@@ -307,20 +289,3 @@ def test_11_no_step_makes_the_host_wait(method, tmp_path):
 
     count_synchronizations(1)  # includes what a process sends only once
     assert 0 < count_synchronizations(2) == count_synchronizations(3)
-
-
-def with_drop_path(model, drop_prob):
-    for module in model.modules():
-        if isinstance(module, Block):
-            module.drop_path1, module.drop_path2 = DropPath(drop_prob), DropPath(drop_prob)
-    return model
-
-
-def without_dropout(model):
-    """Removes dropout, of which two models would draw different numbers."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "dropout", None), float):
-            module.dropout = 0.0
-    return model

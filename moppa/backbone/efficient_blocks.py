@@ -50,10 +50,12 @@ class EfficientBlock(Block):
     skips_dropped = False
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        def attention(kept: Tensor) -> Tensor:  # it reads every token
-            return self.ls1(self.attn(self.norm1(kept), *args, **kwargs)[:, self.output_tokens])
-
-        x = self.add_branch(x[:, self.output_tokens], x, self.drop_path1, attention)
+        x = self.add_branch(
+            x[:, self.output_tokens],
+            x,  # of which attention reads every token
+            self.drop_path1,
+            lambda kept: self.ls1(self.attn(self.norm1(kept), *args, **kwargs)[:, self.output_tokens]),
+        )
         return self.add_branch(x, x, self.drop_path2, lambda kept: self.ls2(self.mlp(self.norm2(kept))))
 
     def add_branch(
