@@ -26,7 +26,8 @@ class InsertPrompts(nn.Module):
 
     def forward(self, x: Tokens, **kwargs: Any) -> Tokens:
         prefix, patches = x.tensor_split((self.num_prefix_tokens,), dim=1)
-        prompts = self.dropout(self.prompts.expand(len(x), -1, -1))  # expanded first: every image has its own mask
+        prompts = self.prompts.to(x.dtype).expand(len(x), -1, -1)
+        prompts = self.dropout(prompts)  # of the expanded prompts, so that every image has its own mask
         return self.inner(torch.cat([prefix, prompts, patches], dim=1), **kwargs)
 
 

@@ -75,4 +75,5 @@ class ScaledShiftedBias(nn.Module):
 
     def layer_output(self, layer: ParametrizedLinear, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """Returns scale * y + shift, where y is the output of the pretrained layer."""
-        return torch.addcmul(self.shift, self.scale, layer.pretrained_output(x))
+        y = layer.pretrained_output(x)
+        return torch.addcmul(self.shift, self.scale, y).to(y.dtype)

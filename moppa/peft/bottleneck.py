@@ -69,7 +69,8 @@ class Adapter(nn.Module):
     def forward(self, x: Tokens) -> Tokens:
         hidden = self.activation(F.linear(x, self.down, self.down_bias))
         hidden = F.dropout(hidden, self.dropout, self.training)
-        return self.drop_path(self.scale * F.linear(hidden, self.up, self.up_bias))
+        y = F.linear(hidden, self.up, self.up_bias)
+        return self.drop_path((self.scale * y).to(y.dtype))
 
 
 class ParallelAdapter(nn.Module):

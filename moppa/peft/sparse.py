@@ -17,7 +17,9 @@ class SparseDelta(nn.Module):
         self.values = nn.Parameter(like.new_zeros(len(index)))
 
     def forward(self, weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return weight.flatten().index_add(0, self.get_buffer("index"), self.values).view_as(weight)
+        return (
+            weight.flatten().to(self.values.dtype).index_add(0, self.get_buffer("index"), self.values).view_as(weight)
+        )
 
 
 class SparseLowRankDelta(nn.Module):

@@ -27,6 +27,7 @@ from moppa.peft.collect import trains_only_head
 from moppa.train.evaluate import Evaluator
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
+from moppa.utils.gpu import DTYPES, precision_name
 from moppa.utils.matmul import matmul_backend
 from moppa.utils.provenance import versions
 
@@ -64,6 +65,7 @@ class FeatureCache:
     folder: Path | None
     backbone: dict[str, str]
     batch_size: int | None
+    precision: str = "auto"
 
     def inputs(self, model: Any, data: TaskData, preprocess: Preprocess) -> Inputs:
         """Returns the head and splits of features (N, D) float32, which the frozen backbone computes in eval mode."""
@@ -93,7 +95,8 @@ class FeatureCache:
             "pool": preprocess.pool,
             "mean": preprocess.mean,
             "std": preprocess.std,
-            "device": device.type,  # each computes in its own dtype
+            "device": device.type,
+            "dtype": DTYPES[precision_name(self.precision, device.type)],
             "matmul_backend": matmul_backend(),
             "versions": {name: versions()[name] for name in COUNTED_VERSIONS},
             "images": images.digest,
@@ -108,7 +111,7 @@ class FeatureCache:
         def features(batch: Tensor) -> Tensor:
             return timm_model.forward_head(timm_model.forward_features(batch), pre_logits=True)
 
-        evaluator = Evaluator(normalize=preprocess.normalize, batch_size=self.batch_size)
+        evaluator = Evaluator(normalize=preprocess.normalize, batch_size=self.batch_size, precision=self.precision)
         return torch.cat([batch.float() for batch in evaluator.run(model, features, images, title="features")]).cpu()
 
 
