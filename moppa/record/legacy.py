@@ -89,7 +89,7 @@ def with_renamed_fields(record: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(new["curve"], list):
         new["curve"] = [
             {("lr" if name == "rate" else name): value for name, value in epoch.items()}
-            if isinstance(epoch, Mapping) else epoch
+            if isinstance(epoch, dict) and "rate" in epoch else epoch
             for epoch in new["curve"]
         ]  # fmt: skip
     if isinstance(new["device"], Mapping):

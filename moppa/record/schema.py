@@ -1,6 +1,5 @@
 """A record as a file: its key, its required fields, and how it is read. Imports no torch, so that tables start fast."""
 
-import copy
 import hashlib
 import json
 import os
@@ -120,13 +119,16 @@ def added_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_added_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a record's config with every setting that was added after it was written."""
-    complete = copy.deepcopy(dict(config))
+    complete = dict(config)
     for dotted, value in added_settings(config).items():
         *groups, name = dotted.split(".")
         node: Any = complete
-        for group in groups:
-            node = node.get(group) if isinstance(node, dict) else None
-        if isinstance(node, dict):
+        for group in groups:  # only the groups that change are copied
+            if not isinstance(node.get(group), dict):
+                break
+            node[group] = dict(node[group])
+            node = node[group]
+        else:
             node.setdefault(name, value)
     return complete
 

@@ -19,15 +19,13 @@ class Value:
     mark: str = ""
 
 
-Weights = Mapping[str, Mapping[str, Fraction]]
+Groups = Mapping[str, Sequence[str]]  # the tasks of each group
 
 
-def aggregate_values(
-    rows: Sequence[RowRecords], groups: Mapping[str, Sequence[str]], comparer: Comparer
-) -> dict[str, dict[str, Value]]:
+def aggregate_values(rows: Sequence[RowRecords], groups: Groups, comparer: Comparer) -> dict[str, dict[str, Value]]:
     """Returns the values of every row, by row and by column: a task, or a mean of `column_weights`."""
     weights = column_weights(groups)
-    values = {row.name: row_values(row, weights) for row in rows}
+    values = {row.name: row_values(row, groups) for row in rows}
     comparable = [row for row in rows if row.is_comparable]
     means = {
         column: {row.name: mean for row in comparable if (mean := values[row.name][column].mean) is not None}
@@ -41,8 +39,8 @@ def aggregate_values(
     return values
 
 
-def row_values(row: RowRecords, weights: Weights) -> dict[str, Value]:
-    """Returns the values of one row without marks.
+def row_values(row: RowRecords, groups: Groups) -> dict[str, Value]:
+    """Returns the values of one row without marks, by column.
 
     A mean over tasks is missing if one of its tasks is, or if the row's task is not the one of its YAML. It has a
     standard deviation, which is that of the seeds' means, if all its tasks have all seeds of the row.
@@ -51,24 +49,38 @@ def row_values(row: RowRecords, weights: Weights) -> dict[str, Value]:
     for task, records in row.by_task.items():
         for record in records:
             by_seed[record["seed"]][task] = record.accuracy
-    task_means = {task: mean([record.accuracy for record in records]) for task, records in row.by_task.items()}
+    means = column_means(
+        {task: mean([rec.accuracy for rec in records]) for task, records in row.by_task.items()}, groups
+    )
+    seed_means = [column_means(of_seed, groups) for of_seed in by_seed.values()]
+    tasks = {task for members in groups.values() for task in members}
     values = {}
-    for column, by_task in weights.items():
-        is_task = len(by_task) == 1 and column in by_task
-        seeds = [weighted(by_task, of_seed) for of_seed in by_seed.values() if by_task.keys() <= of_seed.keys()]
-        has_mean = by_task.keys() <= task_means.keys() and (is_task or row.is_comparable)
-        has_sd = has_mean and len(seeds) > 1 and (is_task or len(seeds) == len(by_seed))
+    for column in column_weights(groups):
+        seeds = [of_seed[column] for of_seed in seed_means if column in of_seed]
+        has_mean = column in means and (column in tasks or row.is_comparable)
+        has_sd = has_mean and len(seeds) > 1 and (column in tasks or len(seeds) == len(by_seed))
         values[column] = Value(
-            mean=weighted(by_task, task_means) if has_mean else None,
+            mean=means[column] if has_mean else None,
             sd=deviation(seeds) if has_sd else None,
             num_seeds=len(seeds),
         )
     return values
 
 
-def weighted(weights: Mapping[str, Fraction], accuracies: Mapping[str, Fraction]) -> Fraction:
-    """Returns the weighted sum of accuracies over tasks."""
-    return sum((weight * accuracies[task] for task, weight in weights.items()), Fraction(0))
+def column_means(accuracies: Mapping[str, Fraction], groups: Groups) -> dict[str, Fraction]:
+    """Returns the columns of `column_weights` that the accuracies by task are enough for."""
+    columns = {task: accuracies[task] for members in groups.values() for task in members if task in accuracies}
+    num_tasks = len(columns)
+    of_group = {
+        group: mean([columns[task] for task in members])
+        for group, members in groups.items()
+        if all(task in columns for task in members)
+    }
+    columns |= {f"mean_{group}": value for group, value in of_group.items()}
+    if len(of_group) == len(groups):
+        columns["mean_groups"] = mean(list(of_group.values()))
+        columns["mean_tasks"] = sum((len(groups[g]) * value for g, value in of_group.items()), Fraction(0)) / num_tasks
+    return columns
 
 
 def mean(values: Sequence[Fraction]) -> Fraction:
@@ -82,7 +94,7 @@ def deviation(values: Sequence[Fraction]) -> float:
     return float(sum((value - center) ** 2 for value in values) / (len(values) - 1)) ** 0.5
 
 
-def column_weights(groups: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Fraction]]:
+def column_weights(groups: Groups) -> dict[str, dict[str, Fraction]]:
     """Returns the weight of every task in each column: a task, the mean of a group, of the groups, of the tasks."""
     tasks = [task for members in groups.values() for task in members]
     return {

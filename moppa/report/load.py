@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class ValidRecord:
     def __getitem__(self, name: str) -> Any:
         return self.content[name]
 
-    @property
+    @cached_property
     def accuracy(self) -> Fraction:
         """The accuracy in percent."""
         return Fraction(100 * self.content["correct"], self.content["total"])

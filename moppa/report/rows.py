@@ -4,6 +4,7 @@ A row is named by its method and by the settings that differ from the method's Y
 YAML files are in the table's caption if all rows share them, and in the row's name otherwise.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -83,7 +84,7 @@ def group_rows(
     members: dict[str, list[ValidRecord]] = defaultdict(list)
     overrides_by_name: dict[str, dict[str, str]] = {}
     for record, setting, is_tuned in zip(records, settings, are_tuned, strict=True):
-        overrides = {} if is_tuned else method_overrides(record, configs)
+        overrides = method_overrides(record, configs, is_tuned=is_tuned)
         overrides |= {name: value for name, value in setting.items() if name not in shared}
         suffix = f" ({', '.join(f'{key} {value}' for key, value in overrides.items())})" if overrides else ""
         name = record["method"] + suffix
@@ -154,16 +155,27 @@ def run_settings(record: ValidRecord, configs: Path, *, is_tuned: bool) -> dict[
 
 def task_changes(record: ValidRecord, configs: Path) -> dict[str, str]:
     """Returns which settings of the task differ from its YAML; they name the row, and bar it from marks and means."""
-    changes = recorded_task_changes(record.content, configs)
+    split = {name: value for name, value in record["split"].items() if name not in ("fingerprint", "pixels_sha256")}
+    changes = task_changes_of(json.dumps({"config": {"task": record["config"]["task"]}, "split": split}), configs)
     return {CHANGED_TASK: f"changed: {'+'.join(changes)}"} if changes else {}
 
 
-def method_overrides(record: ValidRecord, configs: Path) -> dict[str, str]:
-    """Returns the method's settings that differ from its YAML. A method without a version has version 1."""
+@lru_cache(maxsize=1024)
+def task_changes_of(content: str, configs: Path) -> list[str]:
+    """Returns the changes of a task, once for all records that say the same of it."""
+    return recorded_task_changes(json.loads(content), configs)
+
+
+def method_overrides(record: ValidRecord, configs: Path, *, is_tuned: bool) -> dict[str, str]:
+    """Returns the method's settings that differ from its YAML. A method without a version has version 1.
+
+    Of a tuned record it is the version alone: the settings that were tuned on val200 are not listed.
+    """
     method, defaults = record["config"]["method"], configs / "method" / f"{record['method']}.yaml"
     version = method.get("version", 1)
     is_other = version != read_defaults(defaults).get("version", 1)
-    return changed_settings(method, defaults) | ({"version": str(version)} if is_other else {})
+    overrides = {} if is_tuned else changed_settings(method, defaults)
+    return overrides | ({"version": str(version)} if is_other else {})
 
 
 def recipe_overrides(record: ValidRecord, configs: Path, *, is_tuned: bool) -> dict[str, str]:
@@ -183,9 +195,17 @@ def normalization_name(record: ValidRecord) -> str:
 
 def changed_settings(config: Mapping[str, Any], defaults: Path) -> dict[str, str]:
     """Returns the settings that differ from a YAML file, by their last names; all of them if there is no file."""
+    return dict(changed_settings_of(json.dumps(config), defaults))
+
+
+@lru_cache(maxsize=4096)
+def changed_settings_of(config: str, defaults: Path) -> Mapping[str, str]:
+    """Returns the same of a config as JSON, once for all records that share it."""
     standard = read_defaults(defaults)
     changed = {
-        name: value for name, value in flatten(config).items() if name not in standard or standard[name] != value
+        name: value
+        for name, value in flatten(json.loads(config)).items()
+        if name not in standard or standard[name] != value
     }
     return {name.rpartition(".")[2]: format_value(value) for name, value in changed.items()}
 
