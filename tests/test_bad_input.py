@@ -13,6 +13,7 @@ import torch
 from moppa.record.cell import cell_from_config
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
+from tests.bad_data import DATA_CASES, write_bad_data
 from tests.conftest import ROOT, TOY, config_of
 
 # name: overrides, and what the message must contain; FILES and MOUNTS are replaced by folders of the fixtures below.
@@ -167,6 +168,7 @@ CASES = {
     "cache under a file": (["data.cache=FILES/weights.txt"], ["cannot write", "a file in place of a folder"]),
     "cache on a full disk": (["data.cache=MOUNTS/full"], ["needs", "are free", "make room"]),
 }
+CASES |= DATA_CASES
 NEEDS_MOUNT = {name for name, (overrides, _) in CASES.items() if any("MOUNTS" in override for override in overrides)}
 
 
@@ -179,8 +181,9 @@ class Code:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Weights files with every kind of defect."""
+    """Weights and images with every kind of defect."""
     folder = tmp_path_factory.mktemp("files")
+    write_bad_data(folder)
     state = timm.create_model("test_vit.r160_in1k", num_classes=7).state_dict()
     torch.save(
         {name: tensor for name, tensor in state.items() if name != "blocks.2.mlp.fc1.weight"}, folder / "missing.pth"

@@ -31,7 +31,7 @@ class FolderSource:
     dir: str
     cache: str
     table: str | None
-    classes: Sequence[str] | None
+    classes: Sequence[str | int] | None
     allow_shared_images: bool = False  # records from before this setting do not have it
 
     def __post_init__(self) -> None:
