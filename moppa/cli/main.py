@@ -18,6 +18,7 @@ COMMANDS = {
     "table": ("moppa.cli.table", "write results/tables/ from results/records/"),
     "compare": ("moppa.cli.compare", "test which differences between rows are significant"),
     "figures": ("moppa.cli.figures", "draw results/figures/"),
+    "gain": ("moppa.cli.gain", "show what a row gains over its control on each task"),
     "report": ("moppa.cli.report", "write the HTML page results/report/index.html"),
     "verify": ("moppa.cli.verify", "check records, their files, links and parameters"),
     "rekey": ("moppa.cli.rekey", "give records of the first format today's keys"),
