@@ -20,9 +20,10 @@ from moppa.peft.method import attach_method
 from moppa.sweep.cost import count_flops
 from moppa.train.step import StepRunner, forward_of, recorder_for, step_mode, train_step
 from moppa.utils.config import compose_config, instantiate
-from moppa.utils.device import forward_context, peak_memory_bytes
+from moppa.utils.device import forward_context
 from moppa.utils.gpu import precision_name
 from moppa.utils.matmul import matmul_backend, set_matmul_backend
+from moppa.utils.usage import peak_memory_bytes
 
 DROP_PATH = 0.1  # of the common recipe
 LR = 1e-4

@@ -14,11 +14,9 @@ from torch import nn
 from moppa.backbone.model import compute_weights_sha256
 from moppa.peft.collect import trainable_parameters
 from moppa.peft.inject import merge
-from moppa.peft.method import attach_method
 from moppa.record.cell import cell_from_config
-from moppa.record.parts import Parts, instantiate_parts
+from moppa.record.parts import instantiate_parts
 from moppa.record.schema import read_record
-from moppa.train.batches import example_batches
 from moppa.utils.atomic import atomic_write, sha256_file
 from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
@@ -47,7 +45,7 @@ def export(path: Path, out: Path, *, weights: str | None = None) -> None:
             f"{weights_sha256[:12]}: give the right file with --weights FILE"
         )
     parts = instantiate_parts(cell_from_config(config, weights_sha256=weights_sha256))
-    model = trained_model(parts)
+    model = parts.attached(torch.device("cpu")).model.eval()
     load_trained(model, path, record)
 
     timm_model = plain_model(record)
@@ -77,19 +75,6 @@ def export(path: Path, out: Path, *, weights: str | None = None) -> None:
     with atomic_write(out) as temporary:
         tensors = {name: tensor.contiguous() for name, tensor in timm_model.state_dict().items()}
         safetensors.torch.save_file(tensors, temporary, metadata=metadata)
-
-
-def trained_model(parts: Parts) -> nn.Module:
-    """Returns the cell's model on the CPU with its method attached, in eval mode and with initial values."""
-    model = parts.build_model().eval()
-    preprocess = parts.backbone.preprocess(model)
-    data = parts.data(preprocess)
-    return attach_method(
-        model,
-        parts.method,
-        generator=generator_for(parts.seed, "method"),
-        examples=lambda: example_batches(data.load(data.train_split), parts.recipe, preprocess, torch.device("cpu")),
-    )
 
 
 def trained_path(path: Path) -> Path:

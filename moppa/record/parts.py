@@ -5,23 +5,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from moppa.backbone.efficient_blocks import skip_unused
 from moppa.backbone.model import Backbone, Preprocess
+from moppa.backbone.precision import to_precision
 from moppa.data.images import ImageFormat
 from moppa.data.source import Source
+from moppa.data.split import Split
 from moppa.data.task import Protocol, Task
 from moppa.data.task_data import TaskData
+from moppa.peft.method import attach_method
 from moppa.record.cell import Cell
+from moppa.train.batches import example_batches
 from moppa.train.checkpoint import Checkpoint
-from moppa.train.feature_cache import FeatureCache
+from moppa.train.evaluate import Evaluator
+from moppa.train.feature_cache import FeatureCache, Inputs, inputs_of
 from moppa.train.loggers import SafeLogger
-from moppa.train.loop import TrainingResult, train
+from moppa.train.loop import EpochCallback, TrainingResult, train
 from moppa.train.recipe import Recipe
 from moppa.train.solve_head import solve_head
 from moppa.utils import validate
 from moppa.utils.config import instantiate
+from moppa.utils.gpu import precision_name
 from moppa.utils.provenance import code_state
 from moppa.utils.seeds import generator_for
 
@@ -32,7 +40,8 @@ FITS: dict[str, Callable[..., TrainingResult]] = {"steps": train, "lbfgs": solve
 class Parts:
     """What a cell is made of: one object for each group of its config.
 
-    `method` attaches to a model. `fit` trains it: in steps, or by solving for the head if the method says so.
+    `method` attaches to a model. `fit` trains it: in steps, or by solving for the head if the method says so. `run` is
+    the config of how the cell is run.
     """
 
     backbone: Backbone
@@ -46,6 +55,7 @@ class Parts:
     checkpoint: Checkpoint
     feature_cache: FeatureCache | None
     seed: int
+    run: Any
 
     def build_model(self) -> nn.Module:
         """Returns the frozen pretrained backbone with a fresh trainable head, without the method."""
@@ -64,6 +74,59 @@ class Parts:
             image_format=ImageFormat(preprocess.size, preprocess.interpolation),
         )
 
+    def attached(self, device: torch.device) -> "Attached":
+        """Returns the backbone with a fresh head and the method attached, on a device, and the images that it takes."""
+        model = self.build_model().to(device)
+        preprocess = self.backbone.preprocess(model)
+        data = self.data(preprocess)
+        attach_method(
+            model,
+            self.method,
+            generator=generator_for(self.seed, "method"),
+            examples=lambda: example_batches(data.load(data.train_split), self.recipe, preprocess, device),
+        )
+        return Attached(model=model.to(device), preprocess=preprocess, data=data)
+
+    def prepared(self, device: torch.device) -> "Attached":
+        """Returns the same as `attached`, with `run.skip_unused` and `run.precision` applied to the model."""
+        attached = self.attached(device)
+        skip_unused(attached.model, self.run.skip_unused)
+        to_precision(attached.model, precision_name(self.run.precision, device.type))
+        return attached
+
+    def inputs(self, attached: "Attached") -> Inputs:
+        """Returns what is trained and evaluated: the model and images, or the head and cached features."""
+        return inputs_of(attached.model, attached.data, attached.preprocess, self.feature_cache)
+
+    def evaluator(self, inputs: Inputs) -> Evaluator:
+        """Returns how the inputs are evaluated."""
+        run = self.run
+        return Evaluator(normalize=inputs.normalize, batch_size=run.eval_batch, precision=run.precision)
+
+    def train(self, inputs: Inputs, split: Split, *, on_epoch: EpochCallback) -> TrainingResult:
+        """Trains the model of the inputs on a split."""
+        return self.fit(
+            inputs.model,
+            split,
+            recipe=self.recipe,
+            normalize=inputs.normalize,
+            seed=self.seed,
+            checkpoint=self.checkpoint,
+            logger=self.logger,
+            on_epoch=on_epoch,
+            step=self.run.step,
+            precision=self.run.precision,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attached:
+    """A model with a method attached, how its images are preprocessed, and the images."""
+
+    model: nn.Module
+    preprocess: Preprocess
+    data: TaskData
+
 
 def instantiate_parts(cell: Cell) -> Parts:
     """Returns the objects of a cell.
@@ -79,6 +142,7 @@ def instantiate_parts(cell: Cell) -> Parts:
         folder=Path(source.cache).expanduser() / "features" if run.keep_features else None,
         backbone={"timm": config.backbone.timm, "weights": cell.weights_sha256},
         batch_size=run.eval_batch,
+        precision=run.precision,
     )
     return Parts(
         backbone=instantiate(config, "backbone"),
@@ -92,4 +156,5 @@ def instantiate_parts(cell: Cell) -> Parts:
         checkpoint=Checkpoint(path=cell.checkpoint, epochs=run.checkpoint_epochs, code=code_state()),
         feature_cache=features if run.keep_features or fit != "steps" else None,
         seed=cell.config["seed"],
+        run=run,
     )

@@ -10,7 +10,6 @@ import safetensors.torch
 from torch import nn
 
 from moppa.backbone.preprocess import Preprocess
-from moppa.data.source import Source
 from moppa.data.split import Split
 from moppa.peft.collect import trainable_parameters
 from moppa.record.cell import Cell
@@ -19,12 +18,14 @@ from moppa.record.task_changes import changed_task_settings
 from moppa.train.loop import TrainingResult
 from moppa.utils import validate
 from moppa.utils.atomic import atomic_write, sha256_file
-from moppa.utils.config import importable
-from moppa.utils.device import device_info, peak_memory_bytes
+from moppa.utils.config import importable, loaded_configs
+from moppa.utils.device import device_info
 from moppa.utils.paths import CONFIGS
 from moppa.utils.provenance import code_state, sources_sha256
+from moppa.utils.usage import Usage
 
-MEASURED = ("seconds", "peak_memory_bytes")  # the only fields in which two runs of one cell differ
+# the only fields in which two runs of one cell differ
+MEASURED = ("seconds", "peak_memory_bytes", "peak_memory_scope", "alone")
 
 
 def save_trained(cell: Cell, model: nn.Module) -> str | None:
@@ -40,40 +41,29 @@ def save_trained(cell: Cell, model: nn.Module) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a cell's run gives: the predictions for the evaluated split, its labels, and facts about the run."""
+    """What the run of a cell gives: predictions for the evaluated split, and facts about images, training and machine.
+
+    `train` and `evaluated` are the splits (of images or of features); `split_check` says whether they are official.
+    """
 
     predicted: np.ndarray
-    labels: np.ndarray
-    split: Mapping[str, Any]
+    train: Split
+    evaluated: Split
+    split_check: Mapping[str, Any]
+    lineage: str
     preprocess: Preprocess
     training: TrainingResult
     trained_sha256: str | None
-    seconds: Mapping[str, float]
-
-
-def describe_splits(cell: Cell, source: Source, train: Split, evaluated: Split) -> dict[str, Any]:
-    """Returns what a record says about its images besides the split check: lineage, number, and digests of the pixels.
-
-    If the task differs from its YAML, the split check says so, whatever the names of the images are.
-    """
-    protocol = cell.config["protocol"]
-    description = {
-        "lineage": source.lineage,
-        "num_train": len(train.labels),
-        "pixels_sha256": {protocol["train"]: train.digest, protocol["evaluate"]: evaluated.digest},
-    }
-    changes = changed_task_settings(cell.config["task"], CONFIGS)
-    return description | ({"verdict": "changed", "changes": changes} if changes else {})
+    usage: Usage
 
 
 def write_record(cell: Cell, model: Any, outcome: Outcome) -> dict[str, Any]:
     """Writes the predictions and then the record, and returns the record. Once it exists, the cell is done."""
     config, training = cell.config, outcome.training
-    labels = outcome.labels.astype(np.int16)
-    arrays: dict[str, Any] = {"predicted": outcome.predicted, "label": labels, **training.diagnostics}
+    labels = outcome.evaluated.labels
+    arrays: dict[str, Any] = {"predicted": outcome.predicted, "label": labels.astype(np.int16), **training.diagnostics}
     with atomic_write(cell.predictions) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    device = model.get_classifier().weight.device
     record = {
         "suite": config["task"]["suite"],
         "backbone": config["backbone"]["name"],
@@ -83,28 +73,54 @@ def write_record(cell: Cell, model: Any, outcome: Outcome) -> dict[str, Any]:
         "key": cell.key,
         "seed": config["seed"],
         "protocol": config["protocol"]["name"],
-        "correct": int((outcome.predicted == outcome.labels).sum()),
-        "total": len(outcome.labels),
+        "correct": int((outcome.predicted == labels).sum()),
+        "total": len(labels),
         "config": with_relative_paths(config),
-        "split": dict(outcome.split),
+        "split": describe_splits(cell, outcome),
         "weights": {"name": cell.weights_name, "sha256": cell.weights_sha256},
         "trained": {"sha256": outcome.trained_sha256},
         "predictions": {"sha256": sha256_file(cell.predictions)},
-        "sources": {"sha256": sources_sha256(importable(config["method"]["attach"]["_target_"]).rpartition(".")[0])},
+        "sources": describe_sources(config["method"]["attach"]["_target_"]),
         "tuned": cell.tuned,
         "preprocess": asdict(outcome.preprocess),
         "dtype": cell.dtype,
-        "device": device_info(device),
+        "device": device_info(model.get_classifier().weight.device),
         **code_state(),
         **training.counts,
-        "seconds": {**outcome.seconds, "train": training.seconds},
-        "peak_memory_bytes": peak_memory_bytes(device),
+        **outcome.usage.for_record(),
+        "seconds": {**outcome.usage.seconds, "train": training.seconds},
         "curve": training.curve,
         **best_on_test(training.diagnostics),
     }
     with atomic_write(cell.record) as temporary:
         temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return record
+
+
+def describe_splits(cell: Cell, outcome: Outcome) -> dict[str, Any]:
+    """Returns what a record says about its images: the split check, lineage, number, and digests of the pixels.
+
+    If the task differs from its YAML, the split check says so, whatever the names of the images are.
+    """
+    protocol = cell.config["protocol"]
+    description = {
+        **outcome.split_check,
+        "lineage": outcome.lineage,
+        "num_train": len(outcome.train.labels),
+        "pixels_sha256": {protocol["train"]: outcome.train.digest, protocol["evaluate"]: outcome.evaluated.digest},
+    }
+    changes = changed_task_settings(cell.config["task"], CONFIGS)
+    return description | ({"verdict": "changed", "changes": changes} if changes else {})
+
+
+def describe_sources(attach: str) -> dict[str, Any]:
+    """Returns the sha256 over the code and the YAMLs that this cell loaded, and the names of those YAMLs.
+
+    `attach` is the Python path of the method. Without Hydra's command line no YAML is named.
+    """
+    configs = loaded_configs()
+    sha256 = sources_sha256(importable(attach).rpartition(".")[0], tuple(configs.items()))
+    return {"sha256": sha256, "configs": list(configs)}
 
 
 def record_summary(record: Mapping[str, Any]) -> dict[str, float]:

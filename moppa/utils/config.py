@@ -25,6 +25,8 @@ from moppa.utils.signals import Stopped
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
+CONFIG_GROUPS = ("backbone", "data", "method", "protocol", "task", "train")  # those that count in a cell's key
+
 
 def hydra_main(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
     """Decorates a function of the composed config as a command with Hydra's overrides and multirun.
@@ -137,6 +139,25 @@ def with_setting_path(function: Callable[..., Any], path: str) -> Callable[..., 
             raise error.inside(path) from error
 
     return wrapped
+
+
+def loaded_configs() -> dict[str, Path]:
+    """Returns the YAMLs from which Hydra composed the cell that it runs, by name: `cell.yaml` and those of its groups.
+
+    Empty if the config was composed in Python, where Hydra does not tell.
+    """
+    if not HydraConfig.initialized():
+        return {}
+    runtime = HydraConfig.get().runtime
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    names = ["cell", *(f"{group}/{runtime.choices[group]}" for group in CONFIG_GROUPS if runtime.choices.get(group))]
+    found = {f"{name}.yaml": find_file(folders, f"{name}.yaml") for name in names}
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def find_file(folders: Sequence[Path], name: str) -> Path | None:
+    """Returns the file of that name in the first folder that has one."""
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
 def sweep_name() -> str:

@@ -1,12 +1,10 @@
-"""The machine that a cell runs on: device, dtype, threads, memory, and a timer of its phases."""
+"""The machine that a cell runs on: device, threads and memory."""
 
 import ctypes
-import os
 import platform
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,30 +58,20 @@ def device_info(device: torch.device) -> dict[str, Any]:
     threads = torch.get_num_threads()
     if device.type == "cuda":
         return {"type": "cuda", "name": torch.cuda.get_device_name(device), "threads": threads}
-    return {"type": "cpu", "name": platform.machine(), "threads": threads, "matmul_backend": matmul_backend()}
+    return {
+        "type": "cpu",
+        "name": platform.machine(),
+        "processor": processor_name(),
+        "threads": threads,
+        "matmul_backend": matmul_backend(),
+    }
 
 
-def peak_memory_bytes(device: torch.device) -> int | None:
-    """Returns the peak memory of torch's allocator on a GPU, else of the process; None if the system cannot tell."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if os.name != "posix":
-        return None
-    import resource  # only on POSIX systems
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes
-
-
-class PhaseTimer:
-    """Seconds by phase of a cell."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Times a block; several blocks of one phase add up."""
-        started = time.perf_counter()
-        yield
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
+@lru_cache
+def processor_name() -> str | None:
+    """Returns the model of the CPU, or None if the system does not name it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)

@@ -10,9 +10,9 @@ import pytest
 
 from moppa.data.task_data import TaskData
 from moppa.record.cell import cell_from_config
+from moppa.record.parts import FITS
 from moppa.record.schema import REQUIRED, read_record, without_entries
 from moppa.record.write import MEASURED
-from moppa.train.loop import train
 from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError
 from moppa.utils.provenance import sources_sha256
@@ -110,11 +110,12 @@ def test_a_cell_leaves_one_complete_record(toy, tmp_path, capsys):
     run_cell(config_of(*toy, "method=lora"))
     [path] = (tmp_path / "results").rglob("seed0.json")
     record = read_record(path)
-    assert set(record) == {*REQUIRED, "trained", "tuned", "predictions", "sources"}
+    assert set(record) == {*REQUIRED, "trained", "tuned", "predictions", "sources", "peak_memory_scope", "alone"}
     [trained] = (tmp_path / "results").rglob("seed0.safetensors")
     assert record["trained"] == {"sha256": sha256_file(trained)}
     assert record["predictions"] == {"sha256": sha256_file(path.with_suffix(".npz"))}
-    assert record["sources"] == {"sha256": sources_sha256("baselines.lora")}
+    assert record["sources"] == {"sha256": sources_sha256("baselines.lora"), "configs": []}
+    assert record["peak_memory_scope"] in ("cell", "process")
     assert (record["suite"], record["backbone"], record["task"]) == ("vtab1k", "test_vit", "eurosat")
     assert record["split"] == {**record["split"], "verdict": "changed", "lineage": "toy", "num_train": 1000}
     assert record["total"] == 120
@@ -191,7 +192,7 @@ def test_the_test_set_is_read_once_after_the_last_step(toy, monkeypatch):
     def recorded(function, name_of):
         return lambda *args, **kwargs: order.append(name_of(*args)) or function(*args, **kwargs)
 
-    monkeypatch.setattr("run.train", recorded(train, lambda *_: "train"))
+    monkeypatch.setitem(FITS, "lbfgs", recorded(FITS["lbfgs"], lambda *_: "train"))
     monkeypatch.setattr(TaskData, "load", recorded(TaskData.load, lambda _self, split: split))
     run_cell(config_of(*toy, "method=linear"))
     assert order == ["train800val200", "train", "test"]

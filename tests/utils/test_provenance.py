@@ -6,9 +6,12 @@ import subprocess
 import sys
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
+from moppa.utils.config import loaded_configs
 from moppa.utils.provenance import method_files, sources_sha256
-from tests.conftest import ROOT
+from tests.conftest import CONFIGS, ROOT
 
 PROGRAM = """
 import json
@@ -67,3 +70,28 @@ def test_a_copy_inside_another_repository_names_no_commit(checkout):
 def test_the_digest_covers_the_modules_that_a_method_imports():
     assert {path.stem for path in method_files("baselines.dora")} == {"dora", "lora"}
     assert sources_sha256("baselines.dora") != sources_sha256("baselines.lora")
+
+
+def test_the_digest_of_the_sources_covers_the_yamls_that_hydra_composed(tmp_path):
+    yaml = tmp_path / "lora.yaml"
+    digests = []
+    for text in ("name: lora", "name: lora  # another comment"):
+        yaml.write_text(text)
+        digests.append(sources_sha256("baselines.lora", (("method/lora.yaml", yaml),)))
+        sources_sha256.cache_clear()
+    assert len({*digests, sources_sha256("baselines.lora")}) == 3
+
+
+def test_hydra_names_the_yamls_of_a_cell(monkeypatch, tmp_path):
+    own = tmp_path / "method" / "own.yaml"
+    own.parent.mkdir()
+    own.write_text("name: own\nattach: {_target_: baselines.linear.attach}\n")
+    overrides = ["method=own", "task=mini/digits", "train=mini", f"hydra.searchpath=[file://{tmp_path}]"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        composed = compose("cell", overrides=overrides, return_hydra_config=True)
+    assert loaded_configs() == {}
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", composed)
+    files = loaded_configs()
+    assert files["method/own.yaml"] == own
+    assert {"cell.yaml", "task/mini/digits.yaml", "data/mini.yaml", "train/mini.yaml"} <= set(files)
+    assert not [name for name in files if name.startswith(("hydra", "logger"))]
