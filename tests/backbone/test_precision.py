@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from moppa.backbone.precision import to_precision
-from moppa.peft.collect import penalty, trainable_parameters
+from moppa.peft.collect import trainable_parameters
 from moppa.peft.inject import merge
 from moppa.utils.device import forward_context
 from moppa.utils.gpu import dtype_name, precision_name

@@ -14,8 +14,7 @@ from moppa.train import compiled_blocks as module
 from moppa.train.compiled_blocks import DrawnDropPath, compiled_blocks
 from moppa.utils.seeds import seeded
 from tests.conftest import ROOT
-from tests.models import batch, model_with
-from tests.test_laws import with_drop_path
+from tests.models import batch, model_with, with_drop_path
 
 PROGRAM = """
 import json
