@@ -133,7 +133,9 @@ def test_the_split_check_needs_every_name_and_the_order_of_val200():
 
 def test_real_eurosat_is_official_and_no_image_is_in_two_splits(eurosat):
     task, source = eurosat
-    assert check_of(task, source)["verdict"] == "official"
+    check = check_of(task, source)
+    assert (check["verdict"], check["test"], check["origin"]) == ("official", "official", "eurosat/rgb/2.0.0")
+    assert set(check["shared_images"].values()) == {0}
     names = [name for split in SPLITS for name in names_of(task, source, split)]
     assert len(names) == 800 + 200 + 5400
     assert len(set(names)) == len(names)
