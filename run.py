@@ -1,24 +1,25 @@
 """Runs one cell: python run.py method=moppa task=cifar100 (many: python run.py -m method=moppa,lora task=...)."""
 
+import sys
+
+if __name__ == "__main__":  # before torch is imported: the command line imports this file for a cell to be trained
+    from moppa.cli.run import main
+
+    sys.exit(main())
+
 from omegaconf import DictConfig
 
 from moppa.peft.inject import merge
 from moppa.record.cell import Cell
+from moppa.record.check_values import check_values
 from moppa.record.parts import instantiate_parts
 from moppa.record.same_images import check_same_images
 from moppa.record.write import Outcome, record_summary, save_trained, write_record
 from moppa.sweep.resolve import resolve_cell
-from moppa.sweep.select_hparams import val200_accuracy
 from moppa.sweep.worker import lease
-from moppa.utils.config import hydra_main, sweep_name
+from moppa.utils.config import sweep_name
 from moppa.utils.device import configure_process, get_device
 from moppa.utils.usage import Usage
-
-
-@hydra_main
-def main(config: DictConfig) -> float | None:
-    """Runs the cell that the command line describes and returns its accuracy on val200, for a search over settings."""
-    return val200_accuracy(run_cell(config))
 
 
 def run_cell(config: DictConfig) -> Cell:
@@ -26,6 +27,7 @@ def run_cell(config: DictConfig) -> Cell:
     run = config.run
     configure_process(threads=run.threads, backend=run.matmul_backend, keep_memory=run.keep_memory)
     device = get_device(run.device)
+    check_values(config)
     cell = resolve_cell(config)  # with hparams=best, its settings are selected here
     parts = instantiate_parts(cell)
     check_same_images(cell, parts.task, parts.source)
@@ -76,7 +78,3 @@ def run_cell(config: DictConfig) -> Cell:
         parts.logger.finish(record_summary(record))
         print(f"{cell.name}: {record['correct']} of {record['total']} correct, {cell.record}")
     return cell
-
-
-if __name__ == "__main__":
-    main()

@@ -60,7 +60,7 @@ class Backbone:
 
     def __post_init__(self) -> None:
         validate.integer("image_size", self.image_size, minimum=1)
-        if self.timm not in timm.list_models(pretrained=True) + timm.list_models():
+        if self.timm not in timm_models():
             raise SettingError(
                 "timm", f"={self.timm!r} is not a model of timm {timm.__version__}; see timm.list_models()"
             )
@@ -161,6 +161,12 @@ class Backbone:
         status = None if file is None else file.stat()
         fields = json.dumps(asdict(self), sort_keys=True)
         return CacheKey(fields, file, status.st_mtime_ns if status else 0, status.st_size if status else 0)
+
+
+@lru_cache
+def timm_models() -> frozenset[str]:
+    """Returns the names of timm's models, with and without the tags of their weights."""
+    return frozenset(timm.list_models(pretrained=True) + timm.list_models())
 
 
 def check_image_size(image_size: int, model: Any) -> None:

@@ -9,11 +9,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import requires, version
 
-from moppa.utils.paths import IS_CHECKOUT, ROOT
-
-RUN = "run.py"
 COMMANDS = {
-    "run": (RUN, "train and evaluate a method on a task; -m runs many cells"),
+    "run": ("moppa.cli.run", "train and evaluate a method on a task; -m runs many cells"),
     "sweep": ("moppa.cli.sweep", "plan a sweep, show its status, or retry its failed cells"),
     "table": ("moppa.cli.table", "write results/tables/ from results/records/"),
     "compare": ("moppa.cli.compare", "test which differences between rows are significant"),
@@ -29,6 +26,7 @@ COMMANDS = {
     "data noah-jpeg": ("moppa.cli.data_noah_jpeg", "re-encode a task as NOAH's JPEG files"),
     "bench": ("moppa.cli.bench", "measure steps, optimizations and whole cells"),
     "official": ("moppa.cli.official", "compare the methods with their authors' code"),
+    "gpu": ("moppa.cli.gpu", "check and measure everything that needs a GPU, in six minutes"),
     "bench-adapter": ("moppa.cli.bench_adapter", "measure MoPPA's operators"),
     "probe": ("moppa.cli.probe", "fit a linear probe on a backbone's features"),
     "pretrain": ("moppa.cli.pretrain", "pretrain vit_micro"),
@@ -83,12 +81,7 @@ def show_usage(words: Sequence[str]) -> int:
 
 def import_command(name: str) -> Callable[[], int | None]:
     """Returns the `main` of a command."""
-    module, _ = COMMANDS[name]
-    if module == RUN:
-        if IS_CHECKOUT:
-            sys.path.insert(0, str(ROOT))  # workers of a launcher import `run` and `baselines` too
-        module = "run" if IS_CHECKOUT else "moppa.run"
-    return import_module(module).main
+    return import_module(COMMANDS[name][0]).main
 
 
 def missing_extra(module: str) -> str | None:

@@ -67,13 +67,12 @@ class TfdsSource:
         """Returns the TFDS builder of the task; its data set need not be prepared."""
         # imported here, because it takes a second that a cached split does not need
         import tensorflow_datasets as tfds
-        from tensorflow_datasets.core.registered import DatasetNotFoundError
 
         try:
             return tfds.builder(task.builder, data_dir=Path(self.dir).expanduser())
-        except (AssertionError, DatasetNotFoundError) as error:
+        except Exception as error:  # whatever TFDS raises for a name, variant or version that it does not know
             raise UserError(
-                f"task {task.name}: TFDS cannot build task.builder={task.builder}: {first_line(error)}"
+                f"task {task.name}: TFDS cannot build task.builder={task.builder}: {' '.join(str(error).split())[:400]}"
             ) from error
 
     def is_prepared(self, task: Task) -> bool:

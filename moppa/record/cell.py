@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from moppa.record.schema import key_of, read_record
 from moppa.record.task_changes import changed_task_settings
 from moppa.utils import validate
 from moppa.utils.atomic import atomic_write
-from moppa.utils.config import config_error
+from moppa.utils.config import to_plain
 from moppa.utils.gpu import dtype_name
 from moppa.utils.known_settings import check_known
-from moppa.utils.paths import CONFIGS
+from moppa.utils.paths import CONFIGS, user_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +86,7 @@ def cell_from_config(config: DictConfig, *, weights_sha256: str, tuned: Mapping[
     Raises:
         UserError: if a value is missing (???) or an interpolation cannot be resolved.
     """
-    try:
-        resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise config_error(error) from error
-    return cell_from_resolved(resolved, weights_sha256=weights_sha256, tuned=tuned)
+    return cell_from_resolved(to_plain(config), weights_sha256=weights_sha256, tuned=tuned)
 
 
 def cell_from_resolved(config: dict[str, Any], *, weights_sha256: str, tuned: Mapping[str, Any] | None = None) -> Cell:
@@ -106,7 +101,7 @@ def cell_from_resolved(config: dict[str, Any], *, weights_sha256: str, tuned: Ma
     key = key_of(config, weights_sha256, dtype)
     names = (config["task"]["suite"], *(config[group]["name"] for group in ("backbone", "task", "method")))
     folder = Path(*names, key)
-    results = Path(config["run"]["results"]).expanduser()
+    results = user_path(config["run"]["results"])
     return Cell(
         config=config,
         weights_sha256=weights_sha256,

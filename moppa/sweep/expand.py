@@ -14,13 +14,13 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
-from moppa.utils.config import config_error
+from moppa.utils.config import to_plain
 from moppa.utils.errors import UserError
 
-ENVIRONMENT = re.compile(r"\$\{oc\.(env|decode):")  # interpolations that refer to no other value of the config
+ENVIRONMENT = re.compile(r"\$\{(env|oc\.env|oc\.decode):")  # interpolations that refer to no other value of the config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,20 @@ def expand_cells(configs: Path, overrides: Sequence[str]) -> list[dict[str, Any]
     """
     with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
         return list(resolve_cells(expand_overrides(overrides), configs))
+
+
+def count_cells(folders: Sequence[Path], overrides: Sequence[str]) -> int | None:
+    """Returns how many cells `python run.py -m OVERRIDES` runs, with the config groups in `folders`.
+
+    None if their number is not fixed, as in a search, or if Hydra does not understand an override.
+    """
+    first, *others = folders
+    search_path = f"hydra.searchpath=[{','.join(f'file://{folder.absolute()}' for folder in others)}]"
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(first)):
+            return len(expand_overrides([*overrides, *([search_path] if others else [])]).combinations)
+    except (HydraException, UserError, OSError):
+        return None
 
 
 def expand_overrides(overrides: Sequence[str]) -> Expansion:
@@ -90,8 +104,8 @@ def resolve_cells(expansion: Expansion, configs: Path) -> Iterator[dict[str, Any
     base, changes = compose_choices(expansion, groups)
     has_references = any("${" in ENVIRONMENT.sub("", json.dumps(nodes)) for nodes in (base, changes))
     if not has_references:  # a node then has the same values in every cell, so resolve it once
-        base = resolve(OmegaConf.create(base))
-        changes = {choice: resolve(OmegaConf.create(nodes)) for choice, nodes in changes.items()}
+        base = to_plain(OmegaConf.create(base))
+        changes = {choice: to_plain(OmegaConf.create(nodes)) for choice, nodes in changes.items()}
     for combination in expansion.combinations:
         config = dict(base)
         for choice in combination:
@@ -125,23 +139,11 @@ def with_values(config: dict[str, Any], values: Sequence[Override], *, has_refer
         node = OmegaConf.create(config)
         for override in values:
             OmegaConf.update(node, override.key_or_group, override.value(), force_add=override.is_add())
-        return resolve(node)
+        return to_plain(node)
     config = copy.deepcopy(config)
     for override in values:
         set_value(config, override)
     return config
-
-
-def resolve(config: DictConfig) -> dict[str, Any]:
-    """Returns a config as plain dicts without interpolations.
-
-    Raises:
-        UserError: if a value is missing or cannot be resolved.
-    """
-    try:
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise config_error(error) from error
 
 
 def set_value(config: dict[str, Any], override: Override) -> None:

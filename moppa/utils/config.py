@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import hydra.utils
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
@@ -25,39 +26,15 @@ from moppa.utils.signals import Stopped
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
+
+def environment_value(name: str, default: Any) -> Any:
+    """Returns an environment variable for `${env:NAME,default}` in a YAML; one that is set to nothing is unset."""
+    return os.environ.get(name) or default
+
+
+OmegaConf.register_new_resolver("env", environment_value, replace=True)
+
 CONFIG_GROUPS = ("backbone", "data", "method", "protocol", "task", "train")  # those that count in a cell's key
-
-
-def hydra_main(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
-    """Decorates a function of the composed config as a command with Hydra's overrides and multirun.
-
-    Errors are printed as one line. With HYDRA_FULL_ERROR=1 they keep their traceback.
-    """
-
-    def task(config: DictConfig) -> Any:
-        with one_line_errors():
-            return function(config)
-
-    command = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="cell")(task)
-
-    @functools.wraps(function)
-    def main() -> Any:
-        try:
-            check_overrides([word for word in sys.argv[1:] if not word.startswith("-")])
-        except UserError as error:
-            sys.exit(f"error: {error}")
-        if FULL_ERROR in os.environ:
-            return command()
-        os.environ[FULL_ERROR] = "1"  # Hydra then raises an error instead of printing it with a hint at this variable
-        try:
-            return command()
-        except CompactHydraException as error:
-            cause = error.__cause__
-            sys.exit("\n".join([str(error), *([str(cause)] if isinstance(cause, OmegaConfBaseException) else [])]))
-        finally:
-            del os.environ[FULL_ERROR]
-
-    return main
 
 
 def compose_config(overrides: Sequence[str], configs: Path = CONFIGS, *, with_hydra: bool = False) -> DictConfig:
@@ -98,6 +75,18 @@ def instantiate(config: DictConfig, path: str, **settings: Any) -> Any:
         raise UserError(f"{path}: {' '.join(str(cause or error).split())}") from error
     except TypeError as error:
         raise UserError(f"{path}: {error}; choose from the settings in its YAML") from error
+    except OmegaConfBaseException as error:
+        raise config_error(error) from error
+
+
+def to_plain(config: DictConfig) -> dict[str, Any]:
+    """Returns a config as plain dicts without interpolations.
+
+    Raises:
+        UserError: if a value is missing (???) or an interpolation cannot be resolved.
+    """
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise config_error(error) from error
 
@@ -163,6 +152,31 @@ def find_file(folders: Sequence[Path], name: str) -> Path | None:
 def sweep_name() -> str:
     """Returns the name of the sweep that this cell belongs to, or `cells`."""
     return (HydraConfig.get().runtime.choices.get("sweep") if HydraConfig.initialized() else None) or "cells"
+
+
+def explain(error: Exception, folders: Sequence[Path]) -> str:
+    """Returns what Hydra's composition of the configs in `folders` failed with, without a traceback."""
+    text = str(error)
+    if missing := re.search(r"Could not find 'hydra/(launcher|sweeper)/(\w+)'", text):
+        extra = ".[sweep]" if IS_CHECKOUT else "moppa[sweep]"
+        return f"error: hydra/{missing[1]}={missing[2]} is not installed: pip install '{extra}'"
+    if isinstance(error, CompactHydraException):
+        cause = error.__cause__
+        return "\n".join([text, *([str(cause)] if isinstance(cause, OmegaConfBaseException) else [])])
+    if isinstance(error, (yaml.YAMLError, UnicodeError)) and (problem := broken_yaml(folders)):
+        return f"error: {problem}"
+    line = " ".join(f"{type(error).__name__}: {text}".split())
+    return f"error: {line} (traceback in {traceback_file(error)})"
+
+
+def broken_yaml(folders: Sequence[Path]) -> str:
+    """Returns the first YAML in the folders that cannot be read, and why, or an empty string."""
+    for path in sorted(path for folder in folders for path in folder.rglob("*.yaml")):
+        try:
+            yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeError, OSError) as error:
+            return f"{path} cannot be read: {' '.join(str(error).split())}"
+    return ""
 
 
 class UnexpectedError(CompactHydraException):
