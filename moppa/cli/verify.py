@@ -1,14 +1,20 @@
-"""Verifies records: moppa verify [RESULTS]. RESULTS is a results folder or the records folder in it.
+"""Verifies records: moppa verify [RESULTS] [--reevaluate]. RESULTS is a results folder or the records folder in it.
 
 Checks that every record agrees with itself, its path, its predictions and its kept tensors; that the tune records it
 names say what it states; that no seed is a copy of another; that all records of a task have the same labels; that the
-number of trained parameters is the one that the config gives; and that the commit exists in this checkout.
+number of trained parameters is the one that the config gives; and that the commit exists in this checkout. Warns if the
+seeds of a cell were computed on different kinds of devices.
+
+--reevaluate loads the trained tensors if they were kept, evaluates them again, and compares the predictions. It needs
+the backbone's weights and the images; nothing is downloaded. If they are not where the records say:
+moppa verify results --reevaluate data.dir=DIR data.cache=DIR backbone.weights=FILE
 
 Exit status: 0 if there is nothing wrong, 1 otherwise.
 """
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from moppa.record.recount import find_other_count
@@ -24,24 +30,65 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="default: %(default)s")
     parser.add_argument("--no-recount", action="store_true", help="do not build models to count their parameters")
+    parser.add_argument("--reevaluate", nargs="*", metavar="NAME=VALUE", help="evaluate kept tensors again")
     args = parser.parse_args()
     results = args.results.parent if args.results.name == "records" else args.results
-    paths = sorted((results / "records").rglob("seed*.json"))
+    root = results / "records"
+    paths = sorted(root.rglob("seed*.json"))
     if not paths:
-        print(f"error: there are no records in {results / 'records'}", file=sys.stderr)
+        print(f"error: there are no records in {root}", file=sys.stderr)
         return 1
-    findings = verify_records(results)
+    verification = verify_records(results)
+    findings = list(verification.findings)
     found = {finding.path for finding in findings}
-    for path in paths:
-        relative = path.relative_to(results / "records").as_posix()
-        if relative in found:
-            continue
-        findings += [Finding(path=relative, problem=problem) for problem in deep_problems(path, not args.no_recount)]
+    sound = [path for path in paths if path.relative_to(root).as_posix() not in found]
+    for path in sound:
+        problems = deep_problems(path, not args.no_recount)
+        findings += [Finding(path=path.relative_to(root).as_posix(), problem=problem) for problem in problems]
+    if args.reevaluate is not None:
+        try:
+            findings += reevaluate_all(sound, root, dict(parse_setting(text) for text in args.reevaluate))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    for warning in verification.warnings:
+        print(f"warning: {root / warning.path}: {warning.problem}")
     for finding in findings:
-        print(f"{results / 'records' / finding.path}: {finding.problem}")
+        print(f"{root / finding.path}: {finding.problem}")
     bad = {finding.path for finding in findings}
-    print(f"{len(paths) - len(bad)} of {len(paths)} records verified in {results / 'records'}")
+    print(f"{len(paths) - len(bad)} of {len(paths)} records verified in {root}")
     return 1 if findings else 0
+
+
+def parse_setting(text: str) -> tuple[str, str]:
+    """Returns the name and the value of NAME=VALUE.
+
+    Raises:
+        UserError: if there is no equals sign.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--reevaluate {text}: expected NAME=VALUE, for example data.dir=DIR; give RESULTS before it")
+    return name, value
+
+
+def reevaluate_all(paths: list[Path], root: Path, settings: Mapping[str, str]) -> list[Finding]:
+    """Evaluates kept tensors again, prints how many and why others could not be, and returns the problems."""
+    from moppa.record.reevaluate import NotEvaluatedError, reevaluate
+
+    findings, reasons = [], dict[str, int]()
+    for path in paths:
+        try:
+            problem = reevaluate(path, settings)
+        except NotEvaluatedError as error:
+            reasons[str(error)] = reasons.get(str(error), 0) + 1
+            continue
+        if problem:
+            findings.append(Finding(path=path.relative_to(root).as_posix(), problem=problem))
+    for reason, count in reasons.items():
+        print(f"not evaluated again: {count} {'record' if count == 1 else 'records'}: {reason}")
+    print(f"{len(paths) - sum(reasons.values())} of {len(paths)} records evaluated again")
+    return findings
 
 
 def deep_problems(path: Path, counts_parameters: bool) -> list[str]:

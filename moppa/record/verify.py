@@ -37,8 +37,16 @@ class CheckedRecord:
         return self.content[name]
 
 
-def verify_records(results: Path) -> list[Finding]:
-    """Returns every problem of the records below `results/records`, sorted by path.
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """The problems of a results folder, and what is no problem but should be known (`warnings`), both by path."""
+
+    findings: list[Finding]
+    warnings: list[Finding]
+
+
+def verify_records(results: Path) -> Verification:
+    """Returns every problem of the records below `results/records`.
 
     A record must agree with itself, lie at the path that its content gives, and have its predictions; trained tensors
     that are kept must be its own; the tune records that it names must exist and say what it states; two seeds must not
@@ -55,7 +63,8 @@ def verify_records(results: Path) -> list[Finding]:
         for record in records:
             findings += [Finding(path=record.path, problem=problem) for problem in check(record, results)]
     findings += [*find_copied_seeds(records), *find_other_labels(records)]
-    return sorted(findings, key=lambda finding: (finding.path, finding.problem))
+    findings.sort(key=lambda finding: (finding.path, finding.problem))
+    return Verification(findings=findings, warnings=list(find_mixed_seeds(records)))
 
 
 def check_record(path: Path, root: Path) -> CheckedRecord:
@@ -140,3 +149,15 @@ def find_other_labels(records: list[CheckedRecord]) -> Iterator[Finding]:
         for record in group:
             if record.labels != usual:
                 yield Finding(path=record.path, problem="its labels differ from those of other records of this task")
+
+
+def find_mixed_seeds(records: list[CheckedRecord]) -> Iterator[Finding]:
+    """Yields the cells whose seeds were computed on different kinds of devices or by different matmul backends."""
+    cells: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        device = record["device"]
+        kind = " ".join(filter(None, (device.get("type"), device.get("matmul_backend"))))
+        cells[record.path.rpartition("/")[0]].add(kind or device["name"])
+    for path, kinds in cells.items():
+        if len(kinds) > 1:
+            yield Finding(path=path, problem=f"its seeds were computed in different ways: {', '.join(sorted(kinds))}")

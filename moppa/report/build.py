@@ -49,7 +49,7 @@ def list_excluded(excluded: list[Excluded], results: Path) -> str:
 
 def drop_contradicted(records: list[ValidRecord], results: Path) -> tuple[list[ValidRecord], list[Excluded]]:
     """Returns the records that their files, links and neighbors do not contradict, and those that they do."""
-    problems = {finding.path: finding.problem for finding in verify_records(results)}
+    problems = {finding.path: finding.problem for finding in verify_records(results).findings}
     consistent = [record for record in records if record.relative_path not in problems]
     contradicted = [
         exclude_record(record, problems[record.relative_path]) for record in records if record.relative_path in problems

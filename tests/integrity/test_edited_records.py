@@ -142,7 +142,7 @@ EDITS = {
 def test_an_edit_is_found_and_stops_strict_tables(name, results, monkeypatch, capsys):
     apply, problem = EDITS[name]
     apply(lora_paths(results)[0], results)
-    assert any(problem in finding.problem for finding in verify_records(results))
+    assert any(problem in finding.problem for finding in verify_records(results).findings)
     status, output = run_verify(results, monkeypatch, capsys)
     assert status == 1
     assert problem in output

@@ -52,7 +52,7 @@ def test_seeds_are_equal_which_is_no_copy_and_features_need_not_be_kept(toy, tmp
     assert len(first["curve"]) == 1
     assert heads[0].keys() == {"head.weight", "head.bias"}
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
-    assert verify_records(tmp_path / "results") == []
+    assert verify_records(tmp_path / "results").findings == []
 
 
 def record_of(cell):
