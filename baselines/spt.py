@@ -5,7 +5,6 @@ of them gets a LoRA or an adapter; in the others only the sensitive weights are 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from moppa.peft.inject import parametrize_weights, wrap_module
-from moppa.peft.pieces import MatrixPiece, find_pieces
+from moppa.peft.pieces import find_pieces, structured_target
 from moppa.peft.sensitivity import Batches, Piece, select_sensitive, sensitivities
 from moppa.peft.sparse import SparseDelta, SparseLowRankDelta
 from moppa.peft.stacked_adapters import StackedAdapters
-from moppa.peft.targets import TargetLinear
 from moppa.utils import validate
 from moppa.utils.errors import SettingError
 
@@ -100,11 +98,3 @@ def tune_layer(
         parametrize_weights(layer, **deltas)
     if target and structure == "adapter":
         wrap_module(target.owner, target.name, partial(StackedAdapters, **settings))
-
-
-def structured_target(members: Sequence[tuple[Piece, Tensor]]) -> TargetLinear | None:
-    """Returns the layer and which of its matrices get a structure, or None if none does."""
-    is_whole = {piece: piece.is_whole(index) for piece, index in members if isinstance(piece, MatrixPiece)}
-    if not any(is_whole.values()):
-        return None
-    return replace(next(iter(is_whole)).target, is_adapted=tuple(is_whole.values()))

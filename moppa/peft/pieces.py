@@ -1,6 +1,7 @@
 """The matrices and vectors of a transformer of which SPT tunes some as a whole and some in part."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -69,3 +70,11 @@ def vector_pieces(layer: nn.Module, tensor: str, vector_ratio: float, *, count: 
         )
         for index in range(count)
     ]
+
+
+def structured_target(members: Sequence[tuple[Piece, Tensor]]) -> TargetLinear | None:
+    """Returns the layer and which of its matrices get a structure, or None if none does."""
+    is_whole = {piece: piece.is_whole(index) for piece, index in members if isinstance(piece, MatrixPiece)}
+    if not any(is_whole.values()):
+        return None
+    return replace(next(iter(is_whole)).target, is_adapted=tuple(is_whole.values()))
