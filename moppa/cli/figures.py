@@ -3,7 +3,7 @@
     python scripts/figures.py [RESULTS] [--baseline ROW]
 
 The tables of protocol `final` are drawn with the charts of the page. A figure that cannot be drawn is named with the
-reason.
+reason, and its files from before are deleted.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from moppa.report.columns import suite_columns
 from moppa.report.plots.charts import CHARTS, ROUTE_CHARTS
 from moppa.report.plots.data import PlotData, plot_data, published_plot_data
 from moppa.report.plots.encodings import Spec
-from moppa.report.plots.figure_files import write_figure
+from moppa.report.plots.figure_files import remove_figure, write_figure
 from moppa.report.plots.routes import read_routes
 from moppa.report.table import Table
 from moppa.utils.errors import UserError
@@ -44,6 +44,7 @@ def main() -> int:
                 paths = write_figure(spec(), args.results / "figures" / name)
             except UserError as error:
                 print(f"not drawn: {name}: {error}")
+                remove_figure(args.results / "figures" / name)
                 continue
             print(*paths, sep="\n")
     except UserError as error:

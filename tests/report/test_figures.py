@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -95,7 +96,7 @@ def specs(data, record_data, two_cells):
 def layer_values(spec):
     """The rows of all data in a specification."""
     found = list(spec.get("data", {}).get("values", []))
-    for layer in spec.get("layer", []):
+    for layer in [*spec.get("layer", []), *spec.get("vconcat", []), *spec.get("hconcat", [])]:
         found += layer_values(layer)
     return found
 
@@ -129,7 +130,7 @@ def test_a_figure_shows_titles_and_rows(specs, record_data, tmp_path):
 def test_the_heat_map_shows_differences_from_the_baseline(data, tmp_path):
     _, svg = write_figure(accuracy.heat_map(data), tmp_path / "map")
     text = svg.read_text(encoding="utf-8")
-    assert "accuracy minus that of b, in points" in text
+    assert "accuracy minus that of the baseline, in points; baseline:" in text
     for row, task in data.cells:
         difference = data.cells[row, task].value - data.cells["b", task].value
         assert f">{round_text(difference, signed=True).replace('-', '−')}<" in text
@@ -158,9 +159,9 @@ def test_learning_curves_show_mean_and_range_over_seeds(tmp_path):
 def test_cost_uses_only_cells_that_ran_alone_and_memory_that_is_the_cells_own(record_data):
     """Both rows have a seed that ran alone, of 60 seconds; another seed took 61. The memory of one is its process's."""
     time, memory = cost.cost(record_data)["hconcat"]
-    seconds = {value["row"]: value["cost"] for value in time["data"]["values"]}
+    seconds = {value["row"]: value["cost"] for value in time["layer"][0]["data"]["values"]}
     assert seconds == {"linear": 60, "lora": 60}
-    [value] = memory["data"]["values"]
+    [value] = memory["layer"][0]["data"]["values"]
     assert (value["row"], value["cost"]) == ("lora", pytest.approx(1.5e9 / 2**30, rel=1e-5))
     assert "(1 of 2 rows)" in " ".join(cost.cost(record_data)["title"]["subtitle"])
 
@@ -177,6 +178,28 @@ def test_a_mean_lies_within_its_interval_and_published_rows_have_none(record_dat
     assert float(mean.value) == pytest.approx(80.5, abs=0.05)
     assert mean.low < mean.value < mean.high
     assert data.mean("a", ["t0"]).interval().low == data.mean("a", ["t0"]).interval().high
+
+
+def test_points_are_labeled_with_names_or_with_the_numbers_of_the_legend(data, tmp_path):
+    _, svg = write_figure(parameters.against_parameters(data), tmp_path / "short")
+    assert all(f">{name}<" in svg.read_text(encoding="utf-8") for name in "abcd")
+    names = {row: f"{row} (settings tuned on val200, epochs 10)" for row in "abcd"}
+    cells = {(names[row], task): estimate for (row, task), estimate in data.cells.items()}
+    long = replace(data, cells=cells, params=data.params.rename(names), baseline=names["b"])
+    _, svg = write_figure(parameters.against_parameters(long), tmp_path / "long")
+    text = svg.read_text(encoding="utf-8")
+    for number, name in enumerate(names.values(), start=1):
+        assert f">{number}<" in text
+        assert f">{number}  {name}<" in text
+
+
+def test_many_rows_on_one_task_have_a_panel_each(tmp_path):
+    for step in range(9):
+        write_record_file(tmp_path, "method=lora", "task=dtd", f"train.lr={step + 2}e-3")
+    [table], _ = read_tables(tmp_path, CONFIGS)
+    spec = training.learning_curves(plot_data(table))
+    assert len({value["panel"] for value in spec["data"]["values"]}) == 9
+    assert spec["resolve"]["scale"]["y"] == "shared"
 
 
 def test_the_pareto_front_of_five_rows():
@@ -202,9 +225,12 @@ def test_bars_join_exactly_the_ranks_within_the_critical_difference():
 
 
 def test_the_rank_diagram_labels_every_row_with_its_rank(data):
-    labels = {value["label"] for value in layer_values(rank_diagram.critical_difference(data)) if "label" in value}
+    values = layer_values(rank_diagram.critical_difference(data))
+    shown = {value["label"] for value in values if "label" in value}
+    bar = next(value for value in values if "text" in value)
+    assert bar["to"] - bar["from"] == pytest.approx(friedman(data.accuracies).critical_difference)
     ranks = friedman(data.accuracies).average_ranks
-    assert labels == {
+    assert shown == {
         *(f"{n}  {round_text(r, 2)}" for n, r in ranks[:2].items()),
         *(f"{round_text(r, 2)}  {n}" for n, r in ranks[2:].items()),
     }

@@ -1,6 +1,5 @@
 """Charts of accuracies: on each task relative to a baseline, and by group of tasks."""
 
-import json
 import math
 
 import numpy as np
@@ -36,9 +35,11 @@ def heat_map(data: PlotData) -> Spec:
         "scale": {"scheme": "purpleorange", "domain": [-limit, limit], "clamp": True},
     }
     text_color = {"condition": {"test": f"abs(datum.difference) > {0.55 * limit}", "value": "white"}, "value": "#111"}
-    heading = f"[{json.dumps(data.title)}, 'accuracy minus that of ' + baseline + ', in points']"
     return {
-        "title": {**chart_title(data), "text": {"expr": heading}},
+        "title": {
+            **chart_title(data),
+            "subtitle": {"expr": "['accuracy minus that of the baseline, in points; baseline:', baseline]"},
+        },
         "data": {"values": values},
         "width": {"step": 44 if len(titles) > 1 else 120},
         "height": {"step": 20},

@@ -16,8 +16,11 @@ from moppa.report.plots.encodings import (
     round_number,
     tooltip,
 )
+from moppa.report.plots.labels import label_layers
+from moppa.report.plots.scales import fit_scale
 from moppa.utils.errors import UserError
 
+WIDTH, HEIGHT = 300, 320  # in pixels, of one panel
 UNKNOWN = (
     "no row has records on all tasks which say that their cell ran alone (`alone`) or that the memory is its own "
     "(`peak_memory_scope`): run cells one at a time"
@@ -39,20 +42,12 @@ def cost(data: PlotData) -> Spec:
     devices = sorted({str(record["device"]["name"]) for row in data.rows for record in row.records})
     panels, used = [], []
     if seconds:
-        panels.append(cost_panel(data, seconds, time_axis(list(seconds.values()))))
+        panels.append(cost_panel(data, seconds, "training time of a cell (seconds)", is_log=min(seconds.values()) > 0))
         used.append(f"mean time of cells that ran alone ({len(seconds)} of {len(data.rows)} rows)")
     if memory:
-        axis = {
-            "title": "peak memory of a cell (GiB)",
-            "scale": {"zero": False, "padding": 12},
-            "axis": {"tickCount": 6},
-        }
-        panels.append(cost_panel(data, memory, axis))
+        panels.append(cost_panel(data, memory, "peak memory of a cell (GiB)"))
         used.append(f"largest memory of a cell ({len(memory)} of {len(data.rows)} rows)")
-    return {
-        "title": chart_title(data, [f"measured on {', '.join(devices)}", *used]),
-        "hconcat": panels,
-    }
+    return {"title": chart_title(data, [f"measured on {', '.join(devices)}", *used]), "hconcat": panels}
 
 
 def measured(
@@ -67,38 +62,27 @@ def measured(
     return summaries
 
 
-def time_axis(seconds: Sequence[float]) -> Spec:
-    """Returns a logarithmic axis of seconds."""
-    times = [value for value in seconds if value > 0]
-    ticks = {"values": log_ticks(min(times), max(times))} if times else {}
-    return {
-        "title": "training time of a cell (seconds)",
-        "scale": {"type": "log", "nice": False, "padding": 12} if times else {},
-        "axis": {"format": "~g", "labelOverlap": True, **ticks},
-    }
-
-
-def cost_panel(data: PlotData, costs: dict[str, float], x: Spec) -> Spec:
+def cost_panel(data: PlotData, costs: dict[str, float], title: str, *, is_log: bool = False) -> Spec:
     """Returns a chart of the accuracy against one cost, by row."""
-    values = [
-        {"row": row, "cost": cost, **interval_fields(data.mean(row, data.tasks).interval())}
+    means = {row: data.mean(row, data.tasks).interval() for row in costs}
+    values = [{"row": row, "cost": cost, **interval_fields(means[row])} for row, cost in costs.items()]
+    x_scale = fit_scale(list(costs.values()), "log" if is_log else "linear")
+    y_scale = fit_scale([float(mean.value) for mean in means.values()])
+    ticks = {"values": log_ticks(min(costs.values()), max(costs.values()))} if is_log else {"tickCount": 6}
+    x = {"title": title, "scale": x_scale.spec, "axis": {"format": "~g", "labelOverlap": True, **ticks}}
+    y = {"scale": y_scale.spec, "title": f"accuracy, {data.mean_label} (%)"}
+    pixels = {
+        row: (WIDTH * x_scale.share(cost), HEIGHT * (1 - y_scale.share(float(means[row].value))))
         for row, cost in costs.items()
-    ]
-    y = {
-        "field": "mean",
-        "type": "quantitative",
-        "scale": {"zero": False},
-        "title": f"accuracy, {data.mean_label} (%)",
     }
-    return {
+    points = {
         "data": {"values": values},
-        "width": 270,
-        "height": 320,
         "mark": {"type": "point", "filled": True, "size": 80},
         "encoding": {
             "x": {"field": "cost", "type": "quantitative", **x},
-            "y": y,
+            "y": {"field": "mean", "type": "quantitative", **y},
             **color_and_shape(data),
             "tooltip": tooltip("row", "label", "cost"),
         },
     }
+    return {"width": WIDTH, "height": HEIGHT, "layer": [points, *label_layers(pixels, WIDTH, HEIGHT)]}

@@ -1,5 +1,6 @@
 """Colors, symbols and encodings that the charts share."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +15,9 @@ Spec = dict[str, Any]
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
-ROW_AXIS = {"labelLimit": 420, "ticks": False, "domain": False}
-LEGEND = {"title": None, "symbolLimit": 60, "labelLimit": 420, "columns": 1}
+NAME_LIMIT = 30  # characters of a name beside a point
+ROW_AXIS = {"labelLimit": 520, "ticks": False, "domain": False}
+LEGEND = {"title": None, "symbolLimit": 60, "labelLimit": 520, "columns": 1}
 
 
 def round_number(value: float, digits: int = 6) -> float:
@@ -44,10 +46,36 @@ def chart_title(data: PlotData, subtitle: str | Sequence[str] = "") -> Spec:
 
 
 def color_and_shape(data: PlotData) -> Spec:
-    """Returns encodings of the rows by color and symbol; no two of the first 56 rows share both."""
+    """Returns encodings of the rows by color and symbol; no two of the first 56 rows share both.
+
+    Points are labeled (`point_texts`): with their names, or with numbers, which the legend below the chart explains.
+    """
     indices = range(len(data.row_names))
     colors, shapes = ([values[index % len(values)] for index in indices] for values in (COLORS, SYMBOLS))
-    return {"color": row_encoding(data, colors, LEGEND), "shape": row_encoding(data, shapes, LEGEND)}
+    texts = point_texts(data.row_names)
+    if texts == dict(zip(data.row_names, data.row_names, strict=True)):
+        return {"color": row_encoding(data, colors, None), "shape": row_encoding(data, shapes, None)}
+    numbered = json.dumps({row: f"{text}  {row}" for row, text in texts.items()})
+    legend = {
+        **LEGEND,
+        "columns": legend_columns(data),
+        "orient": "bottom",
+        "direction": "vertical",
+        "labelExpr": f"({numbered})[datum.label]",
+    }
+    return {"color": row_encoding(data, colors, legend), "shape": row_encoding(data, shapes, legend)}
+
+
+def legend_columns(data: PlotData) -> int:
+    """Returns how many names fit side by side below a chart."""
+    return max(1, 90 // (max(map(len, data.row_names)) + 8))
+
+
+def point_texts(rows: Sequence[str]) -> dict[str, str]:
+    """Returns the texts at the points of a chart: the rows' names if all are short, else their numbers."""
+    if max(map(len, rows), default=0) <= NAME_LIMIT:
+        return {row: row for row in rows}
+    return {row: str(index + 1) for index, row in enumerate(rows)}
 
 
 def color_and_dash(data: PlotData) -> Spec:
@@ -55,11 +83,19 @@ def color_and_dash(data: PlotData) -> Spec:
     indices = range(len(data.row_names))
     colors = [COLORS[index % len(COLORS)] for index in indices]
     dashes = [DASHES[index // len(COLORS) % len(DASHES)] for index in indices]
-    legend = {**LEGEND, "symbolType": "stroke", "symbolOpacity": 1, "symbolStrokeWidth": 2, "symbolSize": 300}
+    legend = {
+        **LEGEND,
+        "columns": legend_columns(data),
+        "orient": "bottom",
+        "symbolType": "stroke",
+        "symbolOpacity": 1,
+        "symbolStrokeWidth": 2,
+        "symbolSize": 300,
+    }
     return {"color": row_encoding(data, colors, legend), "strokeDash": row_encoding(data, dashes, legend)}
 
 
-def row_encoding(data: PlotData, values: Sequence[Any], legend: Spec) -> Spec:
+def row_encoding(data: PlotData, values: Sequence[Any], legend: Spec | None) -> Spec:
     """Returns an encoding that gives each row its value; encodings with equal legends share one."""
     scale = {"domain": data.row_names, "range": list(values)}
     return {"field": "row", "type": "nominal", "scale": scale, "legend": legend}

@@ -29,6 +29,12 @@ def write_figure(spec: Spec, path: Path) -> list[Path]:
     return written
 
 
+def remove_figure(path: Path) -> None:
+    """Deletes the files of a figure that cannot be drawn any more."""
+    for suffix in ("png", "svg"):
+        path.with_name(f"{path.name}.{suffix}").unlink(missing_ok=True)
+
+
 def number_ids(svg: str) -> str:
     """Numbers the ids of an SVG from 0 in order of appearance; vl-convert counts on from one chart to the next."""
     numbers: dict[str, int] = {}

@@ -13,6 +13,10 @@ from moppa.report.plots.encodings import (
     log_ticks,
     tooltip,
 )
+from moppa.report.plots.labels import label_layers
+from moppa.report.plots.scales import Scale, fit_scale
+
+WIDTH, HEIGHT = 520, 340  # in pixels, of the plot without axes and legend
 
 
 def against_parameters(data: PlotData) -> Spec:
@@ -22,13 +26,19 @@ def against_parameters(data: PlotData) -> Spec:
     points = [{"row": name, "params": params[name], **interval_fields(mean)} for name, mean in means.items()]
     front = pareto_front(params, pd.Series({name: float(mean.value) for name, mean in means.items()}))
     line = [point for point in points if point["row"] in front]
-    x = params_axis(params)
-    y = {"type": "quantitative", "scale": {"zero": False}, "title": f"accuracy, {data.mean_label} (%)"}
+    x_scale = params_scale(params)
+    y_scale = fit_scale([value for mean in means.values() for value in (mean.low, mean.high)])
+    x = {**params_axis(params), "scale": x_scale.spec}
+    y = {"type": "quantitative", "scale": y_scale.spec, "title": f"accuracy, {data.mean_label} (%)"}
     by_row = color_and_shape(data)
+    pixels = {
+        name: (WIDTH * x_scale.share(float(data.params.at[name])), HEIGHT * (1 - y_scale.share(float(mean.value))))
+        for name, mean in means.items()
+    }
     return {
-        "title": chart_title(data, "gray line: Pareto front"),
-        "width": 520,
-        "height": 340,
+        "title": chart_title(data, "gray line: Pareto front" + "; vertical lines: 95% intervals" * data.has_intervals),
+        "width": WIDTH,
+        "height": HEIGHT,
         "layer": [
             {
                 "data": {"values": line},
@@ -58,25 +68,29 @@ def against_parameters(data: PlotData) -> Spec:
                     "tooltip": tooltip("row", "params", "label", "low", "high"),
                 },
             },
+            *label_layers(pixels, WIDTH, HEIGHT),
         ],
     }
 
 
+def params_scale(params: pd.Series) -> Scale:
+    """Returns a scale that is logarithmic from about the smallest positive number on and also holds 0."""
+    positive = params[params > 0]
+    if not len(positive):
+        return fit_scale(list(params))
+    return fit_scale(list(params), "symlog", constant=float(positive.min()))
+
+
 def params_axis(params: pd.Series) -> Spec:
-    """Returns an axis that is logarithmic from about the smallest positive number on and also holds 0."""
-    axis: Spec = {
+    """Returns the axis of the trainable parameters."""
+    positive = params[params > 0]
+    ticks = {"values": [0, *log_ticks(float(positive.min()), float(positive.max()))]} if len(positive) else {}
+    return {
         "field": "params",
         "type": "quantitative",
         "title": "trainable parameters, without the head",
-        "axis": {"labelExpr": "format(datum.value, '~s')", "labelOverlap": True},
-        "scale": {"padding": 12, "nice": False},
+        "axis": {"labelExpr": "format(datum.value, '~s')", "labelOverlap": True, **ticks},
     }
-    positive = params[params > 0]
-    if len(positive):
-        smallest = float(positive.min())
-        axis["axis"]["values"] = [0, *log_ticks(smallest, float(positive.max()))]
-        axis["scale"] |= {"type": "symlog", "constant": smallest}
-    return axis
 
 
 def pareto_front(params: pd.Series, accuracy: pd.Series) -> list[str]:

@@ -21,6 +21,7 @@ def critical_difference(data: PlotData) -> Spec:
     names, ranks = list(test.average_ranks.index), [float(rank) for rank in test.average_ranks]
     cliques = indistinct_ranges(ranks, test.critical_difference)
     num_left = -(-len(ranks) // 2)
+    right = max(ranks[-1], ranks[0] + test.critical_difference)
     values = []
     for index, (name, rank) in enumerate(zip(names, ranks, strict=True)):
         is_left = index < num_left
@@ -30,7 +31,7 @@ def critical_difference(data: PlotData) -> Spec:
                 "rank": round_number(rank),
                 "top": 0,
                 "level": len(cliques) + 1 + (index if is_left else len(ranks) - 1 - index),
-                "edge": round_number(ranks[0] if is_left else ranks[-1]),
+                "edge": round_number(ranks[0] if is_left else right),
                 "label": f"{name}  {round_text(rank, 2)}" if is_left else f"{round_text(rank, 2)}  {name}",
             }
         )
@@ -43,13 +44,48 @@ def critical_difference(data: PlotData) -> Spec:
         f"average rank over {test.num_tasks} tasks (Friedman: p = {test.p_value:.2g}); bars join rows whose ranks "
         f"differ by less than the critical difference, {round_text(test.critical_difference, 2)} (Nemenyi, 5%)"
     )
+    margin = 0.5 if ranks[0] == ranks[-1] else 0
+    scale = {
+        "zero": False,
+        "nice": False,
+        "domain": [ranks[0] - margin, right + margin],
+    }
+    diagram = [*elbows(values, num_levels, scale), *labels(values, num_left), *clique_bars(bars), points(values)]
     return {
         "title": chart_title(data, subtitle),
-        "width": 520,
-        "height": 20 * num_levels,
-        "layer": [*elbows(values, num_levels, ranks), *labels(values, num_left), *clique_bars(bars), points(values)],
+        "spacing": 4,
+        "vconcat": [
+            {"width": 520, "height": 18, "layer": ruler(ranks[0], test.critical_difference, scale)},
+            {"width": 520, "height": 20 * num_levels, "layer": diagram},
+        ],
         "config": {"view": {"stroke": None}},
     }
+
+
+def ruler(start: float, critical_difference: float, scale: Spec) -> list[Spec]:
+    """Draws a bar as long as the critical difference, above the axis, with its length."""
+    end = start + critical_difference
+    x = {"type": "quantitative", "axis": None, "scale": scale}
+    data = {"values": [{"from": start, "to": end, "text": f"critical difference {round_text(critical_difference, 2)}"}]}
+    ends = {"values": [{"end": start}, {"end": end}]}
+    middle = {"y": {"value": 12}}
+    return [
+        {
+            "data": data,
+            "mark": {"type": "rule", "strokeWidth": 2, "color": "#666"},
+            "encoding": {"x": {"field": "from", **x}, "x2": {"field": "to"}, **middle},
+        },
+        {
+            "data": ends,
+            "mark": {"type": "tick", "orient": "vertical", "size": 10, "thickness": 2, "color": "#666"},
+            "encoding": {"x": {"field": "end", **x}, **middle},
+        },
+        {
+            "data": data,
+            "mark": {"type": "text", "align": "left", "dx": 2, "dy": -9, "fontSize": 11},
+            "encoding": {"x": {"field": "from", **x}, "text": {"field": "text"}, **middle},
+        },
+    ]
 
 
 def indistinct_ranges(ranks: Sequence[float], critical_difference: float) -> list[tuple[int, int]]:
@@ -62,15 +98,14 @@ def indistinct_ranges(ranks: Sequence[float], critical_difference: float) -> lis
     return ranges
 
 
-def elbows(values: list[Spec], num_levels: int, ranks: Sequence[float]) -> list[Spec]:
+def elbows(values: list[Spec], num_levels: int, scale: Spec) -> list[Spec]:
     """Draws the line from each rank on the axis down and then out to its label."""
-    margin = 0.5 if ranks[0] == ranks[-1] else 0
     x = {
         "field": "rank",
         "type": "quantitative",
         "title": "average rank (1 is best)",
         "axis": {"orient": "top", "grid": False},
-        "scale": {"zero": False, "nice": False, "domain": [ranks[0] - margin, ranks[-1] + margin]},
+        "scale": scale,
     }
     y = {
         "field": "level",

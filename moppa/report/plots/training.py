@@ -1,5 +1,6 @@
 """The chart of the training loss by epoch."""
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from moppa.report.load import ValidRecord
 from moppa.report.plots.data import PlotData
 from moppa.report.plots.encodings import (
+    COLORS,
     Spec,
     chart_title,
     color_and_dash,
@@ -17,6 +19,8 @@ from moppa.report.plots.encodings import (
 from moppa.utils.errors import UserError
 
 MAX_POINTS = 40  # of a curve
+MAX_LINES = 7  # in a panel that shows one task; more rows get a panel each
+LOSS_TICKS = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 1.5, 2, 3, 5, 7)]
 
 
 def learning_curves(data: PlotData) -> Spec:
@@ -27,12 +31,41 @@ def learning_curves(data: PlotData) -> Spec:
     """
     if not data.rows:
         raise UserError("published rows have no learning curves")
+    is_by_row = len(data.columns) == 1 and len(data.rows) > MAX_LINES
     values = [
-        {"row": row.name, "task": column.title, **point}
+        {"row": row.name, "panel": wrapped(row.name) if is_by_row else column.title, **point}
         for row in data.rows
         for column in data.columns
         for point in curve_points(row.records_by_task[column.task])
     ]
+    panels = list(dict.fromkeys(value["panel"] for value in values))
+    has_ranges = any("low" in value for value in values)
+    by_row: Spec = {"color": {"value": COLORS[0]}} if is_by_row else color_and_dash(data)
+    subtitle = [f"{data.columns[0].title}, a row in each panel"] * is_by_row
+    subtitle += ["mean over seeds; bands: smallest to largest"] * has_ranges
+    return {
+        "title": chart_title(data, subtitle),
+        "data": {"values": values},
+        "columns": min(4, len(panels)),
+        "facet": {
+            "field": "panel",
+            "type": "nominal",
+            "title": None,
+            "sort": panels,
+            "header": {"labelExpr": "split(datum.value, '\\n')", "labelLimit": 220},
+        },
+        "spec": {
+            "width": 520 if len(panels) == 1 else 190,
+            "height": 340 if len(panels) == 1 else 160,
+            "layer": curve_layers(by_row, has_ranges=has_ranges, is_selectable=not is_by_row),
+        },
+        "resolve": {"scale": {"y": "shared" if is_by_row else "independent"}},
+    }
+
+
+def curve_layers(by_row: Spec, *, has_ranges: bool, is_selectable: bool) -> list[Spec]:
+    """Returns the layers of the curves and of the ranges over seeds; rows can be selected if there is a legend."""
+    ticks = {"tickCount": 6} if is_selectable else {"values": LOSS_TICKS}
     x = {
         "field": "epoch",
         "type": "quantitative",
@@ -43,13 +76,13 @@ def learning_curves(data: PlotData) -> Spec:
         "type": "quantitative",
         "scale": {"type": "log", "nice": False, "padding": 6},
         "title": "training loss",
-        "axis": {"tickCount": 6, "format": "~g", "labelOverlap": True, "grid": False},
+        "axis": {**ticks, "format": "~g", "labelOverlap": True, "grid": False},
     }
-    by_row = color_and_dash(data)
+    opacity, faint = (fade_unselected(), fade_unselected(0.15)) if is_selectable else ({"value": 1}, {"value": 0.15})
     line = {
-        "params": legend_selection(),
+        **({"params": legend_selection()} if is_selectable else {}),
         "mark": {"type": "line", "tooltip": True, "strokeWidth": 1.5},
-        "encoding": {"x": x, "y": {"field": "loss", **y}, **by_row, "opacity": fade_unselected()},
+        "encoding": {"x": x, "y": {"field": "loss", **y}, **by_row, "opacity": opacity},
     }
     seed_range = {
         "transform": [{"filter": "isValid(datum.low)"}],
@@ -59,27 +92,15 @@ def learning_curves(data: PlotData) -> Spec:
             "y": {"field": "low", **y},
             "y2": {"field": "high"},
             "color": by_row["color"],
-            "opacity": fade_unselected(0.15),
+            "opacity": faint,
         },
     }
-    has_ranges = any("low" in value for value in values)
-    return {
-        "title": chart_title(data, "mean over seeds; bands: smallest to largest" if has_ranges else ""),
-        "data": {"values": values},
-        "columns": min(4, len(data.columns)),
-        "facet": {
-            "field": "task",
-            "type": "nominal",
-            "title": None,
-            "sort": [column.title for column in data.columns],
-        },
-        "spec": {
-            "width": 520 if len(data.columns) == 1 else 190,
-            "height": 340 if len(data.columns) == 1 else 160,
-            "layer": [seed_range, line] if has_ranges else [line],
-        },
-        "resolve": {"scale": {"y": "independent"}},
-    }
+    return [seed_range, line] if has_ranges else [line]
+
+
+def wrapped(name: str) -> str:
+    """Returns a row's name in lines that fit above a panel."""
+    return "\n".join(textwrap.wrap(name, 36))
 
 
 def curve_points(records: Sequence[ValidRecord]) -> list[Spec]:
