@@ -70,6 +70,8 @@ class Reference:
 
 def read_cases(path: Path = CASES) -> list[dict[str, str]]:
     """Returns the compared cases: the method, its settings beside those of its YAML, and the errors measured last."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; the cases are part of a checkout of the repository")
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 

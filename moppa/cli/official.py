@@ -22,11 +22,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     try:
-        reference = Reference(user_path(parser.parse_args().file))
+        reference, cases = Reference(user_path(parser.parse_args().file)), read_cases()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    cases = read_cases()
     for case in cases:
         errors = measure(case, reference)
         case |= {name: f"{value:.0e}" for name, value in errors.items()}

@@ -1,8 +1,12 @@
 """The methods compute what their authors' code computed, to rounding in float64."""
 
+import sys
+
 import pytest
 
 from moppa.bench.official import Reference, measure, read_cases
+from moppa.cli import official
+from moppa.utils.errors import UserError
 
 CASES = read_cases()
 LIMIT = 1e-10  # the largest error that was measured is 8e-13
@@ -39,3 +43,11 @@ def test_another_value_of_a_switch_computes_something_else(case, settings, refer
     row = next(row for row in CASES if row["case"] == case)
     errors = measure(row | {"settings": f"{row['settings']} {settings}"}, reference)
     assert errors["logits"] > 1e-2
+
+
+def test_a_missing_file_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["moppa official", str(tmp_path / "none.npz")])
+    assert official.main() == 1
+    assert "none.npz: no such file; it holds what the authors' code computed" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"none\.csv: no such file; the cases are part of a checkout"):
+        read_cases(tmp_path / "none.csv")
