@@ -43,6 +43,7 @@ LORA = {"share_down": False, "init": "kaiming_uniform", "dropout": 0.0}
 ADDED: dict[str, Any] = {"train.decay_1d": True}
 # The same for `method.attach`, by the method's name. A function returns the value for a config.
 ADDED_TO_METHODS: dict[str, dict[str, Any]] = {
+    "bi_adaptformer": {"reads": "after_norm"},
     "houlsby": {"train_norms": False},
     "lora": LORA,
     "mola": LORA,
