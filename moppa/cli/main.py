@@ -22,6 +22,7 @@ COMMANDS = {
     "export": ("moppa.cli.export", "write a finished cell as plain timm weights"),
     "demo": ("moppa.cli.demo", "run six methods on the mini suite, without downloads"),
     "data check": ("moppa.cli.data_check", "check which of the 19 tasks are available and official"),
+    "data digest": ("moppa.cli.data_digest", "print the digests of a task's test split for its YAML"),
     "data prepare": ("moppa.cli.data_prepare", "download, resize and cache tasks"),
     "data noah-jpeg": ("moppa.cli.data_noah_jpeg", "re-encode a task as NOAH's JPEG files"),
     "bench": ("moppa.cli.bench", "measure steps, optimizations and whole cells"),
