@@ -4,7 +4,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from moppa.report.published import Published
 from moppa.report.render.text import (
+    EXCLUDED_NOTE,
     Header,
     Style,
     cell_text,
@@ -15,6 +17,7 @@ from moppa.report.render.text import (
 )
 from moppa.report.table import Row, Table
 
+ROWS_ON_PAGE = 30  # of a table in LaTeX
 LATEX = Style(
     best=lambda x: rf"\textbf{{{x}}}",
     second=lambda x: rf"\underline{{{x}}}",
@@ -53,26 +56,46 @@ def render_html(table: Table) -> str:
 
 
 def render_latex(table: Table) -> str:
-    """Returns a LaTeX document that compiles: booktabs, rotated task names, the groups above them."""
-    headers = table_headers(table)
-    spans = [(group, len(tasks) + 1) for group, tasks in table.groups.items()]
+    """Returns a LaTeX document that compiles: booktabs, rotated task names, the groups above them.
+
+    Columns without a number in our rows are named below the table. A long table is continued on further pages.
+    """
+    headers = [header for header in table_headers(table) if is_filled(table, header)]
+    empty = [header.title for header in table_headers(table) if header not in headers]
+    counts = [(group, sum(header.group == group for header in headers)) for group in table.groups]
+    spans = [(group, count) for group, count in counts if count]
     ends = [1 + sum(count for _, count in spans[: index + 1]) for index in range(len(spans))]
     rules = [rf"\cmidrule(lr){{{end - count + 1}-{end}}}" for end, (_, count) in zip(ends, spans, strict=True)]
-    published = []
-    for row in shown_published(table):
-        name = rf"\textit{{{escape_latex(row.name)}}} {row.flags(table.checkpoint)}".strip()
-        published.append([name, *(published_text(row, header, LATEX.missing) for header in headers)])
+    rows = [[latex_name(row), *(latex_cell(row, header) for header in headers)] for row in table.rows]
+    published = [
+        [latex_published_name(row, table), *(published_text(row, header, LATEX.missing) for header in headers)]
+        for row in shown_published(table)
+    ]
+    lines = [" & ".join(line) + r" \\" for line in rows + published]
+    if published:
+        lines[len(rows)] = r"\midrule" + "\n" + lines[len(rows)]
+    notes = [*table_notes(table), *([f"Not run: {', '.join(empty)}"] if empty else [])]
     return environment(**LATEX_DELIMITERS).get_template("table.tex").render(
         title=escape_latex(table.title),
         caption=escape_latex(table.caption),
-        notes=[escape_latex(note) for note in table_notes(table)],
+        notes=[escape_latex(note) for note in notes if not note.startswith(EXCLUDED_NOTE)],
+        excluded=[escape_latex(note) for note in notes if note.startswith(EXCLUDED_NOTE)],
         columns="l" + "r" * len(headers),
         spans=[(escape_latex(group.capitalize()), count) for group, count in spans],
         rules="".join(rules),
         headers=[(escape_latex(header.title), header.kind == "mean") for header in headers],
-        rows=[[latex_name(row), *(latex_cell(row, header) for header in headers)] for row in table.rows],
-        published=published,
+        pages=[lines[start : start + ROWS_ON_PAGE] for start in range(0, len(lines), ROWS_ON_PAGE)] or [[]],
     )  # fmt: skip
+
+
+def is_filled(table: Table, header: Header) -> bool:
+    """Returns whether any of our rows has a number in a column."""
+    return any(cell_text(row, header, LATEX) != LATEX.missing for row in table.rows)
+
+
+def latex_published_name(row: Published, table: Table) -> str:
+    """Returns the name of a published row with its flags."""
+    return rf"\textit{{{escape_latex(row.name)}}} {row.flags(table.checkpoint)}".strip()
 
 
 def latex_name(row: Row) -> str:

@@ -11,6 +11,7 @@ from moppa.report.table import Row, Table, Value
 
 MISSING = "–"
 REFERENCES = {"paper": "paper", "tuned": "val-tuned"}  # a row's published means and their titles
+EXCLUDED_NOTE = "Excluded: "  # the start of the notes on excluded files
 PUBLISHED_NOTE = "In italics: published rows. Their means are recomputed from their cells if all cells are printed"
 
 
@@ -70,7 +71,7 @@ def table_notes(table: Table) -> list[str]:
         for row in published:
             sources.setdefault(row.source, []).append(row.name + f" ({row.note})" * bool(row.note))
         notes += [f"{', '.join(dict.fromkeys(names))}: {source}" for source, names in sources.items()]
-    return notes + [f"Excluded: {file.relative_path}: {file.reason}" for file in table.excluded]
+    return notes + [f"{EXCLUDED_NOTE}{file.relative_path}: {file.reason}" for file in table.excluded]
 
 
 def shown_published(table: Table) -> list[Published]:
