@@ -26,7 +26,7 @@ from moppa.train.feature_cache import FeatureCache, Inputs, inputs_of
 from moppa.train.loggers import SafeLogger
 from moppa.train.loop import EpochCallback, TrainingResult, train
 from moppa.train.recipe import Recipe
-from moppa.train.solve_head import solve_head
+from moppa.train.solve_head import check_solvable, solve_head
 from moppa.utils import validate
 from moppa.utils.config import instantiate
 from moppa.utils.gpu import precision_name
@@ -75,7 +75,11 @@ class Parts:
         )
 
     def attached(self, device: torch.device) -> "Attached":
-        """Returns the backbone with a fresh head and the method attached, on a device, and the images that it takes."""
+        """Returns the backbone with a fresh head and the method attached, on a device, and the images that it takes.
+
+        Raises:
+            UserError: if `method.fit` solves for the head and the method trains more than a linear head.
+        """
         model = self.build_model().to(device)
         preprocess = self.backbone.preprocess(model)
         data = self.data(preprocess)
@@ -85,6 +89,8 @@ class Parts:
             generator=generator_for(self.seed, "method"),
             examples=lambda: example_batches(data.load(data.train_split), self.recipe, preprocess, device),
         )
+        if self.fit is FITS["lbfgs"]:
+            check_solvable(model)
         return Attached(model=model.to(device), preprocess=preprocess, data=data)
 
     def prepared(self, device: torch.device) -> "Attached":

@@ -19,15 +19,14 @@ from moppa.utils.logistic import TOLERANCE, fit_logistic
 def solve_head(
     model: Any, split: Split, *, recipe: Recipe, logger: Logger, on_epoch: EpochCallback, **_steps: Any
 ) -> TrainingResult:
-    """Sets the head of `model` to the solution of a logistic regression on features (N, D), and returns the result.
+    """Sets the linear head of `model` to the solution of a logistic regression on features (N, D).
 
     It takes the arguments of `train` and ignores those of its steps. Of the recipe it uses the weight decay alone, as
     the L2 penalty. The curve has one entry: the loss at the solution. The seed has no influence.
 
     Raises:
-        UserError: if the method trains more than a linear head, or the solver does not converge.
+        UserError: if the solver does not converge.
     """
-    check_solvable(model)
     started = time.perf_counter()
     head = model.get_classifier()
     solution = fit_logistic(

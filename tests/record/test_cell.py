@@ -40,6 +40,7 @@ def cell(*overrides):
         "data=noah",
         "task.label._target_=moppa.data.labels.clevr_count",
         "run.device=cuda",
+        "run.precision=bf16-mixed",
     ],
 )
 def test_a_setting_that_can_change_the_outcome_changes_the_key(override):

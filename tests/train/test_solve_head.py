@@ -63,11 +63,6 @@ def head_of(cell):
     return safetensors.torch.load_file(cell.trained)
 
 
-def test_a_method_that_trains_more_than_the_head_cannot_be_solved_for(toy):
-    with pytest.raises(UserError, match=r"method\.fit=lbfgs .*trains [\d,]+ parameters besides it: remove method\.fit"):
-        run_cell(config_of(*toy, "method=bitfit", "+method.fit=lbfgs"))
-
-
 def test_a_head_that_does_not_converge_names_the_penalty(toy, monkeypatch):
     monkeypatch.setattr("moppa.utils.logistic.MAX_ITERATIONS", 1)
     with pytest.raises(UserError, match=r"not converged after 1 iterations .*raise train\.weight_decay="):
