@@ -47,11 +47,11 @@ def fit_logistic(
     standardized = (features - mean) / std
     # In these coordinates the second derivatives are of similar size, so that fewer iterations suffice: those of a
     # cross-entropy are at most half the covariance, and about a tenth of it near a solution.
-    variances, axes = torch.linalg.eigh(standardized.T @ standardized / len(features))
-    scale = (variances.clamp(min=0) / 10 + l2).rsqrt()
-    scale = torch.where(variances > 1e-12 * variances.max(), scale, 0.0)  # no image says anything about the others
-    inputs, labels = standardized @ axes * scale, labels.long()
-    weight = features.new_zeros(num_classes, features.shape[1], requires_grad=True)
+    _, singular_values, axes = torch.linalg.svd(standardized, full_matrices=False)
+    variances = singular_values.square() / len(features)
+    scale = torch.where(variances > 1e-12 * variances.max(), (variances / 10 + l2).rsqrt(), 0.0)
+    inputs, labels = standardized @ axes.T * scale, labels.long()
+    weight = features.new_zeros(num_classes, len(axes), requires_grad=True)
     bias = features.new_zeros(num_classes, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weight, bias],
@@ -76,7 +76,7 @@ def fit_logistic(
         optimizer.step(objective)
         loss = float((objective() - penalty()).detach())
     gradients = [parameter.grad for parameter in (weight, bias) if parameter.grad is not None]
-    solution = (weight.detach() * scale) @ axes.T / std
+    solution = (weight.detach() * scale) @ axes / std
     return LogisticFit(
         weight=solution,
         bias=bias.detach() - solution @ mean,
