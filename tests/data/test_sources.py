@@ -581,7 +581,7 @@ def test_the_worked_example_of_the_docs_runs(tmp_path):
     [(_, draw), *_] = [block for block in blocks if block[0] == "python"]
     [yaml] = [body for kind, body in blocks if kind == "yaml"]
     commands = re.findall(r"^    ((?:python|moppa) .*)$", text, flags=re.M)
-    assert len(commands) == 4
+    assert len(commands) == 5
 
     # a copy of the checkout, so that the YAML can have the path of the text
     for name in ("baselines", "configs", "moppa", "scripts"):
@@ -592,6 +592,8 @@ def test_the_worked_example_of_the_docs_runs(tmp_path):
     (tmp_path / "configs" / "task" / "own" / "shapes.yaml").write_text(yaml)
     stdout = [in_checkout(tmp_path, command) for command in commands]
     assert any("of 60 correct" in text for text in stdout)
+    written = (tmp_path / "configs" / "task" / "own" / "shapes.yaml").read_text()
+    assert re.search(r"^  pixels: [0-9a-f]{64}$", written, flags=re.M)
     table = next((tmp_path / "results" / "tables").glob("own-*.md")).read_text()
     assert "Shapes" in table
     assert "data lineage own" in table
