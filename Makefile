@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow cases check fix docs table compare figures report data-check
+.PHONY: help install demo test slow gpu cases check fix docs table compare figures report data-check
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ test: $(STAMP) ## run the fast tests (minutes)
 
 slow: $(STAMP) ## run the slow tests, one at a time because some of them measure
 	$(BIN)/python -m pytest -m slow -n 0
+
+gpu: ## check and measure everything that needs a GPU, in six minutes; without .venv it uses PYTHON
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m moppa.cli.main gpu
 
 cases: $(STAMP) ## run the cases of ../shared/cases, which only developers have (many minutes)
 	$(BIN)/python tests/cases.py

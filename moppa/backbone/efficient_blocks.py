@@ -3,6 +3,10 @@
 The classes restate the forward passes of timm's `Block` and `Attention`, whose sources are checked by hash.
 """
 
+import moppa.backbone.lean_timm  # noqa: F401 - before timm
+
+# isort: split
+
 import hashlib
 import inspect
 import sys

@@ -1,5 +1,9 @@
 """Builds a frozen pretrained timm model with a fresh head from `configs/backbone/NAME.yaml`."""
 
+import moppa.backbone.lean_timm  # before timm
+
+# isort: split
+
 import copy
 import hashlib
 import json
