@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 from collections.abc import Sequence
+from itertools import compress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from moppa.report.published import FLAGS, Published
 from moppa.report.render.comparison import interval_text
 from moppa.report.render.latex_html import HTML, environment
 from moppa.report.render.text import (
+    MISSING,
     PUBLISHED_NOTE,
     Header,
     cell_text,
@@ -52,8 +54,9 @@ def write_page(tables: list[Table], folder: Path) -> list[Path]:
         .get_template("page.html")
         .render(
             tables=[table_view(index, table) for index, table in enumerate(tables)],
+            first=fullest(tables),
             flags=FLAGS,
-            data=compress(data),
+            data=packed(data),
             style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
             script=(TEMPLATES / "page.js").read_text(encoding="utf-8"),
         )
@@ -67,7 +70,13 @@ def write_page(tables: list[Table], folder: Path) -> list[Path]:
     return paths
 
 
-def compress(data: Any) -> str:
+def fullest(tables: Sequence[Table]) -> int:
+    """Returns the position of the table with the most cells, on which the page opens."""
+    sizes = [sum(len(row.records_by_task) for row in table.rows) for table in tables]
+    return max(range(len(sizes)), key=lambda index: sizes[index], default=0)
+
+
+def packed(data: Any) -> str:
     """Returns data as gzipped JSON in base64, which holds no markup and no date."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode("utf-8"), mtime=0)).decode("ascii")
@@ -76,15 +85,22 @@ def compress(data: Any) -> str:
 def table_view(index: int, table: Table) -> dict[str, Any]:
     """Returns the values that the template shows of a table."""
     headers = table_headers(table)
+    cells = [[row_cell(row, header) for header in headers] for row in table.rows]
+    published = [[published_cell(row, header) for header in headers] for row in table.published]
+    filled = [any(cell["text"] != MISSING for cell in column) for column in zip(*cells, *published, strict=True)]
+    shown = [header for header, is_filled in zip(headers, filled, strict=True) if is_filled]
+    counts = [(group, sum(header.group == group for header in shown)) for group in table.groups]
     return {
         "index": index,
         "table": table,
-        "headers": headers,
+        "headers": shown,
+        "spans": [(group, count) for group, count in counts if count],
+        "empty": [header.title for header, is_filled in zip(headers, filled, strict=True) if not is_filled],
         "notes": [note for note in table_notes(table) if note != PUBLISHED_NOTE],
-        "rows": [(row, [row_cell(row, header) for header in headers]) for row in table.rows],
+        "rows": [(row, list(compress(line, filled))) for row, line in zip(table.rows, cells, strict=True)],
         "published_rows": [
-            (row, row.flags(table.checkpoint), [published_cell(row, header) for header in headers])
-            for row in table.published
+            (row, row.flags(table.checkpoint), list(compress(line, filled)))
+            for row, line in zip(table.published, published, strict=True)
         ],
     }
 

@@ -39,8 +39,8 @@ class Scale:
     @property
     def spec(self) -> dict[str, Any]:
         """The scale as an entry of a chart."""
-        constant = {"constant": self.constant} if self.kind == "symlog" else {}
-        return {"type": self.kind, "domain": [self.low, self.high], "nice": False, "zero": False, **constant}
+        others = {"linear": {"zero": False}, "symlog": {"constant": self.constant}}.get(self.kind, {})
+        return {"type": self.kind, "domain": [self.low, self.high], "nice": False, **others}
 
 
 def fit_scale(values: Sequence[float], kind: str = "linear", constant: float = 1.0) -> Scale:

@@ -32,7 +32,47 @@ function filterRows() {
       (row.classList.contains("published") && !find("#show-published").checked) ||
       (!row.classList.contains("complete") && find("#only-complete").checked);
   }
+  saveState();
   find("#row-count").textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+}
+
+// Keeps table, filter and check boxes in the address, so that a link shows the same rows.
+function saveState() {
+  const state = new URLSearchParams();
+  state.set("table", find("#table").selectedOptions[0].textContent);
+  if (find("#filter").value) state.set("filter", find("#filter").value);
+  if (!find("#show-published").checked) state.set("published", "no");
+  if (find("#only-complete").checked) state.set("complete", "yes");
+  history.replaceState(null, "", `#${state}`);
+}
+
+function restoreState() {
+  const state = new URLSearchParams(location.hash.slice(1));
+  const option = findAll("#table option").find((candidate) => candidate.textContent === state.get("table"));
+  if (option) find("#table").value = option.value;
+  find("#filter").value = state.get("filter") ?? "";
+  find("#show-published").checked = state.get("published") !== "no";
+  find("#only-complete").checked = state.get("complete") === "yes";
+}
+
+// Downloads the shown rows of the current table.
+function downloadCsv() {
+  const quoted = (cell) => `"${cell.textContent.trim().replaceAll('"', '""')}"`;
+  const rows = [find("thead tr:last-child", currentSection()), ...findAll("tbody tr:not([hidden])", currentSection())];
+  const text = rows.map((row) => [...row.children].map(quoted).join(",")).join("\n");
+  const link = createElement("a", undefined, { download: "table.csv" });
+  link.href = URL.createObjectURL(new Blob([`${text}\n`], { type: "text/csv" }));
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+// Returns a chart with the data of some rows only. A baseline that is not among them is replaced by the first.
+function withRows(node, names) {
+  if (Array.isArray(node)) return node.filter((entry) => !entry?.row || names.has(entry.row)).map((entry) => withRows(entry, names));
+  if (node === null || typeof node !== "object") return node;
+  const chart = Object.fromEntries(Object.entries(node).map(([key, value]) => [key, withRows(value, names)]));
+  if (chart.name === "baseline" && !names.has(chart.value)) chart.value = [...names][0];
+  return chart;
 }
 
 // Sorts the rows by a column. The first click sorts numbers in descending and names in ascending order. Missing numbers
@@ -100,10 +140,15 @@ async function drawCharts() {
     for (const { isIntersecting, target } of entries) {
       if (!isIntersecting) continue;
       observer.unobserve(target);
-      vegaEmbed(find("div", target), charts[target.dataset.chart], embedOptions());
+      const chart = charts[target.dataset.chart];
+      const isOurs = !target.dataset.chart.endsWith("published rows");
+      vegaEmbed(find("div", target), isOurs ? withRows(chart, new Set(shown)) : chart, embedOptions());
     }
   }, { rootMargin: "300px" });
+  const shown = findAll("tbody tr:not([hidden]):not(.published)", currentSection()).map((row) => row.dataset.name);
   for (const heading of Object.keys(charts)) {
+    const isPublished = heading.endsWith("published rows");
+    if (isPublished ? !find("#show-published").checked : !shown.length) continue;
     const figure = createElement("figure", undefined, { "data-chart": heading });
     figure.append(createElement("figcaption", heading), createElement("div"));
     container.append(figure);
@@ -141,7 +186,7 @@ function learningCurve(seeds) {
   return {
     width: 300, height: 220, data: { values }, mark: { type: "line", tooltip: true },
     encoding: {
-      x: { field: "epoch", type: "quantitative" },
+      x: { field: "epoch", type: "quantitative", axis: { tickMinStep: 1, format: "d" } },
       y: { field: "loss", type: "quantitative", scale: { type: "log" }, title: "training loss" },
       color: { field: "seed", type: "nominal" },
     },
@@ -211,7 +256,7 @@ setTheme(find("#theme").value);
 find("#theme").addEventListener("change", (event) => { setTheme(event.target.value); drawCharts(); });
 find("#table").addEventListener("change", (event) => showTable(event.target.value));
 for (const selector of ["#filter", "#show-published", "#only-complete"]) {
-  find(selector).addEventListener("input", filterRows);
+  find(selector).addEventListener("input", () => { filterRows(); drawCharts(); });
 }
 document.addEventListener("keydown", moveFocus);
 document.addEventListener("click", (event) => {
@@ -219,5 +264,8 @@ document.addEventListener("click", (event) => {
   if (button?.dataset.column !== undefined) sortRows(button);
   if (button?.dataset.cell !== undefined) openCell(button);
 });
+find("#csv").addEventListener("click", downloadCsv);
+restoreState();
+for (const section of findAll("section")) section.hidden = section.dataset.table !== find("#table").value;
 filterRows();
 drawCharts().then(() => { document.documentElement.dataset.ready = "yes"; });
