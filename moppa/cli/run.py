@@ -18,16 +18,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from moppa.cli.composition_errors import explain
 from moppa.cli.run_usage import task_lines, usage
 from moppa.sweep.expand import count_cells
 from moppa.sweep.resolve import finished_cell
 from moppa.sweep.select_hparams import val200_accuracy
-from moppa.utils.config import FULL_ERROR, explain, one_line_errors
+from moppa.utils.config import one_line_errors
 from moppa.utils.errors import UserError
 from moppa.utils.overrides import quoted
 from moppa.utils.paths import CONFIGS, IS_CHECKOUT, ROOT
 from moppa.utils.renamed import check_overrides
 
+FULL_ERROR = "HYDRA_FULL_ERROR"
 NUM_CELLS = "MOPPA_NUM_CELLS"  # in the environment, for the workers of a launcher
 PROGRAM = "python run.py" if IS_CHECKOUT else "moppa run"
 cell_seconds: list[float] = []  # of the cells that this process has trained
@@ -78,7 +80,7 @@ def start_hydra(folders: Sequence[Path]) -> int:
     try:
         command()
     except Exception as error:
-        print(explain(error, folders), file=sys.stderr)
+        print(explain(error, folders, sys.argv[1:]), file=sys.stderr)
         return 1
     finally:
         del os.environ[FULL_ERROR]

@@ -3,7 +3,6 @@
 import functools
 import inspect
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra.utils
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
@@ -24,7 +22,7 @@ from moppa.utils.paths import CONFIGS, IS_CHECKOUT
 from moppa.utils.renamed import TARGETS, check_overrides
 from moppa.utils.signals import Stopped
 
-FULL_ERROR = "HYDRA_FULL_ERROR"
+PASSED_LATER = ("generator", "examples")  # arguments of a method that come from the run, not from its YAML
 
 
 def environment_value(name: str, default: Any) -> Any:
@@ -63,7 +61,7 @@ def instantiate(config: DictConfig, path: str, **settings: Any) -> Any:
             node = with_current_targets(OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
         made = hydra.utils.instantiate(node, _convert_="all", **settings)
         if isinstance(made, partial):
-            inspect.signature(made.func).bind_partial(**made.keywords)  # report an unknown setting now, not when called
+            check_settings(made, path)
             return partial(with_setting_path(made.func, path), *made.args, **made.keywords)
         return made
     except InstantiationException as error:
@@ -72,11 +70,32 @@ def instantiate(config: DictConfig, path: str, **settings: Any) -> Any:
             raise cause.inside(path) from error
         if isinstance(cause, UserError):
             raise cause from error
-        raise UserError(f"{path}: {' '.join(str(cause or error).split())}") from error
+        raise UserError(f"{path}: {' '.join(str(cause or error).split())}{yaml_of(path)}") from error
     except TypeError as error:
-        raise UserError(f"{path}: {error}; choose from the settings in its YAML") from error
+        raise UserError(f"{path}: {error}; choose from the settings in its YAML{yaml_of(path)}") from error
     except OmegaConfBaseException as error:
         raise config_error(error) from error
+
+
+def check_settings(function: partial[Any], path: str) -> None:
+    """Raises now, not when it is called, if a function of a YAML has an unknown setting or lacks one."""
+    signature = inspect.signature(function.func)
+    given = signature.bind_partial(*function.args, **function.keywords).arguments  # TypeError: unknown
+    missing = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if name not in given and name not in PASSED_LATER
+    ]
+    if missing:
+        raise UserError(f"{path}: its YAML lacks {', '.join(missing)}{yaml_of(path)}")
+
+
+def yaml_of(path: str) -> str:
+    """Returns " (configs/GROUP/NAME.yaml)" for a setting of a config group, or nothing outside of a run of Hydra."""
+    group = path.partition(".")[0]
+    name = HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
+    return f" ({group}/{name}.yaml)" if name else ""
 
 
 def to_plain(config: DictConfig) -> dict[str, Any]:
@@ -152,31 +171,6 @@ def find_file(folders: Sequence[Path], name: str) -> Path | None:
 def sweep_name() -> str:
     """Returns the name of the sweep that this cell belongs to, or `cells`."""
     return (HydraConfig.get().runtime.choices.get("sweep") if HydraConfig.initialized() else None) or "cells"
-
-
-def explain(error: Exception, folders: Sequence[Path]) -> str:
-    """Returns what Hydra's composition of the configs in `folders` failed with, without a traceback."""
-    text = str(error)
-    if missing := re.search(r"Could not find 'hydra/(launcher|sweeper)/(\w+)'", text):
-        extra = ".[sweep]" if IS_CHECKOUT else "moppa[sweep]"
-        return f"error: hydra/{missing[1]}={missing[2]} is not installed: pip install '{extra}'"
-    if isinstance(error, CompactHydraException):
-        cause = error.__cause__
-        return "\n".join([text, *([str(cause)] if isinstance(cause, OmegaConfBaseException) else [])])
-    if isinstance(error, (yaml.YAMLError, UnicodeError)) and (problem := broken_yaml(folders)):
-        return f"error: {problem}"
-    line = " ".join(f"{type(error).__name__}: {text}".split())
-    return f"error: {line} (traceback in {traceback_file(error)})"
-
-
-def broken_yaml(folders: Sequence[Path]) -> str:
-    """Returns the first YAML in the folders that cannot be read, and why, or an empty string."""
-    for path in sorted(path for folder in folders for path in folder.rglob("*.yaml")):
-        try:
-            yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeError, OSError) as error:
-            return f"{path} cannot be read: {' '.join(str(error).split())}"
-    return ""
 
 
 class UnexpectedError(CompactHydraException):

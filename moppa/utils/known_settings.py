@@ -1,12 +1,14 @@
-"""Settings that do not exist: Hydra adds them with `+name=value`, and they would change nothing but a key."""
+"""Settings that do not exist, which Hydra adds with `+name=value`, and settings that somebody's own YAML lacks."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from moppa.utils.config import yaml_of
 from moppa.utils.errors import UserError
 from moppa.utils.flatten import flatten
 from moppa.utils.paths import CONFIGS
@@ -14,11 +16,24 @@ from moppa.utils.paths import CONFIGS
 METHOD = {"name", "version", "fit", "attach"}  # the settings of the other groups are checked when they are instantiated
 
 
-def check_known(config: Mapping[str, Any]) -> None:
-    """Raises `UserError` if a resolved config has a setting at its root, in `run` or in `method` that nothing reads.
+NEEDED = {  # the settings that every YAML of a group has; the other ones are checked when it is instantiated
+    "backbone": ("_target_", "name", "weights"),
+    "method": ("name", "attach"),
+    "data": ("_target_", "name", "cache"),
+    "task": ("_target_", "name", "version", "suite"),
+    "train": ("_target_",),
+    "protocol": ("_target_", "name", "train", "evaluate"),
+    "logger": ("_target_",),
+}
+NAMES = ("name", "suite")
 
-    The error names the most similar setting.
+
+def check_known(config: Mapping[str, Any]) -> None:
+    """Raises `UserError` if a resolved config lacks a setting, or has one that nothing reads.
+
+    Those at its root, in `run` and in `method` are looked for. The error names the most similar setting.
     """
+    check_complete(config)
     known = cell_settings()
     unknown = [name for name in config if name not in known]
     unknown += [f"run.{name}" for name in config["run"] if name not in known["run"]]
@@ -28,6 +43,26 @@ def check_known(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"there is no setting {unknown[0]}" + (f"; did you mean {' or '.join(similar)}?" if similar else "")
         )
+
+
+def check_complete(config: Mapping[str, Any]) -> None:
+    """Raises `UserError` if the YAML of a group lacks a setting, or has a name that is none."""
+    for group, needed in NEEDED.items():
+        node = config.get(group)
+        if not isinstance(node, Mapping):
+            raise UserError(f"{group}: its YAML holds no settings{yaml_of(group)}; copy a neighbor")
+        for name in needed:
+            if name not in node:
+                raise UserError(f"{group}: its YAML lacks {name}{yaml_of(group)}; copy a neighbor")
+        for name in NAMES:
+            if name in node and not (isinstance(node[name], str) and re.fullmatch(r"[^/\\\s][^/\\]*", node[name])):
+                raise UserError(
+                    f"{group}.{name}={node[name]!r}{yaml_of(group)}: it must be a name without slashes; YAML reads "
+                    f"yes, no, on, off, null and 1e3 otherwise, so put it in quotes"
+                )
+    attach = config["method"]["attach"]
+    if not isinstance(attach, Mapping) or "_target_" not in attach:
+        raise UserError(f"method.attach: its YAML lacks _target_, the function that attaches it{yaml_of('method')}")
 
 
 @lru_cache
