@@ -1,9 +1,10 @@
-"""Runs the cells that standard input lists as JSON, without the tests' type checks, and prints how each ended."""
+"""Runs the cells that a JSON file lists, without the tests' type checks, and prints how each ended."""
 
 import contextlib
 import io
 import json
 import sys
+from pathlib import Path
 
 from hydra.errors import CompactHydraException, MissingConfigException
 
@@ -29,4 +30,4 @@ def outcome(overrides):
 
 
 if __name__ == "__main__":
-    print(json.dumps([outcome(overrides) for overrides in json.load(sys.stdin)]))
+    print(json.dumps([outcome(overrides) for overrides in json.loads(Path(sys.argv[1]).read_text())]))

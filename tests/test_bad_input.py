@@ -1,9 +1,7 @@
 """Bad input ends with one line that names the setting, the value and the fix, and leaves no files behind."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,8 @@ from moppa.record.cell import cell_from_config
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
 from tests.bad_data import DATA_CASES, write_bad_data
-from tests.conftest import ROOT, TOY, config_of
+from tests.conftest import TOY, config_of
+from tests.python_process import run_python
 
 # name: overrides, and what the message must contain; FILES and MOUNTS are replaced by folders of the fixtures below.
 CASES = {
@@ -39,11 +38,6 @@ CASES = {
     "unknown setting of run": (["+run.thread=1"], ["there is no setting run.thread", "run.threads"]),
     "unknown setting of a group": (["+train.foo=1"], ["train", "foo"]),
     "hyperparameter of another method": (["method=linear", "+method.attach.rank=4"], ["method.attach", "rank"]),
-    "unknown fit": (["method=linear", "method.fit=newton"], ["method.fit='newton'", "steps, lbfgs"]),
-    "fit of a method that trains more than the head": (
-        ["method=lora", "+method.fit=lbfgs"],
-        ["method.fit=lbfgs", "12,288 parameters", "remove method.fit"],
-    ),
     "value that does not parse": (["train.lr=[1"], ["no viable alternative", "[1"]),
     "epochs 0": (["train.epochs=0"], ["train.epochs=0", "an integer of at least 1"]),
     "epochs a fraction": (["train.epochs=1.5"], ["train.epochs=1.5", "an integer"]),
@@ -242,14 +236,9 @@ def outcomes(files, mounts, results):
             name = override.partition("=")[0]
             for other in [word for word in cell if word.partition("=")[0] == name and word != resolved(override)]:
                 cell.remove(other)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.outcomes"],
-        cwd=ROOT,
-        input=json.dumps(cells),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(results / "hub")},
-    )
+    (results / "cells.txt").write_text(json.dumps(cells))
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(results / "hub")}
+    done = run_python("-m", "tests.outcomes", results / "cells.txt", **offline)
     assert done.returncode == 0, done.stderr
     assert "pickled code ran" not in done.stdout
     return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
@@ -288,12 +277,7 @@ def test_there_are_at_least_72_cases():
     ],
 )
 def test_the_command_line_prints_it_without_a_traceback_and_fails(overrides, words, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "run.py", *overrides, f"run.results={tmp_path}", f"data.cache={tmp_path}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = run_python("run.py", *overrides, f"run.results={tmp_path}", f"data.cache={tmp_path}")
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     for word in words:
