@@ -161,7 +161,7 @@ def training_step(
     mode, on_gpu = step_mode(setup.step, setup.device), setup.device.type == "cuda"
     lr = torch.tensor(LR, device=setup.device) if on_gpu else LR
     optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=lr, fused=fused, capturable=on_gpu)
-    penalty, forward = penalties(model), ExitStack().enter_context(forward_of(model, mode))
+    penalty, forward = penalties(model), ExitStack().enter_context(forward_of(model, mode, batch_size=len(images)))
 
     def compute(_: Tensor, progress: Tensor) -> Tensor:
         return train_step(

@@ -37,12 +37,14 @@ class DrawnDropPath(nn.Module):
 
 
 @contextmanager
-def compiled_blocks(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+def compiled_blocks(model: nn.Module, *, batch_size: int) -> Iterator[Callable[[Tensor], Tensor]]:
     """Compiles every block inside the context and yields the model's forward pass.
 
     Blocks with the same modules and shapes share one compilation, also those of later models of this process; other
-    processes find its kernels in torch's cache on disk. Random numbers are those of the eager model. A deep copy of the
-    model is not compiled. If only the head is trained, nothing is compiled.
+    processes find its kernels in torch's cache on disk. The first and the last block may differ from the others: the
+    input of the first needs no gradient, and the last may compute the class token alone. Batches of another size than
+    `batch_size` are computed eagerly. Random numbers are those of the eager model. A deep copy of the model is not
+    compiled. If only the head is trained, nothing is compiled.
     """
     blocks: list[Any] = [] if trains_only_head(model) else [block.module for block in find_blocks(model)]
     with drawn_drop_paths(blocks) as drop_paths:
@@ -54,7 +56,8 @@ def compiled_blocks(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
         def forward(images: Tensor) -> Tensor:
             for drop_path in drop_paths:
                 drop_path.draw(images)
-            return model(images)
+            with torch.compiler.set_stance("default" if len(images) == batch_size else "force_eager"):
+                return model(images)
 
         try:
             yield forward

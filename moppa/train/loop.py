@@ -142,7 +142,7 @@ def train(
         seeded(derive_seed(seed, "noise")),
         StopRequest() as stop,
         progress_bar() as bar,
-        forward_of(model, mode) as forward,
+        forward_of(model, mode, batch_size=min(recipe.batch_size, len(images))) as forward,
     ):
         # a step, from the indices of its images
         def compute(batch: Tensor, progress: Tensor) -> Tensor:

@@ -52,10 +52,10 @@ def step_mode(name: str, device: torch.device) -> str:
 
 
 @contextmanager
-def forward_of(model: nn.Module, mode: str) -> Iterator[Forward]:
-    """Yields the model's forward pass, with compiled blocks inside the context if the mode is compiled."""
+def forward_of(model: nn.Module, mode: str, *, batch_size: int) -> Iterator[Forward]:
+    """Yields the model's forward pass; if the mode is compiled, blocks are compiled for batches of this size."""
     if mode == "compiled":
-        with compiled_blocks(model) as forward:
+        with compiled_blocks(model, batch_size=batch_size) as forward:
             yield forward
     else:
         yield model
