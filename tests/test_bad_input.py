@@ -38,6 +38,11 @@ CASES = {
     "unknown setting of run": (["+run.thread=1"], ["there is no setting run.thread", "run.threads"]),
     "unknown setting of a group": (["+train.foo=1"], ["train", "foo"]),
     "hyperparameter of another method": (["method=linear", "+method.attach.rank=4"], ["method.attach", "rank"]),
+    "unknown fit": (["method=linear", "method.fit=newton"], ["method.fit='newton'", "steps, lbfgs"]),
+    "fit of a method that trains more than the head": (
+        ["method=lora", "+method.fit=lbfgs"],
+        ["method.fit=lbfgs", "12,288 parameters", "remove method.fit"],
+    ),
     "value that does not parse": (["train.lr=[1"], ["no viable alternative", "[1"]),
     "epochs 0": (["train.epochs=0"], ["train.epochs=0", "an integer of at least 1"]),
     "epochs a fraction": (["train.epochs=1.5"], ["train.epochs=1.5", "an integer"]),
