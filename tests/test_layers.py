@@ -16,7 +16,8 @@ ORDER = [
     ["moppa.record"],
     ["moppa.sweep", "moppa.merging", "moppa.report"],
     ["moppa.bench", "moppa.demo"],
-    ["moppa.cli", "run"],
+    ["moppa.cli"],
+    ["run"],
     ["scripts"],
 ]
 RANK = {folder: rank for rank, folders in enumerate(ORDER) for folder in folders}
