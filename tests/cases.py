@@ -1,7 +1,7 @@
 """Runs the cases in ../shared/cases, and prints one line for each: python tests/cases.py [NN ...].
 
-A case is a folder with `repro.sh CHECKOUT PYTHON`, which exits with 0 if the product behaves as it should. The status is
-1 if a case fails, and 0 if there are no cases on this machine.
+A case is a folder with `repro.sh CHECKOUT PYTHON`, which exits with 0 if the product behaves as it should. The status
+is 1 if a case fails, and 0 if there are no cases on this machine.
 """
 
 import os

@@ -10,7 +10,15 @@ from moppa.record.schema import REQUIRED, key_of
 from moppa.utils.atomic import sha256_file
 from tests.conftest import config_of
 
-PARAMS = {"linear": 0, "lora": 294912, "moppa": 150420, "adaptformer": 156768, "bitfit": 102912, "ssf": 205824, "vpt_deep": 92160}
+PARAMS = {
+    "linear": 0,
+    "lora": 294912,
+    "moppa": 150420,
+    "adaptformer": 156768,
+    "bitfit": 102912,
+    "ssf": 205824,
+    "vpt_deep": 92160,
+}
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 COMMIT = "0123456789abcdef"
 

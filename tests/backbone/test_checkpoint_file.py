@@ -177,7 +177,7 @@ def test_the_sha256_of_a_file_is_known_without_a_model(tmp_path):
     file = tmp_path / "w.pth"
     file.write_bytes(b"abc")
     assert weights_file.local_weights_sha256({"weights": str(file)}).startswith("ba7816bf")
-    file.write_bytes(b"abd")
+    file.write_bytes(b"xyz")
     os.utime(file, ns=(1, 1))
     assert not weights_file.local_weights_sha256({"weights": str(file)}).startswith("ba7816bf")
     assert weights_file.local_weights_sha256({"weights": "random"}) is None
