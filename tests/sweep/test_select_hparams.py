@@ -144,9 +144,9 @@ def test_nothing_can_read_the_test_set_under_tune(toy, monkeypatch):
 
 
 def test_a_method_that_reads_images_before_training_gets_none_of_val200(toy, monkeypatch):
-    splits, load = [], cache.load_split
+    splits, load = [], cache.load_folders
     monkeypatch.setattr(
-        "moppa.data.cache.load_split",
+        "moppa.data.cache.load_folders",
         lambda task, split, *args, **kwargs: splits.append(split) or load(task, split, *args, **kwargs),
     )
     run_cell(config_of(*toy, "method=spt_lora", "protocol=tune"))
