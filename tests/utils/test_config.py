@@ -29,9 +29,10 @@ def test_the_traceback_of_a_cell_is_in_the_file_of_its_failure(toy, tmp_path):
     program = """
 import sys
 import run
+from moppa.cli.run import main
 sys.argv = ["run.py", *sys.argv[1:]]
 run.save_trained = lambda *_: [][1]
-run.main()
+sys.exit(main())
 """
     done = subprocess.run(
         [sys.executable, "-c", program, *toy, "method=linear", "train.epochs=1"],
