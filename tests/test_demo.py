@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from moppa.backbone.weights import ASSETS
+from moppa.backbone.weights_file import ASSETS
 from moppa.demo import METHODS, Demo
 from tests.conftest import ROOT, config_of
 

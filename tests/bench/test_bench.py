@@ -20,6 +20,7 @@ def bench(tmp_path, *arguments):
     return done.stdout, json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_methods_are_compared_with_the_frozen_backbone(tmp_path):
     bench(tmp_path, "methods", "--methods", "lora")
     table, result = bench(tmp_path, "methods", "--methods", "linear")  # the earlier result stays

@@ -17,6 +17,7 @@ CPU = torch.device("cpu")
 SETUP = Setup(timm_name="test_vit", image_size=32, batch_size=2, device=CPU, rounds=1)
 
 
+@pytest.mark.slow
 def test_every_mode_is_measured_and_a_failing_one_is_named():
     kept = []
     modes = [("eager", "bf16"), ("captured", "float32")]
@@ -76,6 +77,7 @@ def test_without_results_the_table_is_short():
     assert table({}, ON_CPU) == [f"machine     not measured, torch {torch.__version__}"]
 
 
+@pytest.mark.slow
 def test_the_cells_run_on_noise(tmp_path):
     config = config_of(*gpu.noise_cell(ON_CPU, "test_vit", tmp_path))
     source, task = instantiate(config, "data"), instantiate(config, "task")
