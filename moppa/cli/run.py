@@ -46,10 +46,11 @@ def main() -> int:
         check_overrides(arguments.overrides)
         if not (arguments.shell_completion or arguments.hydra_help or arguments.experimental_rerun):
             check_task(arguments, folders)
-            overrides = quoted(arguments.overrides, CONFIGS, is_multirun=arguments.multirun)
+            is_multirun = arguments.multirun or is_sweep(arguments.overrides)
+            overrides = quoted(arguments.overrides, CONFIGS, is_multirun=is_multirun)
             changed = dict(zip(arguments.overrides, overrides, strict=True))
             sys.argv[1:] = [changed.get(word, word) for word in sys.argv[1:]]
-            if arguments.multirun:
+            if is_multirun:
                 os.environ[NUM_CELLS] = str(count_cells(folders, overrides) or "")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,11 +58,14 @@ def main() -> int:
     return start_hydra(folders)
 
 
+def is_sweep(overrides: Sequence[str]) -> bool:
+    """Returns whether the overrides choose a config of `configs/sweep`, which makes the run a multirun without -m."""
+    return any(word.startswith("+sweep=") for word in overrides)
+
+
 def check_task(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
     """Raises `UserError`, with all tasks, if the overrides name no task."""
     names = {word.partition("=")[0].lstrip("+") for word in arguments.overrides}
-    if "sweep" in names and not (arguments.multirun or "task" in names):
-        raise UserError("+sweep=NAME describes many cells: add -m, or choose a task with task=NAME")
     if not names & {"task", "sweep"} and arguments.config_name is None:
         lines = "\n".join(task_lines(folders))
         raise UserError(f"no task is chosen: add task=NAME\n\n{lines}\n\n`{PROGRAM} --help` shows the other groups")
