@@ -13,6 +13,7 @@ from typing import Any
 
 from moppa.record import legacy
 from moppa.utils.errors import UserError
+from moppa.utils.flatten import HYDRA_KEYS
 
 # Entries of the resolved config that cannot change the outcome: display names, paths, and how the cell is run.
 NEUTRAL = (
@@ -104,7 +105,7 @@ def identity_of(config: Any, name: str = "") -> Any:
     if not isinstance(config, Mapping):
         is_builder = name == "builder" and isinstance(config, str) and PYTHON_PATH.fullmatch(config)
         return config.rpartition(".")[2] if is_builder else config
-    values = {key: identity_of(value, key) for key, value in config.items() if key not in ("_target_", "_partial_")}
+    values = {key: identity_of(value, key) for key, value in config.items() if key not in HYDRA_KEYS}
     if name == "label" and "_target_" in config:
         values["rule"] = str(config["_target_"]).rpartition(".")[2]
     return values
