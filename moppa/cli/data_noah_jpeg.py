@@ -16,7 +16,7 @@ from moppa.data.noah_jpeg import write_folder
 from moppa.data.task import SPLITS
 from moppa.utils.config import compose_config, instantiate
 from moppa.utils.errors import UserError
-from moppa.utils.paths import CONFIGS
+from moppa.utils.paths import CONFIGS, user_path
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def main() -> int:
         config = compose_config(args.overrides)
         task = instantiate(config, "task")
         folders = OmegaConf.load(CONFIGS / "data" / "noah.yaml").folders
-        folder = args.out.expanduser() / folders.get(task.name, task.name)
+        folder = user_path(args.out) / folders.get(task.name, task.name)
         write_folder(folder, task, instantiate(config, "data"), splits)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -12,7 +12,7 @@ from filelock import FileLock
 from moppa.data.disk_space import format_bytes
 from moppa.data.task import Task
 from moppa.utils.errors import UserError
-from moppa.utils.paths import IS_CHECKOUT
+from moppa.utils.paths import IS_CHECKOUT, user_path
 
 INSTALL_EXTRA = "pip install -c constraints.txt -e '.[prepare]'" if IS_CHECKOUT else "pip install 'moppa[prepare]'"
 MANUAL_DOWNLOADS = {  # by builder: the layout that TFDS expects in the folder for manual downloads
@@ -38,7 +38,7 @@ def how_to_get(task: Task, data_dir: str) -> str:
 
 def manual_folder(data_dir: str) -> Path:
     """Returns the folder in which TFDS looks for manual downloads."""
-    return Path(data_dir).expanduser() / "downloads" / "manual"
+    return user_path(data_dir) / "downloads" / "manual"
 
 
 def download_and_prepare(builder: Any, task: Task, data_dir: str) -> None:
@@ -47,7 +47,7 @@ def download_and_prepare(builder: Any, task: Task, data_dir: str) -> None:
     Raises:
         UserError: if the data set needs a manual download, TensorFlow is missing, or the download fails.
     """
-    name, folder = builder.info.full_name, Path(data_dir).expanduser()
+    name, folder = builder.info.full_name, user_path(data_dir)
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not has_files(manual_folder(data_dir)):
         raise UserError(
             f"task {task.name}: {name} has to be downloaded by hand, from {builder.info.homepage} (TFDS says how in "

@@ -14,6 +14,7 @@ from moppa.data.split import memory_file
 from moppa.data.task import Task
 from moppa.utils import validate
 from moppa.utils.errors import SettingError, UserError
+from moppa.utils.paths import user_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +62,14 @@ class FolderSource:
             UserError: as for `examples`.
         """
         labeled = self._labeled(task, split, self._listing(task))
-        memory = memory_file(task, split, self.cache, self.lineage, Path(self.dir).expanduser())
+        memory = memory_file(task, split, self.cache, self.lineage, user_path(self.dir))
         digests = file_digests([entry.file for entry, _ in labeled], memory)
         return digest_lines(
             [f"{entry.name}\0{label}\0{digest}" for (entry, label), digest in zip(labeled, digests, strict=True)]
         )
 
     def _listing(self, task: Task) -> Listing:
-        folder, own_names = Path(self.dir).expanduser(), list(task.splits.values())
+        folder, own_names = user_path(self.dir), list(task.splits.values())
         listing = list_folders(folder, own_names) if self.table is None else list_table(folder / self.table, own_names)
         check_disjoint(listing.entries)
         return listing

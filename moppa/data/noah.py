@@ -18,6 +18,7 @@ from moppa.data.source import Example
 from moppa.data.split import memory_file
 from moppa.data.task import SPLITS, Task
 from moppa.utils.errors import UserError
+from moppa.utils.paths import user_path
 
 JOINED = "train800val200"
 
@@ -80,7 +81,7 @@ class NoahSource:
                 f"+data.folders.{task.name}=FOLDER, or choose data=folder for images of your own"
             )
         name = self.folders[task.name]
-        root = Path(self.dir).expanduser()
+        root = user_path(self.dir)
         folder = root / name
         if folder.is_dir():
             return folder

@@ -20,6 +20,7 @@ from moppa.data.images import ImageFormat, hash_array, hash_images
 from moppa.data.source import Source, content_of
 from moppa.data.task import SplitCheck, Task, hash_names, split_fingerprint
 from moppa.utils.errors import UserError
+from moppa.utils.paths import user_path
 
 FORMAT = 3
 REQUIRED = ("images_sha256", "labels_sha256", "names_sha256", "decoded_sha256", "count")  # of a manifest
@@ -54,7 +55,7 @@ def memory_file(task: Task, split: str, cache: str, lineage: str, root: Path) ->
 
 def task_folder(task: Task, cache: str) -> Path:
     """Returns the folder with all cached splits of a task. It has one subfolder per lineage."""
-    return Path(cache).expanduser() / task.suite / task.name
+    return user_path(cache) / task.suite / task.name
 
 
 def split_definition(task: Task, split: str) -> dict[str, Any]:

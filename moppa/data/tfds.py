@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any, ClassVar
 
 from moppa.data.download import download_and_prepare, first_line, how_to_get
@@ -12,6 +11,7 @@ from moppa.data.source import Example
 from moppa.data.task import Task
 from moppa.utils import validate
 from moppa.utils.errors import UserError
+from moppa.utils.paths import user_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class TfdsSource:
     def check_origin(self, task: Task, origin: str) -> None:
         """Raises `UserError` if `dir` holds the data set of the task, but not the version in `origin`."""
         name, _, version = origin.rpartition("/")
-        folder, pattern = Path(self.dir).expanduser() / name, task.builder.partition(":")[2] or "*"
+        folder, pattern = user_path(self.dir) / name, task.builder.partition(":")[2] or "*"
         prepared = [file.parent.name for file in folder.glob("*/dataset_info.json")]
         others = sorted(other for other in prepared if fnmatch(other, pattern))
         if name and others and version not in others:
@@ -69,7 +69,7 @@ class TfdsSource:
         import tensorflow_datasets as tfds
 
         try:
-            return tfds.builder(task.builder, data_dir=Path(self.dir).expanduser())
+            return tfds.builder(task.builder, data_dir=user_path(self.dir))
         except Exception as error:  # whatever TFDS raises for a name, variant or version that it does not know
             raise UserError(
                 f"task {task.name}: TFDS cannot build task.builder={task.builder}: {' '.join(str(error).split())[:400]}"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from moppa.train.solve_head import check_solvable, solve_head
 from moppa.utils import validate
 from moppa.utils.config import instantiate
 from moppa.utils.gpu import precision_name
+from moppa.utils.paths import user_path
 from moppa.utils.provenance import code_state
 from moppa.utils.seeds import generator_for
 
@@ -145,7 +145,7 @@ def instantiate_parts(cell: Cell) -> Parts:
     source: Source = instantiate(config, "data")
     fit = validate.one_of("method.fit", config.method.get("fit", "steps"), FITS)
     features = FeatureCache(
-        folder=Path(source.cache).expanduser() / "features" if run.keep_features else None,
+        folder=user_path(source.cache) / "features" if run.keep_features else None,
         backbone={"timm": config.backbone.timm, "weights": cell.weights_sha256},
         batch_size=run.eval_batch,
         precision=run.precision,

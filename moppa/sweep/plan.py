@@ -22,6 +22,7 @@ from moppa.train.checkpoint import is_from
 from moppa.utils.config import instantiate
 from moppa.utils.device import device_info, get_device
 from moppa.utils.errors import UserError
+from moppa.utils.paths import user_path
 from moppa.utils.provenance import code_state
 
 UNKNOWN = "unknown"  # stands for the sha256 of weights that are not available
@@ -149,7 +150,7 @@ def cost_texts(costs: Sequence[CellCost]) -> list[str]:
 
 def measured_throughput(cells: Sequence[PlannedCell], device: Mapping[str, Any]) -> Throughput:
     """Returns the throughput that the records in the sweep's results folder measured on this device."""
-    results = Path(cells[0].config["run"]["results"]).expanduser()
+    results = user_path(cells[0].config["run"]["results"])
     states = (cell_state(files.record, files.checkpoint, None) for files in find_cells(results))
     return Throughput((state.record for state in states if state.record is not None), device)
 

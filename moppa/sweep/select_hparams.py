@@ -16,6 +16,7 @@ from moppa.record.schema import NEUTRAL, identity_of, mean_accuracy, read_record
 from moppa.utils import validate
 from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError
+from moppa.utils.paths import user_path
 
 SELECTED = ("train", "method")  # the config nodes that make a setting, without the entry below
 NOT_SELECTED = "train.epochs"
@@ -46,7 +47,7 @@ def select_hparams(config: DictConfig, *, weights_sha256: str) -> tuple[DictConf
     if validate.one_of("hparams", config.hparams, ("given", "best")) == "given":
         return config, None
     check_overrides(config)
-    records = Path(config.run.results).expanduser() / "records"
+    records = user_path(config.run.results) / "records"
     settings = tuned_settings(config, records, weights_sha256)
     seeds = sorted(set.intersection(*map(set, settings.values()))) if settings else []
     if not seeds:
