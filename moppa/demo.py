@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moppa.backbone.model import compute_weights_sha256
-from moppa.record.cell import cell_from_config
+from moppa.record.cell import Cell, cell_from_config
 from moppa.utils.config import compose_config, instantiate
 from moppa.utils.paths import RUN_COMMAND
 from moppa.utils.progress import progress_bar
@@ -47,13 +47,17 @@ class Demo:
 
     def records(self) -> dict[tuple[str, str], Path]:
         """Returns the path of each cell's record by task and method. The record need not exist yet."""
-        paths, weights_sha256 = {}, ""
+        return {names: cell.record for names, cell in self.cells().items()}
+
+    def cells(self) -> dict[tuple[str, str], Cell]:
+        """Returns the cells by task and method."""
+        cells, weights_sha256 = {}, ""
         for task in self.tasks:
             for method in self.methods:
                 config = compose_config(self.cell_overrides(task, method))
                 weights_sha256 = weights_sha256 or compute_weights_sha256(instantiate(config, "backbone"))
-                paths[task, method] = cell_from_config(config, weights_sha256=weights_sha256).record
-        return paths
+                cells[task, method] = cell_from_config(config, weights_sha256=weights_sha256)
+        return cells
 
     def command(self) -> list[str]:
         """Returns the command of a worker. It runs all cells, except those that another worker leases."""
@@ -65,7 +69,9 @@ def run(demo: Demo, show_line: Callable[[str], None]) -> int:
 
     Ctrl-C reaches the workers too. They save a checkpoint, from which the next run resumes.
     """
-    records = demo.records()
+    cells = demo.cells()
+    next(iter(cells.values())).check_writable()
+    records = [cell.record for cell in cells.values()]
     lines: Lines = queue.Queue()
     workers = [start_worker(demo.command()) for _ in range(NUM_WORKERS)]
     for worker in workers:
@@ -75,13 +81,13 @@ def run(demo: Demo, show_line: Callable[[str], None]) -> int:
             progress = bar.add_task("cells", total=len(records), completed=0, note=f"{NUM_WORKERS} at a time")
             num_running = NUM_WORKERS
             while num_running:
-                bar.update(progress, completed=sum(path.exists() for path in records.values()))
+                bar.update(progress, completed=sum(path.exists() for path in records))
                 line = next_line(lines)
                 if line is None:
                     num_running -= 1
                 elif line:
                     show_line(line)
-            bar.update(progress, completed=sum(path.exists() for path in records.values()))
+            bar.update(progress, completed=sum(path.exists() for path in records))
     finally:
         for worker in workers:
             worker.wait()

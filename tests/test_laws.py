@@ -54,7 +54,8 @@ STARTS_WITH_OTHER_LOGITS = {"vpt_shallow", "vpt_deep", "adapter_noah", "lora_noa
 def facts_of(method):
     """Returns the number of parameters, the backbone families and whether the number is a budget, from a YAML."""
     match = FACTS.search((CONFIGS / "method" / f"{method}.yaml").read_text())
-    assert match, f"configs/method/{method}.yaml must contain, on one line of its opening comment: {FACTS.pattern}"
+    if match is None:  # one test says so; the others treat the method as one for ViTs
+        return None, ["ViT"], False
     return int(match[2].replace(",", "")), re.split(", | and ", match[3]), bool(match[1])
 
 
@@ -62,9 +63,15 @@ def is_defined(method, backbone):
     return FAMILIES[backbone] in facts_of(method)[1]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_yaml_states_parameters_and_backbones(method):
+    sentence = f"the output of `moppa count method={method}` must be on one line of configs/method/{method}.yaml"
+    assert facts_of(method)[0] is not None, sentence
+
+
 PAIRS = [(method, backbone) for method in METHODS for backbone in BACKBONES]
 DEFINED = [pair for pair in PAIRS if is_defined(*pair)]
-UNDEFINED = [pair for pair in PAIRS if not is_defined(*pair)]
+UNDEFINED = [pair for pair in PAIRS if not is_defined(*pair) and facts_of(pair[0])[0] is not None]
 ON_VIT = [pair for pair in DEFINED if FAMILIES[pair[1]] == "ViT"]
 
 
@@ -141,6 +148,8 @@ def test_7_the_number_of_parameters_is_the_papers(method):
     method_from_yaml(method)  # imports it, before values go to the meta device
     with torch.device("meta"):
         model = attach(copy.deepcopy(vit_b16_on_meta()), method)
+    if facts_of(method)[0] is None:
+        pytest.skip("its YAML states no number")
     assert count_parameters(model) == {"trainable_params": facts_of(method)[0], "head_params": 7690}
 
 

@@ -6,7 +6,8 @@ optimizations  LoRA's step and evaluation without single optimizations
 cell           the seconds of a cell by phase, with overrides: cell task=mini/digits backbone=vit_micro train=mini
 --against      an epoch and a test pass over JPEG files in an ordinary loop, with HF peft's LoRA (peft) or ours (plain)
 
-Times are medians of interleaved rounds. Each result is also written as JSON to results/benchmarks/.
+Times are medians of interleaved rounds. Each result is also written as JSON to outputs/benchmarks/; with
+--out results/benchmarks it replaces a committed one.
 """
 
 import argparse
@@ -86,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--keep-memory", action=argparse.BooleanOptionalAction, default=True, help="run.keep_memory: %(default)s")
     add("--step", choices=STEPS, default="auto", help="run.step: %(default)s")
     add("--precision", choices=("auto", *DTYPES), default="auto", help="run.precision: %(default)s")
-    add("--out", type=Path, default=ROOT / "results" / "benchmarks", metavar="DIR", help="folder for the JSON")
+    add("--out", type=Path, default=ROOT / "outputs" / "benchmarks", metavar="DIR", help="folder for the JSON")
     add("--only", help=argparse.SUPPRESS)  # in a child process: measure one method and print JSON
     arguments = parser.parse_args()
     arguments.device = get_device("auto")

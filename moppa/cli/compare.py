@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 from moppa.report import published
-from moppa.report.build import list_excluded, read_tables
+from moppa.report.build import list_excluded, no_records, read_tables
 from moppa.report.columns import suite_columns
+from moppa.report.comparison import baselines, without_baseline
 from moppa.report.render.comparison import comparison, published_page
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
@@ -26,14 +27,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="default: %(default)s")
     parser.add_argument(
-        "--baseline", help="name or method of the row that the others are compared with; default: the smallest row"
+        "--baseline",
+        help="name or method of the row that the others of each table are compared with; default, and in a table "
+        "without it: the row with the fewest parameters",
     )
     args = parser.parse_args()
     try:
         tables, excluded = read_tables(args.results, CONFIGS)
-        texts = {f"{table.name}-compare": comparison(table, baseline=args.baseline) for table in tables if table.rows}
+        tables = [table for table in tables if table.rows]
+        names = baselines(tables, args.baseline)
+        texts = {f"{table.name}-compare": comparison(table, baseline=names[table.name]) for table in tables}
         if pages := published_pages(args.results / "published.csv"):
             texts["published"] = "\n".join(pages)
+        if not texts:
+            raise no_records(args.results)
         for name, text in texts.items():
             path = args.results / "tables" / f"{name}.md"
             with atomic_write(path) as temporary:
@@ -42,6 +49,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    print(without_baseline(names, args.baseline), end="", file=sys.stderr)
     print(list_excluded(excluded, args.results), end="", file=sys.stderr)
     return EXCLUDED if excluded else 0
 

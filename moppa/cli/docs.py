@@ -93,7 +93,10 @@ def read_method(path: Path) -> Method:
     comment = " ".join(lines)
     facts = FACTS.search(comment)
     if facts is None:
-        raise UserError(f"{path}: its opening comment must contain, on one line: {FACTS.pattern}")
+        raise UserError(
+            f"{path}: its opening comment lacks the sentence about parameters and backbones; `moppa count "
+            f"method={path.stem}` prints it, to be written on one line"
+        )
     paper = PAPER.search(comment)
     sentence = re.split(r"\.(?: |$)", PAPER.sub("", comment), maxsplit=1)[0]
     return Method(

@@ -8,13 +8,14 @@ reason, and its files from before are deleted.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from moppa.report import published
-from moppa.report.build import list_excluded, read_tables
+from moppa.report.build import list_excluded, no_records, read_tables
 from moppa.report.columns import suite_columns
+from moppa.report.comparison import baselines, without_baseline
 from moppa.report.plots.charts import CHARTS, ROUTE_CHARTS
 from moppa.report.plots.data import PlotData, plot_data, published_plot_data
 from moppa.report.plots.encodings import Spec
@@ -34,12 +35,18 @@ def main() -> int:
     parser.add_argument(
         "--baseline",
         metavar="ROW",
-        help="name or method of the row that the heat map compares with (default: the row with the fewest parameters)",
+        help="name or method of the row that the heat map compares with (default, and for a table without it: the row "
+        "with the fewest parameters)",
     )
     args = parser.parse_args()
     try:
         tables, excluded = read_tables(args.results, CONFIGS)
-        for name, spec in [*table_figures(tables, args.baseline), *published_figures(args.results / "published.csv")]:
+        names = baselines(drawn_tables(tables), args.baseline)
+        print(without_baseline(names, args.baseline), end="", file=sys.stderr)
+        figures = [*table_figures(tables, names), *published_figures(args.results / "published.csv")]
+        if not figures and not tables:
+            raise no_records(args.results)
+        for name, spec in figures:
             try:
                 paths = write_figure(spec(), args.results / "figures" / name)
             except UserError as error:
@@ -54,12 +61,15 @@ def main() -> int:
     return 3 if excluded else 0
 
 
-def table_figures(tables: list[Table], baseline: str | None) -> Iterator[tuple[str, Callable[[], Spec]]]:
+def drawn_tables(tables: list[Table]) -> list[Table]:
+    """Returns the tables that have figures."""
+    return [table for table in tables if table.protocol == "final" and table.rows]
+
+
+def table_figures(tables: list[Table], baselines: Mapping[str, str | None]) -> Iterator[tuple[str, Callable[[], Spec]]]:
     """Yields the name of each figure of each table and the function that returns its specification."""
-    for table in tables:
-        if table.protocol != "final" or not table.rows:
-            continue
-        data = plot_data(table, baseline)
+    for table in drawn_tables(tables):
+        data = plot_data(table, baselines[table.name])
         if data is None:
             print(f"not drawn: {table.name}: its rows share no task")
             continue

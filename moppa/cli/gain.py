@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from moppa.report.build import read_tables
+from moppa.report.build import no_records, read_tables
 from moppa.report.gain import gain_chart, gain_markdown, gains
 from moppa.report.plots.figure_files import write_figure
 from moppa.utils.errors import UserError
@@ -26,6 +26,8 @@ def main() -> int:
     args = parser.parse_args()
     try:
         tables = {table.name: table for table in read_tables(args.results, CONFIGS)[0]}
+        if not tables:
+            raise no_records(args.results)
         if args.table not in tables:
             raise UserError(f"there is no table {args.table!r}; choose from {', '.join(tables)}")
         found = gains(tables[args.table], args.row, args.control)

@@ -3,11 +3,14 @@
 A module is imported only when its command runs, so that `moppa --help` is fast and needs neither torch nor the extras.
 """
 
+import ast
 import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import requires, version
+from pathlib import Path
+from typing import Any
 
 COMMANDS = {
     "run": ("moppa.cli.run", "train and evaluate a method on a task; -m runs many cells"),
@@ -17,6 +20,7 @@ COMMANDS = {
     "figures": ("moppa.cli.figures", "draw results/figures/"),
     "gain": ("moppa.cli.gain", "show what a row gains over its control on each task"),
     "report": ("moppa.cli.report", "write the HTML page results/report/index.html"),
+    "count": ("moppa.cli.count", "count the parameters that a method trains"),
     "verify": ("moppa.cli.verify", "check records, their files, links and parameters"),
     "rekey": ("moppa.cli.rekey", "give records of the first format today's keys"),
     "export": ("moppa.cli.export", "write a finished cell as plain timm weights"),
@@ -51,10 +55,17 @@ def main() -> int:
     if words[:1] == ["--version"]:
         print(f"moppa {version('moppa')}")
         return 0
+    if words[:1] == ["-sc"]:
+        return import_module("moppa.cli.completion").main(list(COMMANDS))
     name = next((" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in COMMANDS), None)
     if name is None:
         return show_usage(words)
-    sys.argv = [f"moppa {name}", *words[len(name.split()) :]]
+    return run_command(name, words[len(name.split()) :])
+
+
+def run_command(name: str, words: Sequence[str]) -> int:
+    """Runs a command with the rest of the command line, and returns its exit status."""
+    sys.argv = ["moppa" if words[:1] == ["-sc"] else f"moppa {name}", *words]  # Hydra's script names the program
     try:
         return import_command(name)() or 0
     except ModuleNotFoundError as error:
@@ -81,8 +92,11 @@ def show_usage(words: Sequence[str]) -> int:
 
 
 def import_command(name: str) -> Callable[[], int | None]:
-    """Returns the `main` of a command."""
-    return import_module(COMMANDS[name][0]).main
+    """Returns the `main` of a command. Its help is the docstring of its module, which python -OO removes."""
+    module: Any = import_module(COMMANDS[name][0])
+    if module.__doc__ is None:
+        module.__doc__ = ast.get_docstring(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
+    return module.main
 
 
 def missing_extra(module: str) -> str | None:

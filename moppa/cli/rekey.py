@@ -19,6 +19,8 @@ def main() -> int:
     parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="the results folder")
     arguments = parser.parse_args()
     try:
+        if not (arguments.results / "records").is_dir():
+            raise UserError(f"there are no records in {arguments.results / 'records'}: give a results folder")
         moves = rekey(arguments.results)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from moppa.report.build import list_excluded, read_tables
+from moppa.report.build import list_excluded, no_records, read_tables
 from moppa.report.page import write_page
 from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, ROOT
@@ -22,6 +22,8 @@ def main() -> int:
     args = parser.parse_args()
     try:
         tables, excluded = read_tables(args.results, CONFIGS)
+        if not tables and not excluded:
+            raise no_records(args.results)
         print(*write_page(tables, args.results / "report"), sep="\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

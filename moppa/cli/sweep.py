@@ -73,15 +73,17 @@ def status(overrides: list[str], results: Path, *, once: bool) -> int:
 
     console, states = Console(), read_states()
     if not states:
-        print(f"there are no cells in {results}: run one first (python run.py ...)")
-    elif once or not console.is_terminal:
-        console.print(status_view(states, num_failures=100))
+        raise UserError(f"there are no cells in {results}: run one first (moppa run ...), or give --results FOLDER")
+    if once or not console.is_terminal:
+        console.print(status_view(states, num_failures=100, width=console.width))
     else:
-        with Live(status_view(states, num_failures=10), console=console, auto_refresh=False) as live:
+        with Live(
+            status_view(states, num_failures=10, width=console.width), console=console, auto_refresh=False
+        ) as live:
             while not all(state.is_finished for _, state in states):
                 time.sleep(REFRESH_SECONDS)
                 states = read_states()
-                live.update(status_view(states, num_failures=10), refresh=True)
+                live.update(status_view(states, num_failures=10, width=console.width), refresh=True)
     return 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from moppa.report.build import list_excluded, write_tables
+from moppa.report.build import list_excluded, no_records, write_tables
 from moppa.report.render.readme import quoting_files, update_readme
 from moppa.report.render.terminal import show
 from moppa.utils.errors import UserError
@@ -32,6 +32,8 @@ def main() -> int:
     updated = []
     try:
         output = write_tables(args.results, CONFIGS, strict=args.strict)
+        if not output.written and not output.excluded:
+            raise no_records(args.results)
         if is_own_results:
             updated = [path for path in quoting_files(ROOT) if update_readme(path, ROOT / "results" / "tables")]
     except UserError as error:
@@ -42,8 +44,6 @@ def main() -> int:
         show(table, console)
     if paths := output.written + updated:
         print(*paths, sep="\n")
-    else:
-        print(f"no records in {args.results / 'records'}: run a cell first (python run.py ...)")
     print(list_excluded(output.excluded, args.results), end="", file=sys.stderr)
     if output.excluded and not output.written:
         return 1

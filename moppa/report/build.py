@@ -1,9 +1,11 @@
 """Reads records and writes every table in every format."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from moppa.record.verify import verify_records
+from moppa.report.columns import read_tasks
 from moppa.report.load import Excluded, ValidRecord, exclude_record, load_records
 from moppa.report.render import csv_file, latex_html, markdown
 from moppa.report.table import Table, build_tables
@@ -33,6 +35,8 @@ def read_tables(results: Path, configs: Path, *, check_predictions: bool = False
     With `check_predictions`, a record that its predictions contradict is excluded too.
     """
     records, excluded = load_records(results)
+    for problem in read_tasks(configs)[1]:
+        print(f"passed over: {problem}", file=sys.stderr)
     if check_predictions:
         records, contradicted = drop_contradicted(records, results)
         excluded += contradicted
@@ -40,6 +44,13 @@ def read_tables(results: Path, configs: Path, *, check_predictions: bool = False
     by_path = {file.relative_path: file for table in tables for file in table.excluded}
     by_path |= {file.relative_path: file for file in excluded}
     return tables, [by_path[path] for path in sorted(by_path)]
+
+
+def no_records(results: Path) -> UserError:
+    """Returns the error for a folder without records."""
+    return UserError(
+        f"there are no records in {results / 'records'}: run a cell first (moppa run ...), or give a results folder"
+    )
 
 
 def list_excluded(excluded: list[Excluded], results: Path) -> str:

@@ -1,6 +1,6 @@
 """The numbers of a comparison of a table's rows: intervals, differences from a baseline row, published accuracies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -55,6 +55,26 @@ def baseline_of(table: Table, name: str | None) -> Row:
         names = ", ".join(row.name for row in table.rows)
         raise UserError(f"the table {table.name} has no row {name!r} to compare with; its rows are {names}")
     return rows[0]
+
+
+def baselines(tables: Sequence[Table], name: str | None) -> dict[str, str | None]:
+    """Returns the baseline of each table by the table's name: `name`, or None (the smallest row) if it has no such row.
+
+    Raises:
+        UserError: if none of the tables has a row with this name or method.
+    """
+    tables = [table for table in tables if table.rows]
+    found = {table.name: any(name in (row.name, row.method) for row in table.rows) for table in tables}
+    if name is not None and tables and not any(found.values()):
+        rows = "; ".join(f"{table.name}: {', '.join(row.name for row in table.rows)}" for table in tables)
+        raise UserError(f"no table has a row {name!r} to compare with; the rows are {rows}")
+    return {table: name if has_row else None for table, has_row in found.items()}
+
+
+def without_baseline(names: Mapping[str, str | None], name: str | None) -> str:
+    """Returns one line for each table that has no row of this name, and so is compared with its smallest row."""
+    lines = [f"{table}: it has no row {name!r}, so its smallest row is the baseline\n" for table in names]
+    return "".join(line for line, found in zip(lines, names.values(), strict=True) if name is not None and not found)
 
 
 def differences_from(baseline: Row, table: Table, comparer: Comparer) -> dict[tuple[str, str], Difference]:

@@ -9,6 +9,7 @@ from importlib.metadata import requires
 
 import pytest
 
+from moppa.cli import count, docs
 from moppa.cli import main as cli
 from tests.conftest import METHODS, ROOT, config_of
 
@@ -128,3 +129,64 @@ model = moppa.attach(timm.create_model("test_vit", num_classes=10))
 print(moppa.merge(model.eval())(torch.zeros(1, 3, 160, 160)).shape)
 """)
     assert run.stdout == "torch.Size([1, 10])\n", run.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["table"],
+        ["compare"],
+        ["figures"],
+        ["report"],
+        ["rekey"],
+        ["verify"],
+        ["routes"],
+        ["gain", "mini-vit_micro-final", "moppa", "linear", "--results"],
+        ["sweep", "status", "--once", "--results"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_wrong_path_is_an_error_and_nothing_is_written(words, monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "none"
+    assert moppa(monkeypatch, *words, str(folder)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert (captured.err.startswith("error: "), captured.err.count("\n"), str(folder) in captured.err) == (
+        True,
+        1,
+        True,
+    )
+    assert not folder.exists()
+
+
+def test_count_prints_the_sentence_of_a_yaml(monkeypatch, capsys):
+    monkeypatch.setitem(count.FAMILIES, "ViT", "test_vit")
+    monkeypatch.setitem(count.FAMILIES, "Swin", "test_vit")
+    assert moppa(monkeypatch, "count", "method=fact_tk", "method.attach.rank=4") == 0
+    sentence = capsys.readouterr().out.strip()
+    assert re.fullmatch(docs.FACTS.pattern, sentence)
+    assert sentence.endswith("defined on ViT and Swin.")
+    assert moppa(monkeypatch, "count", "method=lora", "backbone=test_vit", "method.attach.rank=3") == 0
+    assert capsys.readouterr().out == "4,608 trainable parameters on test_vit, without the head\n"  # 6 x 2 x 2 x 64 x 3
+    assert moppa(monkeypatch, "count", "method=lora", "method.attach.rank=0") == 1
+    assert "method.attach.rank=0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("moppa sweep ", "plan status retry"),
+        ("moppa run task=mini/sprites", "task=mini/sprites_location task=mini/sprites_orientation"),
+        ("moppa sweep plan +sweep=vtab1k", "+sweep=vtab1k +sweep=vtab1k_all"),
+        ("moppa count method=spt", "method=spt_adapter method=spt_lora"),
+    ],
+)
+def test_tab_completes_commands_and_overrides(line, expected, monkeypatch, capsys):
+    monkeypatch.setenv("COMP_LINE", line)
+    assert moppa(monkeypatch, "-sc", "query=bash") == 0
+    assert capsys.readouterr().out.split() == expected.split()
+
+
+def test_the_script_for_tab_registers_moppa(monkeypatch, capsys):
+    assert moppa(monkeypatch, "run", "-sc", "install=bash") == 0
+    assert capsys.readouterr().out.rstrip().endswith("-F hydra_bash_completion moppa")

@@ -7,10 +7,14 @@ import subprocess
 import sys
 import time
 from itertools import islice, product
+from unittest import mock
 
 import pytest
 
 from moppa.record.schema import key_of
+from moppa.report.comparison import baselines, without_baseline
+from moppa.report.table import Row, Table
+from moppa.utils.errors import UserError
 from tests.conftest import ROOT
 from tests.factories import path_of, record_of, write_record_file
 from tests.run_script import script
@@ -56,6 +60,24 @@ def test_an_unknown_baseline_is_an_error_that_lists_the_rows(results):
     assert process.returncode == 1
     assert "'nosuch'" in process.stderr
     assert "linear, moppa, lora" in process.stderr
+
+
+def test_a_baseline_is_looked_up_table_by_table():
+    def table(name, *methods):
+        rows = [mock.Mock(spec=Row, method=method) for method in methods]
+        for row in rows:
+            row.name = f"{row.method} (lr 1)"  # the argument would name the mock
+        made = mock.Mock(spec=Table, rows=rows)
+        made.name = name
+        return made
+
+    tables = [table("first", "linear", "lora"), table("second", "ssf"), table("empty")]
+    assert baselines(tables, None) == {"first": None, "second": None}
+    names = baselines(tables, "lora")
+    assert names == {"first": "lora", "second": None}
+    assert without_baseline(names, "lora") == "second: it has no row 'lora', so its smallest row is the baseline\n"
+    with pytest.raises(UserError, match=r"'moppa'.* first: linear"):
+        baselines(tables, "moppa")
 
 
 def test_the_page_is_written(results):

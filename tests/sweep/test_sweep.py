@@ -1,12 +1,14 @@
 """Plan, status and retry; backbones that a process reuses; a search that cannot optimize the test set."""
 
 import copy
+import io
 import json
 import os
 import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +22,8 @@ from moppa.record.write import MEASURED
 from moppa.sweep.cost import NUM_CLASSES, Throughput, cell_flops, flops_per_image
 from moppa.sweep.expand import expand_cells
 from moppa.sweep.plan import current_state, plan_cells, plan_summary
-from moppa.sweep.status_table import cell_states, find_cells
+from moppa.sweep.status import State
+from moppa.sweep.status_table import CellFiles, cell_states, find_cells, status_view
 from moppa.sweep.worker import lease
 from moppa.train.checkpoint import Checkpoint
 from moppa.utils.config import instantiate
@@ -133,6 +136,7 @@ def test_retry_runs_failed_and_missing_cells(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.failed"))
 
 
+@pytest.mark.slow
 def test_the_status_of_ten_thousand_records_takes_under_five_seconds_of_one_core(toy, tmp_path):
     run_cell(config_of(*toy, "method=linear"))
     [path] = (tmp_path / "results" / "records").rglob("seed0.json")
@@ -256,3 +260,25 @@ def test_a_search_optimizes_val200_resumes_from_its_storage_and_cannot_optimize_
     done = search(*space, "protocol=final", "hydra.sweeper.n_trials=1")
     assert done.returncode == 1
     assert "a search with protocol=final: settings are chosen on val200" in done.stderr
+
+
+@pytest.mark.parametrize("num_methods", [2, 24])
+def test_status_tables_fit_eighty_columns_and_name_every_state(num_methods):
+    tasks = [path.stem for path in (CONFIGS / "task").glob("*.yaml")]
+    methods = [f"method_number_{index}" for index in range(num_methods)]
+    names = ("done", "running", "resumable", "stale", "failed", "missing")
+    states = [
+        (
+            CellFiles(suite="vtab1k", backbone="vit", task=task, method=method, record=Path(), checkpoint=Path()),
+            State(name=name),
+        )
+        for task in tasks
+        for method in methods
+        for name in names
+    ]
+    console = Console(width=80, file=io.StringIO())
+    console.print(status_view(states, num_failures=0, width=80))
+    text = console.file.getvalue()
+    assert {name for name in (*tasks, *methods) if name not in text} == set()
+    assert text.count("1/6 1s 1r 1c 1f") == len(tasks) * num_methods  # no cell is folded
+    assert "s stale, r running, c resumable, f failed" in text
