@@ -1,13 +1,16 @@
 import copy
 import functools
+import gc
 import os
 import re
 from pathlib import Path
 
+import hypothesis  # noqa: F401  # pytest imports it late, and it does not find its objects after gc.freeze
 import jaxtyping
 import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
@@ -17,6 +20,8 @@ from moppa.utils.renamed import check_overrides
 
 torch.set_num_threads(1)  # the models of the tests are too small for several threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in processes that tests start, too
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which some modules do
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -33,7 +38,21 @@ TOY = [
 ]
 
 
-PLAIN_VALUE = re.compile(r"[\w.]+\.\w+=[\w./:-]+")  # sets one value, selects no YAML
+read_yaml, yamls = ConfigRepository.load_config, {}
+
+
+def load_yaml(repository, config_path):
+    """Returns a YAML as Hydra reads it, but reads it only once, because reading is half of a composition."""
+    sources = tuple(source.path for source in repository.get_sources())
+    files = (Path(source, config_path).with_suffix(".yaml") for source in sources)
+    key = sources, config_path, tuple(file.stat().st_mtime_ns for file in files if file.is_file())
+    if key not in yamls:
+        yamls[key] = read_yaml(repository, config_path)
+    return yamls[key]
+
+
+ConfigRepository.load_config = load_yaml
+PLAIN_VALUE = re.compile(r"(seed|[\w.]+\.\w+)=[\w./:-]+")  # sets one value, selects no YAML
 composed = functools.cache(compose_config)
 
 
@@ -44,6 +63,15 @@ def config_of(*overrides: str) -> DictConfig:
     config = copy.deepcopy(composed(tuple(override for override in overrides if override not in values)))
     ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
     return config
+
+
+def pytest_collection_finish():
+    """Keeps the garbage collector from visiting modules and tests again, because every cell starts it."""
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Runs `python FILE WORDS` or `python -m MODULE WORDS` in a process that need not import torch, timm and Hydra first.
+"""Runs `python FILE WORDS`, also with -m MODULE or -c CODE, in a process that need not import torch, timm and Hydra.
 
 A server imports run.py once, which takes seconds, and every process is a fork of it.
 """
@@ -66,6 +66,9 @@ def run_main(words, environment, streams):
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        exec(compile(words[1], "-c", "exec"), {"__name__": "__main__"})
     else:
         sys.argv = words
         runpy.run_path(words[0], run_name="__main__")

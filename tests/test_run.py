@@ -1,4 +1,4 @@
-"""The main job as a user starts it: real EuroSAT images, a real pretrained ViT, a separate process."""
+"""The main job as a user starts it: a separate process, with real EuroSAT images and a real pretrained ViT."""
 
 import json
 import signal
@@ -10,7 +10,8 @@ import pytest
 
 from moppa.record.schema import read_record, without_entries
 from moppa.record.write import MEASURED
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TOY
+from tests.python_process import PythonProcess, run_python
 
 EPOCHS = 3
 
@@ -20,9 +21,8 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def command(shared, cache, results, *, method="lora", image_size=14, epochs=EPOCHS):
+def eurosat(shared, cache, results, *, method="lora", image_size=14, epochs=EPOCHS):
     return [
-        sys.executable,
         "run.py",
         "task=eurosat",
         f"method={method}",
@@ -37,8 +37,10 @@ def command(shared, cache, results, *, method="lora", image_size=14, epochs=EPOC
     ]
 
 
-def run(*args, **kwargs):
-    return subprocess.run(command(*args, **kwargs), cwd=ROOT, capture_output=True, text=True, check=True)
+def run(command):
+    done = run_python(*command)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def record_of(results, seed=0):
@@ -50,9 +52,9 @@ def record_of(results, seed=0):
 
 @pytest.fixture(scope="module")
 def finished(shared, cache, tmp_path_factory):
-    """The results of a run without interruption."""
+    """The results of a run without interruption, in a Python of its own."""
     results = tmp_path_factory.mktemp("finished")
-    run(shared, cache, results)
+    subprocess.run([sys.executable, *eurosat(shared, cache, results)], cwd=ROOT, check=True)
     return results
 
 
@@ -66,41 +68,43 @@ def test_the_split_is_official_and_the_model_learns(finished):
     assert all(seconds > 0 for seconds in record["seconds"].values())
 
 
-def test_a_finished_run_is_skipped_in_under_15_seconds(shared, cache, finished):
-    started = time.perf_counter()
-    done = run(shared, cache, finished)
-    assert time.perf_counter() - started < 15
+def test_a_finished_run_is_skipped_without_images(shared, finished, tmp_path):
+    done = run([*eurosat(shared, tmp_path, finished), f"data.dir={tmp_path}"])
     [line] = done.stdout.splitlines()
     assert line.startswith("done already: ")
 
 
-def test_a_killed_run_resumes_to_the_same_record(shared, cache, finished, tmp_path):
-    process = subprocess.Popen(command(shared, cache, tmp_path), cwd=ROOT, stderr=subprocess.DEVNULL)
-    wait_for(lambda: list(tmp_path.rglob("seed0.pt")), process)
+def test_a_killed_and_an_interrupted_run_resume_to_the_same_record(tmp_path):
+    overrides = [*TOY, "method=lora", "train.epochs=4", "run.checkpoint_epochs=1", f"data.cache={tmp_path / 'cache'}"]
+    results = tmp_path / "resumed"
+    command = ["run.py", *overrides, f"run.results={results}"]
+
+    def checkpoints():
+        return list(results.rglob("seed0.pt"))
+
+    process = PythonProcess(*command)
+    wait_for(checkpoints, process)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not list(tmp_path.rglob("seed0.json"))
-    resumed = run(shared, cache, tmp_path)
-    assert "resuming at step" in resumed.stdout
-    (first, predicted), (second, predicted_again) = record_of(finished), record_of(tmp_path)
+    assert process.communicate().returncode == -signal.SIGKILL
+    assert not list(results.rglob("seed0.json"))
+
+    process = PythonProcess(*command)
+    wait_for(lambda: "resuming at step" in process.printed(), process)
+    process.send_signal(signal.SIGINT)
+    interrupted = process.communicate()
+    assert interrupted.returncode == 130
+    assert "the same command resumes there" in interrupted.stderr
+    assert "Traceback" not in interrupted.stderr
+    assert len(checkpoints()) == 1
+    assert not list(results.rglob("seed0.json"))
+    assert not list(results.rglob("*.tmp"))
+
+    assert "resuming at step" in run(command).stdout
+    run(["run.py", *overrides, f"run.results={tmp_path / 'whole'}"])
+    (first, predicted), (second, predicted_again) = record_of(tmp_path / "whole"), record_of(results)
     assert json.dumps(without_entries(first, MEASURED)) == json.dumps(without_entries(second, MEASURED))
     assert predicted == predicted_again
-    assert not list(tmp_path.rglob("*.pt"))
-
-
-def test_ctrl_c_leaves_a_checkpoint_and_no_record(shared, cache, tmp_path):
-    process = subprocess.Popen(
-        command(shared, cache, tmp_path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    wait_for(lambda: list(tmp_path.rglob("seed0.pt")), process)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate()
-    assert process.returncode == 130
-    assert "the same command resumes there" in stderr
-    assert "Traceback" not in stderr
-    assert len(list(tmp_path.rglob("seed0.pt"))) == 1
-    assert not list(tmp_path.rglob("seed0.json"))
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not checkpoints()
 
 
 def wait_for(condition, process, seconds=120):
@@ -116,7 +120,7 @@ def wait_for(condition, process, seconds=120):
 def test_methods_are_clearly_above_the_linear_probe(shared, cache, tmp_path):
     """EuroSAT at 56 px and 10 epochs takes minutes."""
     for method in ("linear", "lora", "moppa"):
-        run(shared, cache, tmp_path, method=method, image_size=56, epochs=10)
+        run(eurosat(shared, cache, tmp_path, method=method, image_size=56, epochs=10))
     accuracy = {}
     for path in tmp_path.rglob("seed0.json"):
         record = read_record(path)

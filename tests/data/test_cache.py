@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -27,6 +25,7 @@ from moppa.data.task_data import TaskData
 from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
 from tests.conftest import CONFIGS, ROOT, config_of
+from tests.python_process import PythonProcess
 
 IMAGE_FORMAT = ImageFormat(16, "bicubic")
 LARGER = ImageFormat(64, "bicubic")
@@ -287,13 +286,7 @@ cache.load_split(task, "train800", source, ImageFormat(64, "bicubic"))
 
 
 def start_child(overrides, pause):
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, json.dumps(overrides), str(pause)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return PythonProcess("-c", CHILD, json.dumps(overrides), pause)
 
 
 def wait_for(condition):
@@ -408,9 +401,9 @@ def test_an_interrupted_preparation_keeps_only_images_whose_digest_holds(task_an
 def test_two_runs_at_once_prepare_one_split_and_both_succeed(task_and_source, toy):
     task, source = task_and_source
     runs = [start_child(toy, 0.02), start_child(toy, 0.02)]
-    stderr = [run.communicate(timeout=120)[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], stderr
-    assert sum("waiting for it" in text for text in stderr) == 1
+    ended = [run.communicate() for run in runs]
+    assert [run.returncode for run in ended] == [0, 0], ended
+    assert sum("waiting for it" in run.stderr for run in ended) == 1
     folder = split_folder(task, "train800", source, LARGER)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     shared = cache.load_split(task, "train800", source, LARGER)

@@ -575,6 +575,7 @@ def test_a_fault_in_your_own_data_is_reported_with_a_hint(name, own_folder):
         assert text in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_worked_example_of_the_docs_runs(tmp_path):
     text = (ROOT / "docs" / "own_data.md").read_text()
     blocks = re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.M | re.S)

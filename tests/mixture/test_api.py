@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 import moppa
 from moppa.mixture.settings import MixtureSettings
 from moppa.utils.errors import UserError
+from tests import python_process
 from tests.conftest import ROOT
 
 HARNESS_ONLY = ("hydra", "omegaconf", "tensorflow_datasets", "pandas", "matplotlib", "rich", "beartype", "wandb")
@@ -109,6 +110,6 @@ def test_the_example_in_the_readme_runs(tmp_path):
     text = (ROOT / "README.md").read_text()
     [program] = re.findall(r"```python\n(import moppa.*?)```", text, flags=re.DOTALL)
     assert len(program.splitlines()) <= 22
-    run = run_python(program, tmp_path)
+    run = python_process.run_python("-c", f"import os\nos.chdir({str(tmp_path)!r})\n{program}")
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "adapter.safetensors").exists()

@@ -18,9 +18,9 @@ from moppa.utils.errors import UserError
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 RECIPE = PretrainRecipe(
-    epochs=2, batch_size=8, lr=1e-3, weight_decay=0.05, warmup=0.1, clip=3.0, seed=0, mean=MEAN, std=STD
+    epochs=2, batch_size=2, lr=1e-3, weight_decay=0.05, warmup=0.1, clip=3.0, seed=0, mean=MEAN, std=STD
 )
-NUM_IMAGES = 20
+NUM_IMAGES = 6
 
 
 def random_images():

@@ -101,6 +101,7 @@ def layer_values(spec):
     return found
 
 
+@pytest.mark.slow
 def test_figures_have_the_same_bytes_in_any_process_and_order(specs, tmp_path):
     (tmp_path / "specs.json").write_text(json.dumps(list(specs.values())[::-1]), encoding="utf-8")
     command = [sys.executable, "-c", RENDER, tmp_path / "specs.json", tmp_path / "other"]

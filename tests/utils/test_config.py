@@ -1,13 +1,10 @@
 """Errors of a command end in one line."""
 
-import subprocess
-import sys
-
 import pytest
 
 from moppa.utils.config import UnexpectedError, one_line_errors
 from moppa.utils.errors import UserError
-from tests.conftest import ROOT
+from tests.python_process import run_python
 
 
 def raise_cuda_error():
@@ -34,12 +31,7 @@ sys.argv = ["run.py", *sys.argv[1:]]
 run.save_trained = lambda *_: [][1]
 sys.exit(main())
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, *toy, "method=linear", "train.epochs=1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = run_python("-c", program, *toy, "method=linear", "train.epochs=1")
     assert done.returncode == 1, done.stderr
     [failure] = (tmp_path / "results").rglob("*.failed")
     *_, line = done.stderr.splitlines()

@@ -15,6 +15,7 @@ from moppa.utils import matmul
 from moppa.utils.device import configure_process
 from moppa.utils.errors import UserError
 from moppa.utils.matmul import linear, matmul_backend, set_matmul_backend, use_backend, weight_gradient
+from tests.python_process import run_python
 
 
 @pytest.mark.parametrize("shape", [(192,), (5, 192), (3, 1, 192), (3, 17, 192), (2, 3, 4, 192)], ids=str)
@@ -125,8 +126,8 @@ with use_backend():
     y = torch.compile(model, backend=keep_graph, fullgraph=True)(x)
 torch.testing.assert_close(y, model(x))
 """
-    done = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True, check=True)
-    assert done.stdout.split() == ["linear"]
+    done = run_python("-c", program)
+    assert done.stdout.split() == ["linear"], done.stderr
 
 
 def test_the_same_backend_gives_the_same_bytes():
