@@ -9,6 +9,7 @@ import timm
 import torch
 
 import moppa
+from moppa.mixture import kernel_op
 from moppa.peft.inject import merge
 from moppa.record.schema import read_record
 from moppa.train.evaluate import Evaluator
@@ -65,6 +66,22 @@ def test_a_method_evaluates_on_the_gpu_as_on_the_cpu(method):
         return torch.cat([output.detach().cpu() for output in outputs])
 
     torch.testing.assert_close(logits(DEVICE), logits("cpu"), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(IS_REHEARSAL, reason="tests/mixture/test_kernel.py has the same in Triton's interpreter")
+@pytest.mark.parametrize("precision", ["float32", "bf16-mixed", "bf16"])
+def test_moppas_kernel_is_used_and_trains_as_the_other_path(precision, tmp_path, monkeypatch):
+    solve, num_calls = kernel_op.solve, []
+    monkeypatch.setattr(
+        kernel_op, "solve", lambda *tensors, **settings: num_calls.append(1) or solve(*tensors, **settings)
+    )
+    losses, _ = train("moppa", tmp_path / "kernel", device=DEVICE, precision=precision, drop_path=0.0)[:2]
+    assert num_calls, "no unit used the kernel"
+    num_calls.clear()
+    monkeypatch.setattr(kernel_op, "works", lambda device: False)
+    expected, _ = train("moppa", tmp_path / "plain", device=DEVICE, precision=precision, drop_path=0.0)[:2]
+    assert not num_calls
+    assert losses == pytest.approx(expected, rel=1e-3 if precision == "float32" else 0.05)
 
 
 @pytest.mark.parametrize("backbone", ["swin", "convnext"])

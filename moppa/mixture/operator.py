@@ -1,16 +1,17 @@
 """The operator of a MoPPA unit: the priors with their trained constants, solved on the grid of tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moppa.mixture import physics
+from moppa.mixture import kernel_op, physics
 from moppa.mixture.constants import FrequencyEmbedding, PositiveConstant
 from moppa.mixture.fused import MixtureSolve, mix_gains
 from moppa.mixture.router import Weights
-from moppa.mixture.settings import MixtureSettings
+from moppa.mixture.settings import CONSTANTS, MixtureSettings
 
 Bottleneck = Float[Tensor, "batch tokens channels"]
 OutputGain = Float[Tensor, " channels"] | None
@@ -73,6 +74,7 @@ class Operator(nn.Module):
             self.register_buffer(f"basis_{name}", constant, persistent=False)
         self.merged: Filters | None = None
         self.has_fixed_weights = False  # whether the merged filters include the weights
+        self.uses_kernel = self.has_kernel()
 
     @property
     def basis(self) -> physics.Basis:
@@ -81,6 +83,8 @@ class Operator(nn.Module):
 
     def forward(self, x: Bottleneck, weights: Weights, output_gain: OutputGain) -> Bottleneck:
         """Returns output_gain * Y: one transform of X, one of S X, one inverse transform."""
+        if self.uses_kernel and output_gain is None and x.dtype in kernel_op.DTYPES:
+            return self.solve_in_kernel(x, weights)
         gains, source = self.filters(output_gain) if self.merged is None else self.merged
         if self.has_fixed_weights:
             a, b = gains.new_ones(1, 1), gains.new_ones(1, 1)
@@ -88,6 +92,37 @@ class Operator(nn.Module):
             a, b = self.split_weights(weights.to(gains.dtype).expand(len(x), -1))
         with torch.autocast(x.device.type, enabled=False):  # half precision is too coarse for a spectrum
             return MixtureSolve.apply(x.to(gains.dtype), a, gains, b, source, self.basis)
+
+    def has_kernel(self) -> bool:
+        """Returns whether the Triton kernel computes this operator where it is. It has constants per channel only."""
+        return (
+            kernel_op.fits(self.grid, self.width)
+            and self.velocity is None
+            and all(constant.embedding is None for constant in self.positive.values())
+            and self.basis_laplace.dtype == torch.float32
+            and kernel_op.works(self.basis_laplace.device)
+        )
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Operator":
+        """Moves or casts the operator and looks again whether there is a kernel for it."""
+        super()._apply(fn, recurse)
+        self.uses_kernel = self.has_kernel()
+        return self
+
+    def solve_in_kernel(self, x: Bottleneck, weights: Weights) -> Bottleneck:
+        """Returns Y in the dtype of X."""
+        by_name: dict[str, Any] = dict(self.positive.items())
+        constants = [by_name.get(name) for name in CONSTANTS]
+        diffusivity, speed, time = (None if constant is None else constant.offset for constant in constants)
+        return kernel_op.solve(
+            x,
+            weights,
+            kernel_op.Parameters(diffusivity, speed, time, self.source),
+            self.basis,
+            priors=self.priors,
+            starts=[0.0 if constant is None else constant.start for constant in constants],
+            rate=self.rate,
+        )
 
     def constants(self) -> dict[str, Tensor]:
         """Returns k, c, t and the damping, all positive, the initial velocity and the source S (H, W), if used."""
