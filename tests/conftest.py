@@ -42,13 +42,13 @@ read_yaml, yamls = ConfigRepository.load_config, {}
 
 
 def load_yaml(repository, config_path):
-    """Returns a YAML as Hydra reads it, but reads it only once, because reading is half of a composition."""
+    """Returns a YAML as Hydra reads it, but parses it only once, because that is half of a composition."""
     sources = tuple(source.path for source in repository.get_sources())
     files = (Path(source, config_path).with_suffix(".yaml") for source in sources)
     key = sources, config_path, tuple(file.stat().st_mtime_ns for file in files if file.is_file())
     if key not in yamls:
         yamls[key] = read_yaml(repository, config_path)
-    return yamls[key]
+    return copy.deepcopy(yamls[key])
 
 
 ConfigRepository.load_config = load_yaml

@@ -5,6 +5,7 @@ from omegaconf import DictConfig
 from moppa.backbone.weights_file import local_weights_sha256
 from moppa.record.cell import Cell, cell_from_config
 from moppa.record.same_images import check_same_images
+from moppa.sweep.done import report_done
 from moppa.sweep.select_hparams import select_hparams
 from moppa.utils.config import instantiate, to_plain
 from moppa.utils.known_settings import check_known
@@ -38,5 +39,5 @@ def finished_cell(config: DictConfig) -> Cell | None:
     if not cell.is_done or cell.lease.exists():
         return None
     check_same_images(cell, instantiate(config, "task"), instantiate(config, "data"))
-    print(f"done already: {cell.record}")
+    report_done(cell)
     return cell

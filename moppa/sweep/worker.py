@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 
 from moppa.record.cell import Cell
+from moppa.sweep.done import report_done
 from moppa.sweep.lease import acquire_lease, lease_owner
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
@@ -26,7 +27,7 @@ def lease(cell: Cell) -> Iterator[bool]:
         UserError: if the results folder cannot be written.
     """
     if cell.is_done and not cell.lease.exists():
-        print(f"done already: {cell.record}")
+        report_done(cell)
         yield False
         return
     file_lease = acquire_lease(cell.lease)
@@ -37,7 +38,7 @@ def lease(cell: Cell) -> Iterator[bool]:
     try:
         remove_leftovers(cell)
         if cell.is_done:  # by a worker that died before it released the lease
-            print(f"done already: {cell.record}")
+            report_done(cell)
             yield False
         else:
             cell.check_writable()

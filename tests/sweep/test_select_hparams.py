@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from moppa.data import cache
+from moppa.record.cell import cell_from_config
 from moppa.record.schema import read_record
 from moppa.report.build import write_tables
 from moppa.sweep.select_hparams import select_hparams
+from moppa.sweep.worker import lease
 from moppa.utils.atomic import sha256_file
 from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
@@ -55,6 +57,22 @@ def test_settings_are_compared_on_the_seeds_that_all_have(tmp_path):
     config, evidence = select_best(tmp_path)
     assert config.train.lr == 1e-2
     assert evidence["seeds"] == [0]
+
+
+def test_a_finished_cell_that_is_selected_names_its_tune_records(tmp_path, capsys):
+    final = write_record_file(tmp_path, "task=eurosat", "method=lora", "train.lr=1e-2", weights="w", percent=50)
+    before = read_record(final)
+    tune = write_tune_record(tmp_path, correct=150, train__lr=1e-2)
+    write_tune_record(tmp_path, correct=140, train__lr=1e-3)
+    for expected in ("done already, now with the tune records", "done already: "):
+        config, evidence = select_best(tmp_path)
+        cell = cell_from_config(config, weights_sha256="w", tuned=evidence)
+        with lease(cell) as is_ours:
+            assert not is_ours
+        assert capsys.readouterr().out.startswith(expected)
+        assert read_record(final) == {**before, "tuned": evidence}
+    assert list(evidence["records"].values()) == [sha256_file(tune)]
+    assert evidence["num_settings"] == 2
 
 
 def test_among_equal_settings_the_smaller_is_selected(tmp_path):
@@ -154,7 +172,7 @@ def test_a_method_that_reads_images_before_training_gets_none_of_val200(toy, mon
 
 
 def test_best_on_test_records_every_evaluation_and_does_not_change_the_training(toy, tmp_path):
-    common = [*toy, "method=moppa", "train.epochs=3"]
+    common = [*toy, "method=bitfit", "train.epochs=3"]
     run_cell(config_of(*common))
     run_cell(config_of(*common, "protocol=best_on_test", "protocol.every=2"))
     records = [read_record(path) for path in (tmp_path / "results" / "records").rglob("seed0.json")]
