@@ -26,7 +26,7 @@ class InsertPrompts(nn.Module):
 
     def forward(self, x: Tokens, **kwargs: Any) -> Tokens:
         prefix, patches = x.tensor_split((self.num_prefix_tokens,), dim=1)
-        prompts = self.prompts.to(x.dtype).expand(len(x), -1, -1)
+        prompts = self.prompts.to(x.dtype).expand(x.shape[0], -1, -1)
         prompts = self.dropout(prompts)  # of the expanded prompts, so that every image has its own mask
         return self.inner(torch.cat([prefix, prompts, patches], dim=1), **kwargs)
 
@@ -63,8 +63,10 @@ def attach(
     validate.boolean("pool_prompts", pool_prompts)
     validate.number("dropout", dropout, minimum=0, maximum=0.99)
     blocks = find_blocks(model)
-    # in a Swin prompts would join the windows, inside the blocks; rotary positions fit only the original tokens
-    if blocks[0].layout != "tokens" or getattr(model, "rope", None) is not None:
+    # in a Swin prompts would join the windows, inside the blocks; other positions than absolute fit only the first tokens
+    attention = getattr(blocks[0].module, "attn", None)
+    is_relative = any(getattr(attention, name, None) is not None for name in ("relative_position_index", "rel_pos"))
+    if blocks[0].layout != "tokens" or is_relative or getattr(model, "rope", None) is not None:
         raise UserError(
             f"VPT adds prompts to the blocks of a plain vision transformer, which {type(model).__name__} is not; "
             f"choose another backbone or another method"

@@ -2,7 +2,7 @@
 
 import sys
 
-from moppa.cli.bench import main
+from moppa.cli.main import run_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("bench", sys.argv[1:]))

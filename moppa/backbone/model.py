@@ -63,6 +63,10 @@ class Backbone:
     unused: Sequence[str]
 
     def __post_init__(self) -> None:
+        for name in ("name", "timm", *(["weights"] if self.weights is not None else [])):
+            validate.text(name, getattr(self, name))
+        for name in ("untrained", "unused"):
+            validate.texts(name, getattr(self, name))
         validate.integer("image_size", self.image_size, minimum=1)
         if self.timm not in timm_models():
             raise SettingError(

@@ -151,5 +151,6 @@ def peft_lora(setup: Setup) -> nn.Module:
     model = get_peft_model(setup.frozen_backbone(drop_path=DROP_PATH), settings).to(setup.device)
     num_ours = sum(count_parameters(lora(setup)).values())
     num_theirs = sum(parameter.numel() for parameter in trainable_parameters(model).values())
-    assert num_theirs == num_ours, f"{num_theirs} trained parameters against {num_ours}"
+    if num_theirs != num_ours:
+        raise RuntimeError(f"{num_theirs} trained parameters against {num_ours}")
     return model

@@ -10,17 +10,18 @@ from pathlib import Path
 
 from moppa.record.export import export
 from moppa.utils.errors import UserError
+from moppa.utils.paths import user_path
 
 
 def main() -> int:
     """Prints the path of the file, or returns 1 if the cell cannot be exported."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", type=Path, help="the JSON file of a finished cell")
-    parser.add_argument("out", type=Path, help="the safetensors file to write")
+    parser.add_argument("out", type=Path, help="the file to write: .safetensors, or .pth")
     parser.add_argument("--weights", metavar="FILE", help="the backbone's checkpoint, if it has moved")
     args = parser.parse_args()
     try:
-        export(args.record, args.out, weights=args.weights)
+        export(user_path(args.record), user_path(args.out), weights=args.weights)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

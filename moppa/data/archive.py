@@ -77,7 +77,8 @@ class Tar:
 
     def unpack(self, index: int, target: Path) -> None:
         packed = self.file.extractfile(self.file.getmembers()[index])
-        assert packed is not None, "only plain files are unpacked"
+        if packed is None:
+            raise ValueError("only plain files are unpacked")
         with packed, target.open("xb") as file:
             shutil.copyfileobj(packed, file, COPY_BYTES)
 

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from moppa.data.disk_space import format_bytes
 from moppa.data.task import Task
 from moppa.utils.errors import UserError
+from moppa.utils.locks import file_lock
 from moppa.utils.paths import IS_CHECKOUT, user_path
 
 INSTALL_EXTRA = "pip install -c constraints.txt -e '.[prepare]'" if IS_CHECKOUT else "pip install 'moppa[prepare]'"
@@ -56,9 +55,12 @@ def download_and_prepare(builder: Any, task: Task, data_dir: str) -> None:
     print(f"task {task.name}: downloading {name} ({download_size(builder)}) into {builder.data_path}", file=sys.stderr)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{name.replace('/', '-')}.lock"):
+        file = folder / f".{name.replace('/', '-')}.lock"
+        with file_lock(file, waiting=f"another run downloads {name}: waiting for it"):
             if not builder.is_prepared():
                 builder.download_and_prepare(file_format="array_record")
+    except UserError:
+        raise
     except ImportError as error:
         raise UserError(
             f"task {task.name}: TFDS needs {error.name or 'TensorFlow'} to prepare {name}, which is not installed "

@@ -5,12 +5,9 @@ interrupted run stays; the next run resumes there (see `moppa.data.journal`).
 """
 
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from moppa.data.disk_space import check_free_space, split_bytes
 from moppa.data.images import ImageFormat
@@ -20,6 +17,7 @@ from moppa.data.task import Task
 from moppa.data.write_split import write_split
 from moppa.utils.atomic import write_error
 from moppa.utils.errors import UserError
+from moppa.utils.locks import file_lock
 
 
 def ensure_prepared(task: Task, split: str, source: Source, image_format: ImageFormat) -> Path:
@@ -72,16 +70,11 @@ def prepare(task: Task, split: str, source: Source, image_format: ImageFormat) -
 def preparation_lock(folder: Path) -> Iterator[None]:
     """Holds the lock of `folder`, so that one process at a time prepares it. The lock of a dead process is free."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another run prepares {folder}: waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            # removed before the release: a process that waits for the old file notices and locks a new one
-            Path(lock.lock_file).unlink()
-        lock.release()
+    file = folder.with_name(f".{folder.name}.lock")
+    with file_lock(file, waiting=f"another run prepares {folder}: waiting for it"):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                # removed before the release: a process that waits for the old file notices and locks a new one
+                file.unlink()

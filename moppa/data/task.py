@@ -49,15 +49,21 @@ class Task:
     test_sha256: Mapping[str, str] | None = None  # records from before this setting do not have it
 
     def __post_init__(self) -> None:
+        for name in ("name", "suite", "title", "builder"):
+            validate.text(name, getattr(self, name))
+        for name in ("fingerprint", "test_sha256"):
+            validate.text_by_name(name, getattr(self, name) or {})
+        validate.text_by_name("splits", self.splits)
+        if not callable(self.label):
+            raise SettingError("label", f"={self.label!r}: it must name a function of moppa/data/labels.py")
+        validate.integer("version", self.version, minimum=1)
+        validate.integer("column", self.column, minimum=0)
         validate.one_of("group", self.group, GROUPS)
         validate.integer("num_classes", self.num_classes, minimum=2)
         validate.integer("num_test", self.num_test, minimum=1)
         validate.integer("pixel_scale", self.pixel_scale, minimum=1)
         if missing := [split for split in SPLITS if split not in self.splits]:
             raise SettingError("splits", f"={self.splits}: add {', '.join(missing)}")
-        for split, name in self.splits.items():
-            if not isinstance(name, str):
-                raise SettingError(f"splits.{split}", f"={name!r}: it must be a name; put it in quotes")
         for name in self.test_sha256 or ():
             if name not in TEST_DIGESTS:
                 raise SettingError(f"test_sha256.{name}", f": there are only {' and '.join(TEST_DIGESTS)}")

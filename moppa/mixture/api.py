@@ -1,6 +1,7 @@
 """MoPPA for any timm model, without the harness: attach, then save and load the adapter alone."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,9 @@ from moppa.mixture.settings import accepts_settings, parse_settings
 from moppa.mixture.unit import Unit
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
+from moppa.utils.paths import user_path
+
+WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")  # what torch adds to names in blocks
 
 
 @accepts_settings
@@ -29,26 +33,31 @@ def attach(model: nn.Module, *, generator: torch.Generator | None = None, **sett
         UserError: If a setting is wrong, the model has no blocks or no grid, or it has units already.
     """
     checked = parse_settings(settings)
+    timm_model: Any = unwrap(model, "pretrained_cfg")
     model.requires_grad_(False)
-    insert_units(model, checked, generator=generator)
-    timm_model: Any = model
+    insert_units(timm_model, checked, generator=generator)
     timm_model.get_classifier().requires_grad_(True)
     timm_model.moppa_settings = asdict(checked)  # `save` writes them
     return model
 
 
 def save(model: nn.Module, path: str | Path) -> None:
-    """Writes the parameters of the units as safetensors, with the settings that `load` needs."""
-    if not hasattr(model, "moppa_settings"):
+    """Writes the parameters of the units as safetensors, with the settings that `load` needs.
+
+    The model may be inside of torch.compile, DataParallel or another wrapper, which leaves no trace in the file.
+    """
+    timm_model: Any = unwrap(model, "moppa_settings")
+    if not hasattr(timm_model, "moppa_settings"):
         raise UserError("this model has no MoPPA units to save: call moppa.attach(model) first")
     metadata = {
         "method": "moppa",
         "version": version("moppa"),
-        "backbone": backbone_name(model),
-        "settings": json.dumps(model.moppa_settings, sort_keys=True),
+        "backbone": backbone_name(timm_model),
+        "settings": json.dumps(timm_model.moppa_settings, sort_keys=True),
     }
-    with atomic_write(Path(path)) as temporary:
-        safetensors.torch.save_file(unit_parameters(model), temporary, metadata=metadata)
+    tensors = {name: parameter.detach().contiguous() for name, parameter in unit_parameters(timm_model).items()}
+    with atomic_write(user_path(path)) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
 
 
 def load(model: nn.Module, path: str | Path) -> nn.Module:
@@ -57,6 +66,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     Raises:
         UserError: If the file is not a MoPPA adapter, or belongs to another backbone or image size.
     """
+    path = user_path(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -65,13 +75,14 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         raise UserError(f"{path} cannot be read as safetensors ({error}); give a file that moppa.save wrote") from error
     if metadata.get("method") != "moppa":
         raise UserError(f"{path} is not a MoPPA adapter; give a file that moppa.save wrote")
-    if metadata["backbone"] != backbone_name(model):
+    timm_model = unwrap(model, "pretrained_cfg")
+    if metadata["backbone"] != backbone_name(timm_model):
         raise UserError(
-            f"{path} belongs to the backbone {metadata['backbone']}, not to {backbone_name(model)}: "
+            f"{path} belongs to the backbone {metadata['backbone']}, not to {backbone_name(timm_model)}: "
             f"create a model of {metadata['backbone']}"
         )
-    attach(model, **json.loads(metadata["settings"]))
-    expected = unit_parameters(model)
+    attach(timm_model, **json.loads(metadata["settings"]))
+    expected = unit_parameters(timm_model)
     names = expected.keys() | saved.keys()
     mismatched = sorted(name for name in names if describe_shape(expected, name) != describe_shape(saved, name))
     if mismatched:
@@ -81,15 +92,22 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
             f"{describe_shape(expected, name)} in the model ({len(mismatched)} parameters differ); "
             f"create the model with the image size that the adapter was trained at"
         )
-    model.load_state_dict(saved, strict=False)
+    with torch.no_grad():
+        for name, parameter in expected.items():
+            parameter.copy_(saved[name])
     return model
 
 
-def unit_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Returns the parameters of the units by their names in the model."""
+def unwrap(model: nn.Module, attribute: str) -> nn.Module:
+    """Returns the module inside of wrappers such as torch.compile that itself has an attribute, or else the model."""
+    return next((module for module in model.modules() if attribute in vars(module)), model)
+
+
+def unit_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns the parameters of the units by their names in a model whose blocks nobody has wrapped."""
     in_units = {id(tensor) for unit in model.modules() if isinstance(unit, Unit) for tensor in unit.parameters()}
     return {
-        name: parameter.detach().contiguous()
+        ".".join(part for part in name.split(".") if part not in WRAPPERS): parameter
         for name, parameter in model.named_parameters()  # names a shared parameter once
         if id(parameter) in in_units
     }
@@ -101,6 +119,6 @@ def backbone_name(model: nn.Module) -> str:
     return f"{config['architecture']}.{config['tag']}" if config.get("tag") else str(config["architecture"])
 
 
-def describe_shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | str:
+def describe_shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
     """Returns the shape of a tensor, or "missing"."""
     return tuple(tensors[name].shape) if name in tensors else "missing"

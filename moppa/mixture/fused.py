@@ -70,6 +70,25 @@ class MixtureSolve(torch.autograd.Function):
         return dx, da, dgains, db, dsource, None
 
 
+def solve_mixture(
+    x: Tokens,
+    a: Float[Tensor, "#batch priors"],
+    gains: Float[Tensor, "priors height width channels"],
+    b: Float[Tensor, "#batch 1"] | None,
+    source: Float[Tensor, "height width channels"] | None,
+    basis: physics.Basis,
+) -> Tokens:
+    """Returns `MixtureSolve`, or in a graph that is traced or exported, which cannot hold it, its definition."""
+    if is_traced():
+        return physics.filter_tokens(x, a, gains, b, source, basis)
+    return MixtureSolve.apply(x, a, gains, b, source, basis)
+
+
+def is_traced() -> bool:
+    """Returns whether a graph of the model is written: for TorchScript, ONNX or torch.export."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()  # type: ignore[attr-defined]
+
+
 def mix_gains(
     a: Float[Tensor, "batch priors"], gains: Float[Tensor, "priors height width channels"]
 ) -> Float[Tensor, "batch height width channels"]:

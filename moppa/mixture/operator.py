@@ -1,6 +1,7 @@
 """The operator of a MoPPA unit: the priors with their trained constants, solved on the grid of tokens."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from moppa.mixture import kernel_op, physics
 from moppa.mixture.constants import FrequencyEmbedding, PositiveConstant
-from moppa.mixture.fused import MixtureSolve, mix_gains
+from moppa.mixture.fused import is_traced, mix_gains, solve_mixture
 from moppa.mixture.router import Weights
 from moppa.mixture.settings import CONSTANTS, MixtureSettings
 
@@ -38,6 +39,8 @@ class Operator(nn.Module):
     basis_columns: Tensor
     basis_laplace: Tensor
     basis_inverse_laplace: Tensor
+    merged_gains: Tensor | None
+    merged_source: Tensor | None
 
     def __init__(
         self,
@@ -72,7 +75,8 @@ class Operator(nn.Module):
             basis = physics.with_unit_poisson_gain(basis)
         for name, constant in basis._asdict().items():
             self.register_buffer(f"basis_{name}", constant, persistent=False)
-        self.merged: Filters | None = None
+        for name in ("merged_gains", "merged_source"):  # buffers, so that they move with the model
+            self.register_buffer(name, None, persistent=False)
         self.has_fixed_weights = False  # whether the merged filters include the weights
         self.uses_kernel = self.has_kernel()
 
@@ -81,17 +85,22 @@ class Operator(nn.Module):
         """The constants of the grid."""
         return physics.Basis(self.basis_rows, self.basis_columns, self.basis_laplace, self.basis_inverse_laplace)
 
+    @property
+    def merged(self) -> Filters | None:
+        """The filters that `precompute_filters` stored."""
+        return None if self.merged_gains is None else (self.merged_gains, self.merged_source)
+
     def forward(self, x: Bottleneck, weights: Weights, output_gain: OutputGain) -> Bottleneck:
         """Returns output_gain * Y: one transform of X, one of S X, one inverse transform."""
-        if self.uses_kernel and output_gain is None and x.dtype in kernel_op.DTYPES:
+        if self.uses_kernel and output_gain is None and x.dtype in kernel_op.DTYPES and not is_traced():
             return self.solve_in_kernel(x, weights)
-        gains, source = self.filters(output_gain) if self.merged is None else self.merged
+        gains, source = self.merged or self.filters(output_gain)
         if self.has_fixed_weights:
             a, b = gains.new_ones(1, 1), gains.new_ones(1, 1)
         else:
-            a, b = self.split_weights(weights.to(gains.dtype).expand(len(x), -1))
-        with torch.autocast(x.device.type, enabled=False):  # half precision is too coarse for a spectrum
-            return MixtureSolve.apply(x.to(gains.dtype), a, gains, b, source, self.basis)
+            a, b = self.split_weights(weights.to(gains.dtype).expand(x.shape[0], -1))  # len would fix a graph's batch
+        with without_autocast(x.device.type):  # half precision is too coarse for a spectrum
+            return solve_mixture(x.to(gains.dtype), a, gains, b, source, self.basis)
 
     def has_kernel(self) -> bool:
         """Returns whether the Triton kernel computes this operator where it is. It has constants per channel only."""
@@ -161,7 +170,7 @@ class Operator(nn.Module):
         """Returns the weights of all priors but Poisson, and the weight of Poisson, or None."""
         weight = dict(zip(self.priors, weights.split(1, dim=1), strict=True))
         poisson_weight = weight.pop("poisson", None)
-        return torch.cat([*weight.values(), weights.new_zeros(len(weights), 0)], dim=1), poisson_weight
+        return torch.cat([*weight.values(), weights.new_zeros(weights.shape[0], 0)], dim=1), poisson_weight
 
     @torch.no_grad()
     def precompute_filters(self, weights: Weights | None, output_gain: OutputGain) -> None:
@@ -170,7 +179,7 @@ class Operator(nn.Module):
         if weights is not None:
             a, b = self.split_weights(weights)
             gains, source = mix_gains(a, gains), None if source is None or b is None else b * source
-        self.merged, self.has_fixed_weights = (gains, source), weights is not None
+        self.merged_gains, self.merged_source, self.has_fixed_weights = gains, source, weights is not None
 
     @torch.no_grad()
     def response(self, weights: Float[Tensor, " priors"], output_gain: OutputGain) -> Float[Tensor, "height width"]:
@@ -179,3 +188,10 @@ class Operator(nn.Module):
         impulse = self.basis_laplace.new_zeros(1, height * width, self.width)
         impulse[:, height // 2 * width + width // 2] = 1
         return self(impulse, weights[None], output_gain)[0].mean(dim=-1).view(self.grid)
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Returns a context without autocast. Some devices, as meta, have none."""
+    if not torch.amp.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from moppa.utils.errors import UserError
+
 Weights = Float[Tensor, "#batch priors"]  # one row if all images share the weights
 
 
@@ -63,7 +65,8 @@ class Router(nn.Module):
 
         g falls linearly from 1 to 0 over the first half of the training.
         """
-        assert self.last_weights is not None, "call the model in training mode before penalty()"
+        if self.last_weights is None:
+            raise UserError("moppa.penalty(model) needs a forward pass in training mode before it, a new one each time")
         mean, self.last_weights = self.last_weights.mean(dim=0), None
         self.weight_sum += mean.detach()
         self.num_steps += 1

@@ -48,7 +48,33 @@ def share_class(layer: Any) -> None:
     torch creates a class for each layer.
     """
     key = (layer.stock_class, frozenset(layer.parametrizations), isinstance(layer, ParametrizedLinear))
-    layer.__class__ = PARAMETRIZED_CLASSES.setdefault(key, type(layer))
+    shared: Any = PARAMETRIZED_CLASSES.setdefault(key, type(layer))
+    shared.__reduce_ex__ = pickled_layer
+    layer.__class__ = shared
+
+
+def pickled_layer(layer: Any, _protocol: int) -> tuple[Any, ...]:
+    """Returns what `pickle` writes of a parametrized layer. torch refuses, because the class has no module."""
+    deltas = {tensor: list(parametrization) for tensor, parametrization in layer.parametrizations.items()}
+    state = dict(layer.__dict__)
+    state["_modules"] = {name: module for name, module in layer._modules.items() if name != "parametrizations"}
+    pretrained = {tensor: layer.parametrizations[tensor].original for tensor in deltas}
+    state["_parameters"] = {**layer._parameters, **pretrained}
+    return unpickled_layer, (state.pop("stock_class"), state, deltas)
+
+
+def unpickled_layer(stock_class: type, state: dict[str, Any], deltas: dict[str, list[nn.Module]]) -> nn.Module:
+    """Returns a layer that is parametrized as the one that was pickled."""
+    layer: Any = object.__new__(stock_class)
+    layer.__setstate__(dict(state))
+    for depth in range(max(map(len, deltas.values()))):
+        parametrize_weights(layer, **{tensor: of[depth] for tensor, of in deltas.items() if depth < len(of)})
+    layer.parametrizations.training = layer.training
+    for parametrization in layer.parametrizations.values():
+        parametrization.training = layer.training
+    if "output_deltas" in state:  # they may have been disabled
+        layer.output_deltas = state["output_deltas"]
+    return layer
 
 
 class ParametrizedLinear:

@@ -88,10 +88,15 @@ def low_rank_linear(
 ) -> Float[Tensor, "*batch d_out"]:
     """Returns the output for x of a linear layer whose adapted matrices are updated by up @ down."""
     up, down = stacked(is_adapted, ups), torch.cat(list(downs))
-    if torch.is_autocast_enabled(x.device.type):  # bfloat16 has eight bits, in which W + up @ down loses a small update
+    if is_autocast_enabled(x.device.type):  # bfloat16 has eight bits, in which W + up @ down loses a small update
         hidden, output = F.linear(x, down), F.linear(x, weight, bias)
         return torch.addmm(output.flatten(0, -2), hidden.flatten(0, -2), up.T).view_as(output)
     return LowRankLinear.apply(x, weight, bias, down, up)
+
+
+def is_autocast_enabled(device_type: str) -> bool:
+    """Returns whether autocast is on. Some devices, as meta, have none."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def stacked(is_adapted: Sequence[bool], ups: Sequence[Float[Tensor, "d_matrix rank"]]) -> Float[Tensor, "d_out ranks"]:

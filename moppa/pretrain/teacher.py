@@ -8,7 +8,6 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
 from numpy.lib.format import open_memmap
 from timm.data.config import resolve_model_data_config
 from torch import nn
@@ -16,6 +15,7 @@ from torch import nn
 from moppa.backbone.weights import load_weights
 from moppa.pretrain.images import normalize
 from moppa.utils.atomic import atomic_write
+from moppa.utils.locks import file_lock
 from moppa.utils.progress import progress_bar
 
 TEACHER = "vit_small_patch14_dinov2.lvd142m"
@@ -44,7 +44,7 @@ def extract_tokens(model: Any, images: np.ndarray) -> torch.Tensor:
 
 def write_tokens(view: Path, file: Path, model: Any) -> Path:
     """Writes the teacher's tokens for a view, float16 (N, 65, 384), and returns the file; resumes if it exists."""
-    with FileLock(file.with_suffix(".lock")):
+    with file_lock(file.with_suffix(".lock"), waiting=f"another process writes {file}: waiting for it"):
         fill_tokens(view, file, model)
     return file
 

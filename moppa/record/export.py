@@ -1,5 +1,6 @@
 """Exports a finished cell as the state dict of a plain timm model, with its method merged into the weights."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,21 @@ from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
 from moppa.utils.seeds import generator_for
 
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 TOLERANCE = 1e-4  # of the logits, relative to the largest: float32 sums in another order
 
 
 def export(path: Path, out: Path, *, weights: str | None = None) -> None:
-    """Writes the merged weights of a record's cell as safetensors, which plain timm loads strictly.
+    """Writes the merged weights of a record's cell to a file that plain timm loads strictly: safetensors, or a .pth.
 
     `weights` is the backbone's checkpoint, if it is no longer at the path that the record names.
 
     Raises:
-        UserError: if the trained tensors were not kept or have changed, the backbone's weights are not those of the
-            record, or the method cannot be merged into the weights.
+        UserError: if timm would not read a file of that suffix, the trained tensors were not kept or have changed, the
+            backbone's weights are not those of the record, or the method cannot be merged into the weights.
     """
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"{out}: timm tells weights by their suffix; choose one of {', '.join(SUFFIXES)}")
     record = read_record(path)
     config: Any = OmegaConf.create(record["config"])
     if weights is not None:
@@ -74,7 +78,10 @@ def export(path: Path, out: Path, *, weights: str | None = None) -> None:
     }
     with atomic_write(out) as temporary:
         tensors = {name: tensor.contiguous() for name, tensor in timm_model.state_dict().items()}
-        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+        if out.suffix == ".safetensors":
+            safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+        else:
+            torch.save({"state_dict": tensors, "metadata": metadata}, temporary)
 
 
 def trained_path(path: Path) -> Path:
@@ -83,10 +90,15 @@ def trained_path(path: Path) -> Path:
     Raises:
         UserError: if the record is not in a results folder.
     """
-    root = next((parent for parent in path.resolve().parents if parent.name == "records"), None)
-    if root is None:
+    files = [
+        root.parent / "checkpoints" / place.relative_to(root).with_suffix(".safetensors")
+        for place in (Path(os.path.abspath(path)), path.resolve())  # noqa: PTH100 - the folder may be a link
+        for root in place.parents
+        if root.name == "records"
+    ]
+    if not files:
         raise UserError(f"{path} is not in a results folder (.../records/...): give the record at its original path")
-    return root.parent / "checkpoints" / path.resolve().relative_to(root).with_suffix(".safetensors")
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def load_trained(model: nn.Module, path: Path, record: Mapping[str, Any]) -> None:

@@ -194,8 +194,15 @@ def read_record_with_sha256(path: Path) -> tuple[dict[str, Any], str]:
     """Returns a record and the sha256 of its file. A record of an older format is returned in today's."""
     try:
         data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"there is no record at {path}: give the JSON file of a finished cell") from error
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): give a JSON file that you may read"
+        ) from error
+    try:
         record = json.loads(data)
-    except (OSError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not a record: it is not JSON ({error}); delete it and run its cell again"
         ) from error

@@ -1,16 +1,15 @@
 """Which settings of a record's task differ from the task's YAML. A changed task is not the task of that name."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from moppa.record.schema import identity_of
+from moppa.utils.errors import UserError
 from moppa.utils.flatten import flatten
+from moppa.utils.yaml_files import read_yaml, yaml_files
 
 DISPLAY = ("title", "column")
 TEST_DIGESTS = "test_sha256"
@@ -47,12 +46,8 @@ def recorded_task_changes(record: Mapping[str, Any], configs: Path) -> list[str]
 def task_definitions(configs: Path) -> dict[tuple[Any, Any], dict[str, Any]]:
     """Returns the tasks of all readable YAMLs by suite and name."""
     tasks: dict[tuple[Any, Any], dict[str, Any]] = {}
-    for path in sorted((configs / "task").rglob("*.yaml")):
-        try:
-            node: Any = OmegaConf.to_container(OmegaConf.load(path))
-        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException):
-            continue  # an unfinished YAML concerns its own task at most
-        if isinstance(node, dict):
-            node.pop("defaults", None)
-            tasks[node.get("suite"), node.get("name")] = node
+    for path in yaml_files(configs / "task"):
+        with suppress(UserError):  # an unfinished YAML concerns its own task at most
+            node = {name: value for name, value in read_yaml(path).items() if name != "defaults"}
+            tasks[str(node.get("suite")), str(node.get("name"))] = node
     return tasks

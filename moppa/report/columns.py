@@ -6,10 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from moppa.data.task import GROUPS
-from moppa.utils.errors import UserError
+from moppa.utils import validate
+from moppa.utils.errors import SettingError, UserError
+from moppa.utils.yaml_files import read_yaml, yaml_files
+
+NEEDED = ("suite", "name", "title", "group", "column", "num_test", "num_classes")  # of a task's YAML
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +29,47 @@ def suite_columns(suite: str, configs: Path) -> list[Column]:
     Raises:
         UserError: if no task's YAML names the suite.
     """
-    tasks = [task for task in read_tasks(configs) if task["suite"] == suite]
+    read, _ = read_tasks(configs)
+    tasks = [task for task in read if task["suite"] == suite]
     if not tasks:
         raise UserError(
-            f"no task in {configs / 'task'} belongs to the suite {suite!r}, which has results; restore its YAML files"
+            f"no task that can be read in {configs / 'task'} belongs to the suite {suite!r}, which has results; "
+            f"restore its YAML files"
         )
     tasks.sort(key=lambda task: (GROUPS.index(task["group"]), task["column"]))
     return [Column(task=task["name"], title=task["title"], group=task["group"]) for task in tasks]
 
 
 @lru_cache
-def read_tasks(configs: Path) -> tuple[dict[str, Any], ...]:
-    """Returns suite, name, title, group and column of every task that has a YAML file."""
-    names = ("suite", "name", "title", "group", "column")
-    tasks: list[Any] = [OmegaConf.load(path) for path in sorted((configs / "task").rglob("*.yaml"))]
-    return tuple({name: task[name] for name in names} for task in tasks)
+def read_tasks(configs: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Returns suite, name, title, group and column of every task that has a YAML, and why others cannot be read."""
+    tasks, problems = [], []
+    for path in yaml_files(configs / "task"):
+        try:
+            tasks.append(read_task(path))
+        except UserError as error:
+            problems.append(str(error))
+    return tasks, problems
+
+
+def read_task(path: Path) -> dict[str, Any]:
+    """Returns what a table needs of a task.
+
+    Raises:
+        UserError: if its YAML cannot be read, lacks one of the settings, or has a value of another kind.
+    """
+    settings = read_yaml(path)
+    if missing := [name for name in NEEDED if name not in settings]:
+        raise UserError(f"{path} lacks {', '.join(missing)}: complete it, as its neighbors")
+    try:
+        for name in ("suite", "name", "title"):
+            validate.text(name, settings[name])
+        validate.one_of("group", settings["group"], GROUPS)
+        for name, minimum in {"column": 0, "num_test": 1, "num_classes": 2}.items():
+            validate.integer(name, settings[name], minimum=minimum)
+    except SettingError as error:
+        raise UserError(f"{path}: {error}") from error
+    return {name: settings[name] for name in ("suite", "name", "title", "group", "column")}
 
 
 def task_groups(columns: Sequence[Column]) -> dict[str, list[str]]:

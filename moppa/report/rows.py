@@ -5,6 +5,7 @@ YAML files are in the table's caption if all rows share them, and in the row's n
 """
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,12 +14,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from moppa.record.task_changes import recorded_task_changes
 from moppa.report.budget import Budget, cell_budget
 from moppa.report.load import Excluded, ValidRecord, exclude_record
+from moppa.utils.errors import UserError
 from moppa.utils.flatten import flatten
+from moppa.utils.yaml_files import read_yaml
 
 # Names of normalizations by their (mean, std).
 NORMALIZATIONS = {
@@ -212,8 +213,12 @@ def changed_settings_of(config: str, defaults: Path) -> Mapping[str, str]:
 
 @lru_cache
 def read_defaults(path: Path) -> Mapping[str, Any]:
-    """Returns the settings in a YAML file with dotted names; none if there is no file."""
-    return flatten(OmegaConf.to_container(OmegaConf.load(path))) if path.exists() else {}
+    """Returns the settings in a YAML file with dotted names; none if there is no file, or if it cannot be read."""
+    try:
+        return flatten(read_yaml(path)) if path.exists() else {}
+    except UserError as error:
+        print(f"passed over: {error}", file=sys.stderr)
+        return {}
 
 
 def format_value(value: Any) -> str:

@@ -20,6 +20,7 @@ from moppa.report.published import Published
 from moppa.report.references import Reference, find_references, published_rows
 from moppa.report.rows import RowRecords, group_rows
 from moppa.report.significance import Comparer
+from moppa.utils.errors import UserError
 
 INCOMPLETE, HAS_EXCLUDED, UNEVEN_SEEDS = "†", "‡", "§"
 MARKS = {
@@ -93,14 +94,23 @@ class Table:
         return pd.DataFrame(means, index=[row.name for row in self.rows], columns=tasks, dtype=float)
 
 
-def build_tables(
-    results: Path, configs: Path, records: Sequence[ValidRecord], excluded: Sequence[Excluded]
-) -> list[Table]:
-    """Returns one table for each suite, backbone and protocol that has records, in alphabetical order."""
+def build_tables(results: Path, configs: Path, records: Sequence[ValidRecord], excluded: list[Excluded]) -> list[Table]:
+    """Returns one table for each suite, backbone and protocol that has records, in alphabetical order.
+
+    The records of a suite whose tasks have no YAMLs any more are added to `excluded`.
+    """
     groups: dict[tuple[str, str, str], list[ValidRecord]] = {}
     for record in records:
         groups.setdefault((record["suite"], record["backbone"], record["protocol"]), []).append(record)
-    return [build_table(group, excluded, results / "published.csv", configs) for _, group in sorted(groups.items())]
+    tables = []
+    for (suite, _, _), group in sorted(groups.items()):
+        try:
+            suite_columns(suite, configs)
+        except UserError as error:  # costs the tables of this suite alone
+            excluded += [exclude_record(record, str(error)) for record in group]
+            continue
+        tables.append(build_table(group, excluded, results / "published.csv", configs))
+    return tables
 
 
 def build_table(

@@ -31,7 +31,7 @@ def acquire_lease(path: Path) -> SoftFileLease | None:
         try:
             file_lease.acquire(timeout=0)
         except Timeout:
-            if lease_age(path) <= LEASE_SECONDS:
+            if is_fresh(path, LEASE_SECONDS):
                 return None
             print(f"watching {path}: its worker ({lease_owner(path)}) seems to be dead", file=sys.stderr)
             file_lease.acquire(timeout=1.5 * LEASE_SECONDS)
@@ -46,7 +46,7 @@ def remove_unsigned(path: Path) -> None:
     """Removes a lease file that its worker did not live to sign: without a name in it, it would never expire."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     with suppress(FileNotFoundError):
-        if path.stat().st_size == 0 and lease_age(path) > UNSIGNED_SECONDS:
+        if path.stat().st_size == 0 and not is_fresh(path, UNSIGNED_SECONDS):
             path.rename(aside)
             if aside.stat().st_size:  # another worker has removed the unsigned file and acquired the lease: restore it
                 with suppress(FileExistsError):
@@ -66,13 +66,21 @@ def lease_age(path: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
+def is_fresh(path: Path, seconds: float) -> bool:
+    """Returns whether the last heartbeat was within so many seconds.
+
+    A heartbeat in the future comes from a wrong clock, which says nothing about when it was: such a lease is watched.
+    """
+    return abs(lease_age(path)) <= seconds
+
+
 def is_active(path: Path) -> bool:
     """Returns whether the worker of a lease is alive, as far as this machine can tell without watching the file."""
     owner = SoftFileLease(path, lease_duration=LEASE_SECONDS).owner
     if owner is None:
-        return path.exists() and lease_age(path) <= UNSIGNED_SECONDS
+        return path.exists() and is_fresh(path, UNSIGNED_SECONDS)
     is_dead = owner.hostname == socket.gethostname() and not process_exists(owner.pid)
-    return lease_age(path) <= LEASE_SECONDS and not is_dead
+    return is_fresh(path, LEASE_SECONDS) and not is_dead
 
 
 def process_exists(pid: int) -> bool:

@@ -5,11 +5,11 @@ import netrc
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlparse
 
 from moppa.utils import validate
+from moppa.utils.paths import user_path
 
 
 @runtime_checkable
@@ -66,10 +66,13 @@ class SafeLogger:
 
 
 class WandbLogger:
-    """One Weights & Biases run per cell, grouped by sweep. Mode `auto` is online if the user is logged in."""
+    """One Weights & Biases run per cell, grouped by sweep.
+
+    Mode `auto` is that of the environment variable WANDB_MODE if it is set, else online if the user is logged in.
+    """
 
     def __init__(self, *, project: str, mode: str, dir: str) -> None:
-        self.project, self.dir = project, dir
+        self.project, self.dir = project, user_path(dir)
         self.mode = validate.one_of("mode", mode, ("auto", "offline", "online", "disabled"))
         self.run: Any = None
 
@@ -77,12 +80,12 @@ class WandbLogger:
         """Opens the run."""
         import wandb  # here, because it takes a second that most cells do not need
 
-        Path(self.dir).mkdir(parents=True, exist_ok=True)  # otherwise wandb writes to a temporary folder
-        mode: Any = ("online" if is_logged_in() else "offline") if self.mode == "auto" else self.mode
+        self.dir.mkdir(parents=True, exist_ok=True)  # otherwise wandb writes to a temporary folder
+        mode: Any = automatic_mode() if self.mode == "auto" else self.mode
         self.run = wandb.init(
             project=self.project,
             mode=mode,
-            dir=self.dir,
+            dir=str(self.dir),
             name=name,
             group=group,
             config=dict(config),
@@ -97,6 +100,13 @@ class WandbLogger:
         """Logs the final numbers and closes the run."""
         self.run.summary.update(dict(summary))
         self.run.finish()
+
+
+def automatic_mode() -> str | None:
+    """Returns online or offline, or None if wandb is to read the mode from the environment."""
+    if os.environ.get("WANDB_MODE") or os.environ.get("WANDB_DISABLED"):
+        return None
+    return "online" if is_logged_in() else "offline"
 
 
 def is_logged_in() -> bool:
@@ -114,7 +124,7 @@ class TensorBoardLogger:
     """One TensorBoard folder per cell, `dir/GROUP/NAME`. It needs the package tensorboard."""
 
     def __init__(self, *, dir: str) -> None:
-        self.dir = Path(dir)
+        self.dir = user_path(dir)
         self.writer: Any = None
 
     def start(self, *, name: str, group: str, config: Mapping[str, Any]) -> None:

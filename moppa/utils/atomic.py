@@ -24,13 +24,20 @@ FIXES = {
 def atomic_write(target: Path) -> Iterator[Path]:
     """Yields a temporary path beside `target`. On success it replaces `target`, on failure it is deleted.
 
+    The file has the permissions of any new file there, also if the library that writes it makes it private.
+
     Raises:
         UserError: if the file system refuses.
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        temporary.unlink()
         yield temporary
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(mode)
         temporary.replace(target)
     except OSError as error:
         raise write_error(target, error) from error

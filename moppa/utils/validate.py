@@ -1,7 +1,7 @@
 """Checks of setting values. Each returns the value or raises `SettingError`, which names the setting and the fix."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 
 from moppa.utils.errors import SettingError
@@ -49,3 +49,26 @@ def boolean(setting: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise SettingError(setting, f"={value!r}: it must be true or false")
     return value
+
+
+def text(setting: str, value: object) -> str:
+    """Returns `value` if it is a text that is not empty."""
+    if not isinstance(value, str) or not value.strip():
+        raise SettingError(setting, f"={value!r}: it must be a text; put it in quotes if YAML reads it otherwise")
+    return value
+
+
+def texts(setting: str, values: object) -> list[str]:
+    """Returns `values` as a list if it is a list of texts, which may be empty."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise SettingError(setting, f"={values!r}: it must be a list, as in [{values}]")
+    return [text(f"{setting}[{index}]", value) for index, value in enumerate(values)]
+
+
+def text_by_name(setting: str, values: object) -> Mapping[str, str]:
+    """Returns `values` if it maps names to texts."""
+    if not isinstance(values, Mapping):
+        raise SettingError(setting, f"={values!r}: it must hold names with their values, as in the YAMLs beside it")
+    for name, value in values.items():
+        text(f"{setting}.{name}", value)
+    return values

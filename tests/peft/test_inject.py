@@ -1,6 +1,7 @@
 """Parametrized layers share a class, and merging restores the stock layer."""
 
 import copy
+import pickle
 
 import torch
 from torch import nn
@@ -67,6 +68,23 @@ def test_layers_that_are_parametrized_alike_share_a_class_and_keep_it_when_one_i
     assert set(first.__dict__) == set(nn.Linear(3, 2).__dict__)
     assert torch.equal(second.weight, expected)
     assert torch.equal(twin.weight, expected)
+
+
+def test_a_parametrized_layer_can_be_pickled():
+    layer, x = frozen().eval(), torch.randn(4, 3)
+    parametrize_weights(layer, weight=Doubled(), bias=Plus())
+    parametrize_weights(layer, weight=Plus())
+    for of in (layer, disable_output_deltas(layer)):
+        twin = pickle.loads(pickle.dumps(of))
+        torch.testing.assert_close(twin(x), of(x))
+        assert type(twin) is type(of)
+        assert list(twin.state_dict()) == list(of.state_dict())
+        assert {name: p.requires_grad for name, p in twin.named_parameters()} == {
+            name: p.requires_grad for name, p in of.named_parameters()
+        }
+        assert not any(module.training for module in twin.modules())
+    torch.testing.assert_close(merge(twin)(x), layer(x))
+    assert type(twin) is nn.Linear
 
 
 def test_merging_keeps_the_pretrained_parameter_object():

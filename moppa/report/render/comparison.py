@@ -27,7 +27,7 @@ def comparison(table: Table, *, baseline: str | None = None) -> str:
     """Returns the comparison of a table's rows; the baseline is a row's name or method, by default the smallest row."""
     comparer, base = table_comparer(table), baseline_of(table, baseline)
     parts = [
-        f"# {table.title}: significance of the differences",
+        f"# {escape_markdown(table.title)}: significance of the differences",
         f"Records: digest {table.digest}. Intervals have a level of {LEVEL:.0%}, by Student's distribution. They cover "
         f"test images and seeds, but of a row with one seed the images alone: another seed may differ by more.",
         "## Accuracies",
@@ -53,7 +53,7 @@ def intervals_grid(table: Table, comparer: Comparer) -> str:
         for column in columns:
             estimate = estimates.get((row.name, column.task))
             line.append(MISSING if estimate is None else interval_text(estimate.interval()))
-    return grid(["method", *(column.title for column in columns)], lines)
+    return grid(["method", *(escape_markdown(column.title) for column in columns)], lines)
 
 
 def interval_text(interval: Interval) -> str:
@@ -71,7 +71,7 @@ def differences_grid(table: Table, comparer: Comparer, base: Row) -> str:
         for row in table.rows
         if row is not base
     ]
-    return grid(["method", *(column.title for column in columns)], lines)
+    return grid(["method", *(escape_markdown(column.title) for column in columns)], lines)
 
 
 def difference_text(difference: Difference | None) -> str:

@@ -9,6 +9,8 @@ from moppa.report.render.text import Header, published_mean, settings_tried, sho
 from moppa.report.rounding import round_text
 from moppa.report.table import Row, Table
 
+TEXTS = ("suite", "backbone", "protocol", "kind", "method", "row", "marks")
+
 
 def render_csv(table: Table) -> str:
     """Returns our rows and then the published ones; the column `kind` tells them apart. Missing numbers are empty."""
@@ -23,12 +25,22 @@ def render_csv(table: Table) -> str:
         *(header.key for header in headers if header.kind == "reference"),
     ]
     out = io.StringIO()
-    writer = csv.DictWriter(out, [*names, "records_digest"], restval="", lineterminator="\n")
-    writer.writeheader()
+    columns = [*names, "records_digest"]
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     identity = {"suite": table.suite, "backbone": table.backbone, "protocol": table.protocol}
-    writer.writerows({**identity, **row_fields(row, headers), "records_digest": table.digest} for row in table.rows)
-    writer.writerows({**identity, **published_fields(row, numbers, table.checkpoint)} for row in shown_published(table))
+    lines = [{**identity, **row_fields(row, headers), "records_digest": table.digest} for row in table.rows]
+    lines += [{**identity, **published_fields(row, numbers, table.checkpoint)} for row in shown_published(table)]
+    writer.writerow({name: plain_text(name) for name in columns})
+    writer.writerows(
+        {name: plain_text(value) if name in TEXTS else value for name, value in line.items()} for line in lines
+    )
     return out.getvalue()
+
+
+def plain_text(value: object) -> str:
+    """Returns a text that no spreadsheet takes for a formula: with an apostrophe before a sign that starts one."""
+    text = str(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def row_fields(row: Row, headers: Sequence[Header]) -> dict[str, object]:

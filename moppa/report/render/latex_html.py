@@ -122,5 +122,8 @@ LATEX_CHARACTERS = {
 
 
 def escape_latex(text: str) -> str:
-    """Returns text that LaTeX prints unchanged."""
-    return "".join(LATEX_CHARACTERS.get(character, character) for character in text)
+    """Returns text that LaTeX prints unchanged, in one line. The end of the row before would take a first [ or *."""
+    line = " ".join(text.split())
+    return "{}" * line.startswith(("[", "*")) + "".join(
+        LATEX_CHARACTERS.get(character, character) for character in line
+    )

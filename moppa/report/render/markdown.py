@@ -1,5 +1,6 @@
 """Tables as Markdown."""
 
+import re
 from collections.abc import Sequence
 
 from moppa.report.render.text import (
@@ -14,18 +15,23 @@ from moppa.report.table import Table
 
 MARKDOWN = Style(best=lambda x: f"**{x}**", second=lambda x: f"<ins>{x}</ins>", spread=lambda x: f" ± {x}")
 
+HTML_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+SPECIAL = re.compile(r"[\\`|\[\]]|\*(?=\S)|(?<=\S)\*|(?<!\w)_(?=\S)|(?<=\S)_(?!\w)|~(?=~)")  # what would format or link
+
 
 def render_markdown(table: Table) -> str:
     """Returns the table with its title, caption and notes."""
-    notes = [f"- {note}" for note in table_notes(table)]
-    parts = [f"# {table.title}", table.caption, markdown_grid(table)]
+    notes = [f"- {escape_markdown(note)}" for note in table_notes(table)]
+    parts = [f"# {escape_markdown(table.title)}", escape_markdown(table.caption), markdown_grid(table)]
     return "\n\n".join(parts) + "\n" + "\n".join(["", *notes, ""] if notes else [])
 
 
 def markdown_grid(table: Table) -> str:
     """Returns the rows and columns only."""
     headers = table_headers(table)
-    titles = ["method", *(f"**{header.title}**" if header.kind == "mean" else header.title for header in headers)]
+    names = [escape_markdown(header.title) for header in headers]
+    shown = zip(names, headers, strict=True)
+    titles = ["method", *(f"**{name}**" if header.kind == "mean" else name for name, header in shown)]
     lines = []
     for row in table.rows:
         name = escape_markdown(row.name) + f" {row.marks}" * bool(row.marks)
@@ -50,5 +56,8 @@ def grid(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Returns text that stays plain text in a cell of a Markdown table."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
+    """Returns text that stays plain text in Markdown, also in a cell of a table. A _ inside of a word is plain."""
+    line = " ".join(text.split())
+    for character, replacement in HTML_ENTITIES.items():
+        line = line.replace(character, replacement)
+    return SPECIAL.sub(r"\\\g<0>", line)

@@ -57,7 +57,9 @@ function restoreState() {
 
 // Downloads the shown rows of the current table.
 function downloadCsv() {
-  const quoted = (cell) => `"${cell.textContent.trim().replaceAll('"', '""')}"`;
+  const isFormula = (text) => /^[=+@-]/.test(text) && Number.isNaN(Number(text));
+  const plain = (text) => (isFormula(text) ? `'${text}` : text);
+  const quoted = (cell) => `"${plain(cell.textContent.trim()).replaceAll('"', '""')}"`;
   const rows = [find("thead tr:last-child", currentSection()), ...findAll("tbody tr:not([hidden])", currentSection())];
   const text = rows.map((row) => [...row.children].map(quoted).join(",")).join("\n");
   const link = createElement("a", undefined, { download: "table.csv" });
