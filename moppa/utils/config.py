@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from moppa.utils.errors import SettingError, UserError, traceback_file
-from moppa.utils.paths import CONFIGS, IS_CHECKOUT
-from moppa.utils.renamed import TARGETS, check_overrides
+from moppa.utils.gpu import gpu_of_job, num_gpu_workers
+from moppa.utils.paths import CONFIGS
+from moppa.utils.renamed import check_overrides, importable
 from moppa.utils.signals import Stopped
 
 PASSED_LATER = ("generator", "examples")  # arguments of a method that come from the run, not from its YAML
@@ -30,7 +31,9 @@ def environment_value(name: str, default: Any) -> Any:
     return os.environ.get(name) or default
 
 
-OmegaConf.register_new_resolver("env", environment_value, replace=True)
+RESOLVERS = {"env": environment_value, "gpu_of_job": gpu_of_job, "num_gpu_workers": num_gpu_workers}
+for name, resolver in RESOLVERS.items():
+    OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 CONFIG_GROUPS = ("backbone", "data", "method", "protocol", "task", "train")  # those that count in a cell's key
 
@@ -128,12 +131,6 @@ def with_current_targets(node: Any) -> Any:
     if "_target_" in node:
         node["_target_"] = importable(node["_target_"])
     return node
-
-
-def importable(target: str) -> str:
-    """Returns a Python path of a config as it is called today and here: in a wheel baselines are inside the package."""
-    target = TARGETS.get(target, target)
-    return f"moppa.{target}" if target.startswith("baselines.") and not IS_CHECKOUT else target
 
 
 def with_setting_path(function: Callable[..., Any], path: str) -> Callable[..., Any]:

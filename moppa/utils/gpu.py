@@ -1,6 +1,7 @@
 """Whether there is a GPU, and the precision that follows. Imports torch only on a machine with a GPU driver."""
 
 import ctypes
+import os
 import sys
 from pathlib import Path
 
@@ -29,6 +30,35 @@ def has_driver() -> bool:
     except OSError:
         return ROCM_DEVICE.exists()
     return True
+
+
+def visible_gpus() -> list[str]:
+    """Returns the GPUs as CUDA_VISIBLE_DEVICES names them, or the numbers of all GPUs."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if names is not None:
+        return [name.strip() for name in names.split(",") if name.strip()]
+    if not has_driver():
+        return []
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def gpu_of_job(number: int) -> str:
+    """Returns the GPU of a job of a sweep, so that consecutive jobs have different GPUs. Without a GPU it is empty."""
+    gpus = visible_gpus()
+    return gpus[number % len(gpus)] if gpus else ""
+
+
+def num_gpu_workers(cells_per_gpu: int) -> int:
+    """Returns how many cells run at a time with MOPPA_CELLS_PER_GPU, or else `cells_per_gpu`, on every GPU.
+
+    Raises:
+        SettingError: if the number is not one of at least 1.
+    """
+    name = "MOPPA_CELLS_PER_GPU"
+    text = os.environ.get(name) or str(cells_per_gpu)
+    return max(1, len(visible_gpus())) * validate.integer(name, int(text) if text.isdigit() else text, minimum=1)
 
 
 def device_type(name: str) -> str:
