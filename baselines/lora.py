@@ -11,6 +11,7 @@ from moppa.peft.inject import parametrize_weights
 from moppa.peft.low_rank import LowRankDelta, check_rank
 from moppa.peft.targets import TargetLinear, target_linears
 from moppa.utils import validate
+from moppa.utils.errors import SettingError
 
 
 class LoRADelta(LowRankDelta):
@@ -69,6 +70,8 @@ def attach(
     for value in alphas:
         validate.number("alpha", value, minimum=0, exclusive_minimum=True)
     for target in target_linears(model, targets, method="LoRA"):
+        if share_down and target.name in ("q_proj", "k_proj", "v_proj"):
+            raise SettingError("share_down", "=true: this model has q, k and v in layers of their own; set it to false")
         delta = LoRADelta(
             target,
             rank=ranks[target.depth],

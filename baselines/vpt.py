@@ -63,7 +63,7 @@ def attach(
     validate.boolean("pool_prompts", pool_prompts)
     validate.number("dropout", dropout, minimum=0, maximum=0.99)
     blocks = find_blocks(model)
-    # in a Swin prompts would join the windows, inside the blocks; other positions than absolute fit only the first tokens
+    # in a Swin prompts would join the windows, inside the blocks; relative and rotary positions know no prompts
     attention = getattr(blocks[0].module, "attn", None)
     is_relative = any(getattr(attention, name, None) is not None for name in ("relative_position_index", "rel_pos"))
     if blocks[0].layout != "tokens" or is_relative or getattr(model, "rope", None) is not None:

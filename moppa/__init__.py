@@ -1,25 +1,26 @@
 """MoPPA: parameter-efficient fine-tuning of vision transformers, with reproducible results on VTAB-1K.
 
-Use without the harness: `moppa.attach(timm_model)`, a training loop with `loss + moppa.penalty(model, progress)`,
-`moppa.merge(model)` before evaluation, and `moppa.save` and `moppa.load` for the adapter alone.
+Use without the harness: `moppa.attach(timm_model)`, or `moppa.attach(timm_model, method="lora", rank=8)` for another
+method, a training loop with `loss + moppa.penalty(model, progress)`, `moppa.merge(model)` before evaluation, and
+`moppa.save` and `moppa.load` for what the method has trained.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moppa.mixture.api import attach, load, save
+    from moppa.peft.api import attach, load, save
     from moppa.peft.collect import penalty
     from moppa.peft.inject import merge
 
 __all__ = ["attach", "load", "merge", "penalty", "save"]
 
 MODULES = {
-    "attach": "moppa.mixture.api",
-    "load": "moppa.mixture.api",
+    "attach": "moppa.peft.api",
+    "load": "moppa.peft.api",
     "merge": "moppa.peft.inject",
     "penalty": "moppa.peft.collect",
-    "save": "moppa.mixture.api",
+    "save": "moppa.peft.api",
 }
 
 

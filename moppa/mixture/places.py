@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from moppa.mixture.unit import Unit
 from moppa.peft.blocks import BlockInfo, Layout, from_tokens, to_tokens
 from moppa.peft.inject import wrap_module
+from moppa.peft.targets import check_calls_qkv
 from moppa.utils.errors import SettingError
 
 MakeUnit = Callable[[BlockInfo], Unit]
@@ -108,6 +109,7 @@ def insert_unit(block: BlockInfo, position: str, make: MakeUnit) -> None:
         raise SettingError("position", "=qv: a ConvNeXt has no q and v; choose another position, or a ViT or a Swin")
     else:
         seen = seen_by_attention(block)
+        check_calls_qkv(module.attn, method="position=qv")
         wrap_module(module.attn, "qkv", partial(BesideMatrices, units={"q": make(seen), "v": make(seen)}))
 
 

@@ -72,7 +72,7 @@ def by_depth(name: str, value: Any, num_blocks: int) -> list[Any]:
 def vit_blocks(model: Any) -> Iterator[BlockInfo]:
     """Yields the blocks of a plain vision transformer: one width, one grid, prefix tokens first."""
     blocks, patch_embed = getattr(model, "blocks", None), getattr(model, "patch_embed", None)
-    if not isinstance(blocks, nn.Sequential) or not hasattr(model, "num_prefix_tokens"):
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not hasattr(model, "num_prefix_tokens"):
         return
     grid: Any = getattr(patch_embed, "grid_size", None)
     if grid is None:

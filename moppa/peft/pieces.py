@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from moppa.peft.low_rank import check_rank
 from moppa.peft.sensitivity import Piece
-from moppa.peft.targets import TARGETS, TargetLinear, target_linears
+from moppa.peft.targets import TARGETS, TargetLinear, check_calls_qkv, target_linears
 
 
 @dataclass(kw_only=True, eq=False)
@@ -30,6 +30,8 @@ def find_pieces(model: nn.Module, structure: str, rank: int, matrix_ratio: float
     for target in target_linears(model, TARGETS, method="SPT"):
         d_out, d_in = target.matrix_shape
         check_rank(rank, target.matrix_shape)
+        if structure == "adapter" and target.name == "qkv":
+            check_calls_qkv(target.owner, method="SPT-Adapter")
         cost = rank * (d_in + d_out) if structure == "lora" else 2 * rank * d_out + rank + d_out
         for index in range(len(target.is_adapted)):
             pieces.append(

@@ -1,7 +1,8 @@
 """The linear layers of transformer blocks that weight methods adapt, by the papers' names: q, k, v, proj, fc1, fc2."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from moppa.utils.errors import UserError
 
 QKV = ("q", "k", "v")
 PATHS = {"proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+GATED = ("mlp.fc1_g", "mlp.fc1_x")  # fc1 of a SwiGLU in two layers, as in EVA-02
 TARGETS = (*QKV, *PATHS)
 
 
@@ -18,7 +20,7 @@ TARGETS = (*QKV, *PATHS)
 class TargetLinear:
     """A linear layer, and which of the matrices that are stacked in its weight are adapted.
 
-    timm stacks q, k and v in one weight; every other layer has one matrix.
+    Most models of timm stack q, k and v in one weight; every other layer has one matrix.
     """
 
     owner: nn.Module
@@ -45,18 +47,37 @@ def target_linears(model: nn.Module, targets: Sequence[str], *, method: str) -> 
         UserError: if a block has no such layer.
     """
     validate.subset("targets", targets, TARGETS)
-    matrices = {"attn.qkv": tuple(name in targets for name in QKV)}
-    matrices |= {path: (True,) for target, path in PATHS.items() if target in targets}
     linears = []
     for depth, block in enumerate(find_blocks(model)):
-        for path, is_adapted in matrices.items():
-            if any(is_adapted):
-                outer, _, name = path.rpartition(".")
-                owner = getattr(block.module, outer, None)
-                if owner is None or not isinstance(getattr(owner, name, None), nn.Linear):
-                    raise UserError(
-                        f"{method} adapts linear layers of transformer blocks, and those of {type(model).__name__} "
-                        f"have no {path}: choose a ViT or a Swin as the backbone"
-                    )
-                linears.append(TargetLinear(owner=owner, name=name, depth=depth, is_adapted=is_adapted))
+        for path, is_adapted in target_paths(block.module, targets):
+            outer, _, name = path.rpartition(".")
+            owner = getattr(block.module, outer, None)
+            if owner is None or not isinstance(getattr(owner, name, None), nn.Linear):
+                raise UserError(
+                    f"{method} adapts linear layers of transformer blocks, and those of {type(model).__name__} "
+                    f"have no {path}: choose a ViT or a Swin as the backbone"
+                )
+            linears.append(TargetLinear(owner=owner, name=name, depth=depth, is_adapted=is_adapted))
     return linears
+
+
+def target_paths(block: Any, targets: Sequence[str]) -> Iterator[tuple[str, tuple[bool, ...]]]:
+    """Yields the paths of the layers that the targets name in a block, and which of their matrices are adapted."""
+    attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
+    if getattr(attention, "q_proj", None) is not None:
+        yield from ((f"attn.{name}_proj", (True,)) for name in QKV if name in targets)
+    elif any(name in targets for name in QKV):
+        yield "attn.qkv", tuple(name in targets for name in QKV)
+    for target, path in PATHS.items():
+        if target in targets:
+            is_gated = target == "fc1" and getattr(mlp, "fc1_g", None) is not None
+            yield from ((name, (True,)) for name in (GATED if is_gated else (path,)))
+
+
+def check_calls_qkv(attention: Any, *, method: str) -> None:
+    """Raises `UserError` if an attention never calls its layer qkv, so that nothing can be added to the output."""
+    if getattr(attention, "qkv", None) is None or getattr(attention, "q_bias", None) is not None:
+        raise UserError(
+            f"{method} adds to the output of the layer qkv, and {type(attention).__module__.rpartition('.')[2]} "
+            f"never calls one: choose another backbone or another method"
+        )

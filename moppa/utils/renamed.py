@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from moppa.utils.errors import UserError
+from moppa.utils.paths import IS_CHECKOUT
 
 SETTINGS = {
     "data.store": "data.cache",
@@ -25,6 +26,12 @@ TARGETS = {
     "moppa.mixture.attach": "moppa.mixture.insert.attach",
     "moppa.train.Recipe": "moppa.train.recipe.Recipe",
 }
+
+
+def importable(target: str) -> str:
+    """Returns a Python path of a config as it is called today and here: in a wheel baselines are inside the package."""
+    target = TARGETS.get(target, target)
+    return f"moppa.{target}" if target.startswith("baselines.") and not IS_CHECKOUT else target
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

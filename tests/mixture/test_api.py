@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import timm
@@ -43,7 +44,8 @@ def run_python(program, folder):
 
 def test_attach_uses_the_default_settings():
     model = moppa.attach(vit())
-    assert MixtureSettings(**model.moppa_settings) == MixtureSettings()
+    settings = MixtureSettings(**model.moppa_settings)
+    assert replace(settings, priors=tuple(settings.priors)) == MixtureSettings()
 
 
 def test_only_units_and_head_are_trainable():
@@ -85,7 +87,7 @@ def test_load_and_save_report_what_does_not_fit(tmp_path):
     ):
         moppa.load(vit(96), path)
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="is not a MoPPA adapter"):
+    with pytest.raises(UserError, match="holds no method"):
         moppa.load(vit(), path)
     path.write_bytes(b"")
     with pytest.raises(UserError, match="cannot be read"):
