@@ -29,25 +29,34 @@ def main() -> int:
     parser.add_argument("--quiet", action="store_true", help="print paths only")
     args = parser.parse_args()
     is_own_results = IS_CHECKOUT and args.results.resolve() == ROOT.resolve() / "results"
-    updated = []
     try:
         output = write_tables(args.results, CONFIGS, strict=args.strict)
         if not output.written and not output.excluded:
             raise no_records(args.results)
-        if is_own_results:
-            updated = [path for path in quoting_files(ROOT) if update_readme(path, ROOT / "results" / "tables")]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     console = Console(soft_wrap=False)
     for table in output.tables if not args.quiet else []:
         show(table, console)
-    if paths := output.written + updated:
-        print(*paths, sep="\n")
+    if output.written:
+        print(*output.written, sep="\n")
     print(list_excluded(output.excluded, args.results), end="", file=sys.stderr)
-    if output.excluded and not output.written:
+    if not (update_quotes() if is_own_results else True) or (output.excluded and not output.written):
         return 1
     return EXCLUDED if output.excluded else 0
+
+
+def update_quotes() -> bool:
+    """Updates what README.md and docs/ quote, prints their paths, and returns whether every quote has its number."""
+    try:
+        updated = [path for path in quoting_files(ROOT) if update_readme(path, ROOT / "results" / "tables")]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return False
+    for path in updated:
+        print(path)
+    return True
 
 
 if __name__ == "__main__":

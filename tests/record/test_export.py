@@ -89,6 +89,21 @@ def test_missing_files_and_files_of_another_cell_are_errors(toy, tmp_path):
         export(tmp_path / "elsewhere.json", out)
 
 
+def test_a_pth_file_is_one_that_timm_reads_and_the_folder_of_records_may_be_a_link(toy, tmp_path):
+    path = run(toy, tmp_path, "method=bitfit")
+    records = tmp_path / "results" / "records"
+    records.rename(tmp_path / "kept")
+    records.symlink_to(tmp_path / "kept")
+    for name in ("out.pth", "out.safetensors"):
+        export(path, tmp_path / name)
+        model = timm.create_model("test_vit", num_classes=10, img_size=32, checkpoint_path=str(tmp_path / name))
+        assert model.head.weight.equal(safetensors.torch.load_file(trained_path(path))["head.weight"])
+    with pytest.raises(UserError, match=r"out\.txt: timm tells weights by their suffix; choose one of \.safetensors"):
+        export(path, tmp_path / "out.txt")
+    with pytest.raises(UserError, match=r"there is no record at .*seed1\.json"):
+        export(path.with_name("seed1.json"), tmp_path / "out.pth")
+
+
 def test_keep_trained_false_keeps_no_tensors(toy, tmp_path):
     path = run(toy, tmp_path, "method=lora", "run.keep_trained=false")
     assert not trained_path(path).exists()

@@ -3,6 +3,8 @@
 After an intended change run `MOPPA_GOLDEN=write pytest tests/report/test_golden.py` and review the diff.
 """
 
+import csv
+import io
 import json
 import os
 import re
@@ -109,12 +111,21 @@ def test_markup_in_a_name_is_escaped_in_every_format(tmp_path):
     from dataclasses import replace
 
     from moppa.report.load import load_records
-    from moppa.report.render import latex_html, markdown
+    from moppa.report.render import csv_file, latex_html, markdown
     from moppa.report.table import build_tables
 
     write_record_file(tmp_path, "method=lora", "task=dtd")
     [table] = build_tables(tmp_path, CONFIGS, *load_records(tmp_path))
     table = replace(table, rows=[replace(table.rows[0], name=r"<script>alert(1)</script> a_b & 5% | \x {y}")])
+    columns = [replace(column, title=f"*A*|_B_[{column.title}](x)") for column in table.columns]
+    titled = markdown.render_markdown(replace(table, columns=columns))
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in titled.splitlines() if line.startswith("|")}) == 1
+    assert r"\*A\*\|\_B\_\[DTD\](x)" in titled
+    rows = [replace(table.rows[0], name=name) for name in ("=1+1", "@sum", "-2", "[1]", "plain")]
+    sheet = list(csv.DictReader(io.StringIO(csv_file.render_csv(replace(table, rows=rows, suite="+s")))))
+    assert [line["row"] for line in sheet] == ["'=1+1", "'@sum", "'-2", "[1]", "plain"]
+    assert sheet[0]["suite"] == "'+s"
+    assert "\n{}[1] " in latex_html.render_latex(replace(table, rows=rows))  # not an argument of \\ before it
     assert "<script>" not in latex_html.render_html(table)
     assert "<script>" not in markdown.render_markdown(table)
     assert r"5% \| " in markdown.render_markdown(table)

@@ -85,12 +85,13 @@ def test_the_lease_of_a_live_process_is_respected_and_that_of_a_killed_one_is_ta
     assert files_in(tmp_path) == []
 
 
-def test_a_lease_of_another_machine_is_taken_over_after_watching_it_without_a_heartbeat(tmp_path, monkeypatch):
+@pytest.mark.parametrize("age", [10, -3600], ids=["expired", "from a clock that is an hour ahead"])
+def test_a_lease_of_another_machine_is_taken_over_after_watching_it_without_a_heartbeat(age, tmp_path, monkeypatch):
     monkeypatch.setattr(lease_module, "LEASE_SECONDS", 0.5)
     path = tmp_path / "seed0.lease"
     path.write_text(LEASE_ELSEWHERE)
     assert acquire_lease(path) is None  # it has not expired
-    os.utime(path, (time.time() - 10,) * 2)
+    os.utime(path, (time.time() - age,) * 2)
     file_lease = acquire_lease(path)
     assert file_lease is not None
     file_lease.release()
@@ -105,11 +106,12 @@ def test_a_lease_of_another_machine_with_a_heartbeat_is_respected(tmp_path, monk
     assert acquire_lease(path) is None
 
 
-def test_an_unsigned_lease_expires(tmp_path):
+@pytest.mark.parametrize("age", [10, -3600])
+def test_an_unsigned_lease_expires(age, tmp_path):
     path = tmp_path / "seed0.lease"
     path.touch()
     assert acquire_lease(path) is None  # its worker may be about to sign it
-    os.utime(path, (time.time() - 10,) * 2)
+    os.utime(path, (time.time() - age,) * 2)
     file_lease = acquire_lease(path)
     assert file_lease is not None
     file_lease.release()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from moppa.record.schema import read_record
-from moppa.train.loggers import SafeLogger, is_logged_in
+from moppa.train.loggers import SafeLogger, TensorBoardLogger, WandbLogger, automatic_mode, is_logged_in
 from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
 from run import run_cell
@@ -82,7 +82,7 @@ def test_wandb_gets_one_offline_run_with_config_and_final_numbers(toy, tmp_path,
 
 
 def test_a_user_with_a_key_in_the_environment_or_the_netrc_file_is_logged_in(tmp_path, monkeypatch):
-    for name in ("WANDB_API_KEY", "WANDB_BASE_URL"):
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "WANDB_DISABLED"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert not is_logged_in()
@@ -93,6 +93,17 @@ def test_a_user_with_a_key_in_the_environment_or_the_netrc_file_is_logged_in(tmp
     assert not is_logged_in()
     monkeypatch.setenv("WANDB_API_KEY", "key")
     assert is_logged_in()
+    assert automatic_mode() == "online"
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DISABLED": "true"}.items():
+        with monkeypatch.context() as environment:
+            environment.setenv(name, value)
+            assert automatic_mode() is None  # wandb reads it
+
+
+def test_a_tilde_in_the_folder_of_a_logger_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert WandbLogger(project="moppa", mode="auto", dir="~/logs").dir == tmp_path / "logs"
+    assert TensorBoardLogger(dir="~/logs").dir == tmp_path / "logs"
 
 
 @pytest.mark.slow
