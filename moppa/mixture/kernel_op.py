@@ -78,11 +78,10 @@ def solve(
     """
     columns = [priors.index(name) if name in priors else -1 for name in FILTERS]
     numbers = [float(number) for number in (*starts, rate)]
-    return mixture(x.contiguous(), weights.float().contiguous(), *parameters, *basis, columns, numbers)
+    return torch.ops.moppa.mixture(x.contiguous(), weights.float().contiguous(), *parameters, *basis, columns, numbers)
 
 
-@torch.library.custom_op("moppa::mixture", mutates_args=(), schema=f"({ARGUMENTS}) -> Tensor")
-def mixture(x: Tensor, weights: Tensor, *arguments: Any) -> Tensor:
+def run_forward(x: Tensor, weights: Tensor, *arguments: Any) -> Tensor:
     """Returns Y; the arguments are those of `solve`, flat."""
     from moppa.mixture.kernel import forward_kernel  # needs Triton
 
@@ -94,10 +93,7 @@ def mixture(x: Tensor, weights: Tensor, *arguments: Any) -> Tensor:
     return y
 
 
-@torch.library.custom_op(
-    "moppa::mixture_backward", mutates_args=(), schema=f"(Tensor dy, {ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)"
-)
-def mixture_backward(dy: Tensor, x: Tensor, weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def run_backward(dy: Tensor, x: Tensor, weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Returns dX, and the gradients of weights, constants and source as summands, which no program adds up."""
     from moppa.mixture.kernel import backward_kernel  # needs Triton
 
@@ -110,13 +106,11 @@ def mixture_backward(dy: Tensor, x: Tensor, weights: Tensor, *arguments: Any) ->
     return gradients
 
 
-@mixture.register_fake
 def empty_solution(x: Tensor, *_: Any) -> Tensor:
     """Returns a tensor like Y."""
     return torch.empty_like(x)
 
 
-@mixture_backward.register_fake
 def empty_gradients(_: Tensor, x: Tensor, weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Returns tensors like those of the backward pass."""
     *tensors, priors, _starts = arguments
@@ -135,7 +129,9 @@ def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     """Returns the gradients of all arguments."""
     x, weights, *tensors = ctx.saved_tensors
     diffusivity, speed, time, source, *_ = tensors
-    dx, dweights, dconstants, dsource = mixture_backward(dy.contiguous(), x, weights, *tensors, ctx.priors, ctx.starts)
+    dx, dweights, dconstants, dsource = torch.ops.moppa.mixture_backward(
+        dy.contiguous(), x, weights, *tensors, ctx.priors, ctx.starts
+    )
     dweights = dweights.sum((0, 1))[None] if len(weights) == 1 else dweights.sum(1)
     rows = iter(dconstants.sum(0).unbind())
     dtime, ddiffusivity, dspeed = (None if tensor is None else next(rows) for tensor in (time, diffusivity, speed))
@@ -143,7 +139,14 @@ def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, dweights, *constants, *[None] * 6
 
 
-mixture.register_autograd(backward, setup_context=setup_context)
+LIBRARY = torch.library.Library("moppa", "FRAGMENT")
+LIBRARY.define(f"mixture({ARGUMENTS}) -> Tensor")
+LIBRARY.define(f"mixture_backward(Tensor dy, {ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+LIBRARY.impl("mixture", run_forward, "CompositeExplicitAutograd")
+LIBRARY.impl("mixture_backward", run_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("moppa::mixture", empty_solution, lib=LIBRARY)
+torch.library.register_fake("moppa::mixture_backward", empty_gradients, lib=LIBRARY)
+torch.library.register_autograd("moppa::mixture", backward, setup_context=setup_context, lib=LIBRARY)
 
 
 def tile_shape(x: Tensor, tensors: Sequence[Tensor | None], priors: Sequence[int]) -> dict[str, int]:

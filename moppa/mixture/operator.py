@@ -118,6 +118,11 @@ class Operator(nn.Module):
         self.uses_kernel = self.has_kernel()
         return self
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores a copied or unpickled operator, which may be on another machine."""
+        super().__setstate__(state)
+        self.uses_kernel = self.has_kernel()
+
     def solve_in_kernel(self, x: Bottleneck, weights: Weights) -> Bottleneck:
         """Returns Y in the dtype of X."""
         by_name: dict[str, Any] = dict(self.positive.items())

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from moppa.utils import validate
+from moppa.utils.optimizers import SGD, AdamW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,8 @@ class Recipe:
         others = [parameter for parameter in parameters if not self.decay_1d and parameter.ndim <= 1]
         groups = [{"params": decayed}, *([{"params": others, "weight_decay": 0.0}] if others else [])]
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(groups, lr=lr, weight_decay=self.weight_decay, fused=True, capturable=capturable)
-        return torch.optim.SGD(groups, lr=lr, weight_decay=self.weight_decay, momentum=0.9, fused=capturable)
+            return AdamW(groups, lr=lr, weight_decay=self.weight_decay, fused=True, capturable=capturable)
+        return SGD(groups, lr=lr, weight_decay=self.weight_decay, momentum=0.9, fused=capturable)
 
     def lr_at(self, step: int, num_steps: int) -> float:
         """Returns the learning rate of step 0, 1, ..., num_steps - 1."""

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from moppa.utils.optimizers import LBFGS
+
 TOLERANCE = 1e-5  # largest entry of the gradient at the solution; 1e-8 gave the same predictions on the mini suite
 MAX_ITERATIONS = 2000
 HISTORY = 20  # pairs of steps and gradients from which L-BFGS estimates the curvature
@@ -53,7 +55,7 @@ def fit_logistic(
     inputs, labels = standardized @ axes.T * scale, labels.long()
     weight = features.new_zeros(num_classes, len(axes), requires_grad=True)
     bias = features.new_zeros(num_classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
+    optimizer = LBFGS(
         [weight, bias],
         max_iter=MAX_ITERATIONS,
         max_eval=2 * MAX_ITERATIONS,
