@@ -112,6 +112,24 @@ CASES = {
     "labels beyond the classes": (["+data.label_shift=1", "task.version=2"], ["has label 10", "task.num_classes=10"]),
     "too many images": (["+data.surplus=1", "task.version=2"], ["more than 800", "800"]),
     "one class": (["task.num_classes=1"], ["task.num_classes=1", "at least 2"]),
+    "title a number": (["task.title=2024"], ["task.title=2024", "put it in quotes"]),
+    "column a word": (["task.column=first"], ["task.column='first'", "an integer of at least 0"]),
+    "version of a task 0": (["task.version=0"], ["task.version=0", "at least 1"]),
+    "split a word of YAML": (["task.splits.val200=true"], ["task.splits.val200=True", "put it in quotes"]),
+    "digest a number of YAML": (["task.fingerprint={val200_sorted: 1e3}"], ["task.fingerprint.val200_sorted=1000.0"]),
+    "builder null": (["task.builder=null"], ["task.builder=None", "a text"]),
+    "label a word": (["task.label=count"], ["task.label='count'", "a function of moppa/data/labels.py"]),
+    "images scaled by 0": (["task.pixel_scale=0"], ["task.pixel_scale=0", "at least 1"]),
+    "suite a word of YAML": (["task.suite=false"], ["task.suite=False", "put it in quotes"]),
+    "name of a task with a slash": (["task.name=a/b"], ["task.name='a/b'", "without slashes"]),
+    "model of timm null": (["backbone.timm=null"], ["backbone.timm=None", "a text"]),
+    "one module of a checkpoint without brackets": (
+        ["backbone.unused=head"],
+        ["backbone.unused='head'", "as in [head]"],
+    ),
+    "modules null": (["backbone.untrained=null"], ["backbone.untrained=None", "it must be a list"]),
+    "weights a number": (["backbone.weights=7"], ["backbone.weights=7", "a text"]),
+    "weights a folder": (["backbone.weights=FILES"], ["backbone.weights=", "FILES"]),
     "unknown group of tasks": (["task.group=other"], ["task.group='other'", "natural, specialized, structured"]),
     "tuning on the test set": (["protocol=tune", "protocol.evaluate=test"], ["protocol=tune", "evaluate=val200"]),
     "final on the training set": (["protocol.evaluate=val200"], ["protocol=final", "evaluate=test"]),
@@ -269,8 +287,8 @@ def test_no_bad_input_leaves_partial_files(outcomes, results):
     assert not list(results.rglob("*.tmp*"))
 
 
-def test_there_are_at_least_72_cases():
-    assert len(CASES) >= 72
+def test_there_are_at_least_120_cases():
+    assert len(CASES) >= 120
 
 
 @pytest.mark.parametrize(

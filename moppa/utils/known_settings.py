@@ -55,7 +55,7 @@ def check_complete(config: Mapping[str, Any]) -> None:
             if name not in node:
                 raise UserError(f"{group}: its YAML lacks {name}{yaml_of(group)}; copy a neighbor")
         for name in NAMES:
-            if name in node and not (isinstance(node[name], str) and re.fullmatch(r"[^/\\\s][^/\\]*", node[name])):
+            if name in needed and not (isinstance(node[name], str) and re.fullmatch(r"[^/\\\s][^/\\]*", node[name])):
                 raise UserError(
                     f"{group}.{name}={node[name]!r}{yaml_of(group)}: it must be a name without slashes; YAML reads "
                     f"yes, no, on, off, null and 1e3 otherwise, so put it in quotes"
