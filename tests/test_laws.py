@@ -245,7 +245,15 @@ def test_9_skipping_unused_computation_changes_neither_logits_nor_gradients(meth
             assert_close(actual, expected[training], rtol=1e-4)
 
 
-@pytest.mark.parametrize(("method", "backbone"), DEFINED, ids=map(name_of, DEFINED))
+def slow_but_on_vit(pairs):
+    """Returns the parameters of a law about linear layers, which other backbones have, too: those are slow tests."""
+    return [
+        pytest.param(*pair, id=name_of(pair), marks=() if pair[1] == "class token" else pytest.mark.slow)
+        for pair in pairs
+    ]
+
+
+@pytest.mark.parametrize(("method", "backbone"), slow_but_on_vit(DEFINED))
 def test_10_the_matmul_backend_changes_neither_logits_nor_gradients(method, backbone, unchecked):
     model = perturbed(model_with(method, backbone))
     results = []
