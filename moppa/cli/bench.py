@@ -14,7 +14,6 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -30,7 +29,7 @@ from moppa.utils.device import configure_process, get_device
 from moppa.utils.errors import UserError
 from moppa.utils.gpu import DTYPES
 from moppa.utils.matmul import BACKENDS
-from moppa.utils.paths import CONFIGS, MOPPA_COMMAND, ROOT
+from moppa.utils.paths import CONFIGS, MOPPA_COMMAND, ROOT, user_path
 
 PARTS = ("machine", "methods", "optimizations", "cell")
 RIVALS = ("peft", "plain")
@@ -87,7 +86,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--keep-memory", action=argparse.BooleanOptionalAction, default=True, help="run.keep_memory: %(default)s")
     add("--step", choices=STEPS, default="auto", help="run.step: %(default)s")
     add("--precision", choices=("auto", *DTYPES), default="auto", help="run.precision: %(default)s")
-    add("--out", type=Path, default=ROOT / "outputs" / "benchmarks", metavar="DIR", help="folder for the JSON")
+    add("--out", type=user_path, default=ROOT / "outputs" / "benchmarks", metavar="DIR", help="folder for the JSON")
     add("--only", help=argparse.SUPPRESS)  # in a child process: measure one method and print JSON
     arguments = parser.parse_args()
     arguments.device = get_device("auto")

@@ -11,7 +11,6 @@ import copy
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from moppa.peft.blocks import BlockInfo
 from moppa.utils.config import compose_config, instantiate
 from moppa.utils.device import configure_process, device_info
 from moppa.utils.matmul import BACKENDS, use_backend
+from moppa.utils.paths import user_path
 
 DIM, GRID = 768, (14, 14)
 RANKS = {"r = 8": 8, "full width": None}
@@ -91,7 +91,7 @@ def main() -> None:
         "--matmul-backend", choices=BACKENDS, default="auto", help="as run.matmul_backend (%(default)s)"
     )
     parser.add_argument("--rounds", type=int, default=15, help="measured rounds (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="also write the results to FILE")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch_size = 64 if device.type == "cuda" else 8

@@ -17,7 +17,7 @@ from moppa.report.comparison import baselines, without_baseline
 from moppa.report.render.comparison import comparison, published_page
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
-from moppa.utils.paths import CONFIGS, ROOT
+from moppa.utils.paths import CONFIGS, ROOT, user_path
 
 EXCLUDED = 3  # exit status
 
@@ -25,7 +25,7 @@ EXCLUDED = 3  # exit status
 def main() -> int:
     """Prints the path of every file written and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="default: %(default)s")
+    parser.add_argument("results", nargs="?", type=user_path, default=ROOT / "results", help="default: %(default)s")
     parser.add_argument(
         "--baseline",
         help="name or method of the row that the others of each table are compared with; default, and in a table "

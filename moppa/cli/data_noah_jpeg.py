@@ -6,7 +6,6 @@ Writes JPEG of quality 75 with halved chroma (4:2:0) in NOAH's folder layout. Th
 
 import argparse
 import sys
-from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -23,7 +22,7 @@ def main() -> int:
     """Prints the path of the folder; returns 1 if it cannot be written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="+", metavar="task=NAME data.dir=DIR")
-    parser.add_argument("--out", type=Path, required=True, help="the task's folder is written in this folder")
+    parser.add_argument("--out", type=user_path, required=True, help="the task's folder is written in this folder")
     parser.add_argument("--without-test", action="store_true", help="leave out the test set: enough for protocol=tune")
     args = parser.parse_intermixed_args()
     splits = [split for split in SPLITS if not (args.without_test and split == "test")]

@@ -15,7 +15,7 @@ from moppa.demo import ALL_TASKS, METHODS, TASKS, Demo, run
 from moppa.report.build import list_excluded, write_tables
 from moppa.report.render.terminal import show
 from moppa.utils.errors import UserError
-from moppa.utils.paths import CONFIGS
+from moppa.utils.paths import CONFIGS, user_path
 
 OVERRIDES = ("backbone=vit_micro", "train=mini")
 
@@ -59,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="run all eight tasks")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="run these tasks, for example mini/terrain")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", default=METHODS, help=f"default: {' '.join(METHODS)}")
-    parser.add_argument("--results", type=Path, default=Path("results/demo"), metavar="DIR", help="(%(default)s)")
+    parser.add_argument("--results", type=user_path, default=Path("results/demo"), metavar="DIR", help="(%(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDES", help="more overrides for run.py")
     return parser.parse_args()
 

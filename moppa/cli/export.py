@@ -6,7 +6,6 @@ The method must merge into the weights (lora, ssf, bitfit, ...). The file then n
 
 import argparse
 import sys
-from pathlib import Path
 
 from moppa.record.export import export
 from moppa.utils.errors import UserError
@@ -16,12 +15,12 @@ from moppa.utils.paths import user_path
 def main() -> int:
     """Prints the path of the file, or returns 1 if the cell cannot be exported."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("record", type=Path, help="the JSON file of a finished cell")
-    parser.add_argument("out", type=Path, help="the file to write: .safetensors, or .pth")
+    parser.add_argument("record", type=user_path, help="the JSON file of a finished cell")
+    parser.add_argument("out", type=user_path, help="the file to write: .safetensors, or .pth")
     parser.add_argument("--weights", metavar="FILE", help="the backbone's checkpoint, if it has moved")
     args = parser.parse_args()
     try:
-        export(user_path(args.record), user_path(args.out), weights=args.weights)
+        export(args.record, args.out, weights=args.weights)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -23,7 +23,7 @@ from moppa.report.plots.figure_files import remove_figure, write_figure
 from moppa.report.plots.routes import read_routes
 from moppa.report.table import Table
 from moppa.utils.errors import UserError
-from moppa.utils.paths import CONFIGS, ROOT
+from moppa.utils.paths import CONFIGS, ROOT, user_path
 
 PUBLISHED_BASELINE = "LoRA"
 
@@ -31,7 +31,9 @@ PUBLISHED_BASELINE = "LoRA"
 def main() -> int:
     """Prints the path of each figure; returns 1 if a record or row is wrong and 3 if records were excluded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="the folder of the results")
+    parser.add_argument(
+        "results", nargs="?", type=user_path, default=ROOT / "results", help="the folder of the results"
+    )
     parser.add_argument(
         "--baseline",
         metavar="ROW",

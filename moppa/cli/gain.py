@@ -6,13 +6,12 @@ Prints the gains as a Markdown table. With --out also draws them, as PNG and SVG
 
 import argparse
 import sys
-from pathlib import Path
 
 from moppa.report.build import no_records, read_tables
 from moppa.report.gain import gain_chart, gain_markdown, gains
 from moppa.report.plots.figure_files import write_figure
 from moppa.utils.errors import UserError
-from moppa.utils.paths import CONFIGS, ROOT
+from moppa.utils.paths import CONFIGS, ROOT, user_path
 
 
 def main() -> int:
@@ -21,8 +20,8 @@ def main() -> int:
     parser.add_argument("table", metavar="TABLE")
     parser.add_argument("row", metavar="ROW")
     parser.add_argument("control", metavar="CONTROL")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the folder of the figures")
+    parser.add_argument("--results", type=user_path, default=ROOT / "results", help="default: %(default)s")
+    parser.add_argument("--out", type=user_path, metavar="FOLDER", help="the folder of the figures")
     args = parser.parse_args()
     try:
         tables = {table.name: table for table in read_tables(args.results, CONFIGS)[0]}

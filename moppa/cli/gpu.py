@@ -17,7 +17,7 @@ from typing import Any
 from moppa.bench.gpu import PARTS, as_json, run_part, size_for, table
 from moppa.bench.output import output_path, save_json
 from moppa.utils.device import configure_process, get_device
-from moppa.utils.paths import MOPPA_COMMAND, ROOT
+from moppa.utils.paths import MOPPA_COMMAND, ROOT, user_path
 
 SECONDS = 350  # for everything
 # the most seconds of each part; the last gets what is left
@@ -75,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(LIMITS), metavar="PART", help=f"of {', '.join(LIMITS)}")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="for everything: %(default)s")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmarks", help="folder for the JSON")
+    parser.add_argument("--out", type=user_path, default=ROOT / "results" / "benchmarks", help="folder for the JSON")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # in a child process: writes to --out
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(LIMITS):

@@ -12,6 +12,8 @@ from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
+from moppa.utils.output import allow_any_text
+
 COMMANDS = {
     "run": ("moppa.cli.run", "train and evaluate a method on a task; -m runs many cells"),
     "sweep": ("moppa.cli.sweep", "plan a sweep, show its status, or retry its failed cells"),
@@ -66,6 +68,7 @@ def main() -> int:
 def run_command(name: str, words: Sequence[str]) -> int:
     """Runs a command with the rest of the command line, and returns its exit status."""
     sys.argv = ["moppa" if words[:1] == ["-sc"] else f"moppa {name}", *words]  # Hydra's script names the program
+    allow_any_text()
     try:
         return import_command(name)() or 0
     except ModuleNotFoundError as error:

@@ -8,7 +8,6 @@ Exit status: 0 if every error is below 1e-10, 1 otherwise.
 
 import argparse
 import sys
-from pathlib import Path
 
 from moppa.bench.official import Reference, measure, read_cases, write_cases
 from moppa.utils.errors import UserError
@@ -20,7 +19,7 @@ LIMIT = 1e-10
 def main() -> int:
     """Measures every case, prints one line for each, and writes the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=user_path)
     try:
         reference, cases = Reference(user_path(parser.parse_args().file)), read_cases()
     except UserError as error:

@@ -21,6 +21,7 @@ from moppa.pretrain.teacher import load_teacher, token_statistics, write_tokens
 from moppa.pretrain.weights import write_weights
 from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError
+from moppa.utils.paths import user_path
 
 NUM_STATISTICS_IMAGES = 3000
 
@@ -79,9 +80,9 @@ def run_pretraining(arguments: argparse.Namespace) -> list[float]:
 def parse_arguments() -> argparse.Namespace:
     """Returns the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, metavar="TAR", help="tar of 64 x 64 px photographs")
-    parser.add_argument("--teacher", type=Path, metavar="FILE", help="DINOv2 ViT-S/14, safetensors or pth")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file for the pretrained weights")
+    parser.add_argument("--images", type=user_path, required=True, metavar="TAR", help="tar of 64 x 64 px photographs")
+    parser.add_argument("--teacher", type=user_path, metavar="FILE", help="DINOv2 ViT-S/14, safetensors or pth")
+    parser.add_argument("--out", type=user_path, required=True, metavar="FILE", help="file for the pretrained weights")
     parser.add_argument("--objective", choices=("distill", "masked"), default="distill", help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=8, help="passes over one view each (default: %(default)s)")
     parser.add_argument(
@@ -92,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument(
         "--work",
-        type=Path,
+        type=user_path,
         default=Path("data/pretrain"),
         help="views, features and checkpoints (default: %(default)s)",
     )

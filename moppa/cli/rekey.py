@@ -6,17 +6,16 @@ the key, the renamed settings and the links to tune records changes in a record.
 
 import argparse
 import sys
-from pathlib import Path
 
 from moppa.record.rekey import rekey
 from moppa.utils.errors import UserError
-from moppa.utils.paths import ROOT
+from moppa.utils.paths import ROOT, user_path
 
 
 def main() -> int:
     """Prints how many records were re-keyed and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="the results folder")
+    parser.add_argument("results", nargs="?", type=user_path, default=ROOT / "results", help="the results folder")
     arguments = parser.parse_args()
     try:
         if not (arguments.results / "records").is_dir():

@@ -7,18 +7,19 @@ The page opens from its folder, without a server or a network.
 
 import argparse
 import sys
-from pathlib import Path
 
 from moppa.report.build import list_excluded, no_records, read_tables
 from moppa.report.page import write_page
 from moppa.utils.errors import UserError
-from moppa.utils.paths import CONFIGS, ROOT
+from moppa.utils.paths import CONFIGS, ROOT, user_path
 
 
 def main() -> int:
     """Prints the paths of the page; returns 1 if a record is wrong and 3 if records were excluded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="the folder of the results")
+    parser.add_argument(
+        "results", nargs="?", type=user_path, default=ROOT / "results", help="the folder of the results"
+    )
     args = parser.parse_args()
     try:
         tables, excluded = read_tables(args.results, CONFIGS)

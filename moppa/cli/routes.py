@@ -8,19 +8,19 @@ operator after the training: how a token in the middle of the grid spreads to it
 
 import argparse
 import sys
-from pathlib import Path
 
 from moppa.report.plots.charts import ROUTE_CHARTS
 from moppa.report.plots.figure_files import write_figure
 from moppa.report.plots.routes import read_routes
 from moppa.utils.errors import UserError
+from moppa.utils.paths import user_path
 
 
 def main() -> int:
     """Prints the paths of the figures; returns 1 if the record holds no routes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("record", type=Path, help="the record of the cell, a seed*.json")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the folder of the figures (default: the record's)")
+    parser.add_argument("record", type=user_path, help="the record of the cell, a seed*.json")
+    parser.add_argument("--out", type=user_path, metavar="FOLDER", help="folder of the figures (default: the record's)")
     args = parser.parse_args()
     folder = args.out or args.record.parent
     try:

@@ -25,6 +25,7 @@ from moppa.sweep.resolve import finished_cell
 from moppa.sweep.select_hparams import val200_accuracy
 from moppa.utils.config import one_line_errors
 from moppa.utils.errors import UserError
+from moppa.utils.output import allow_any_text
 from moppa.utils.overrides import quoted
 from moppa.utils.paths import CONFIGS, IS_CHECKOUT, ROOT
 from moppa.utils.renamed import check_overrides
@@ -37,6 +38,7 @@ cell_seconds: list[float] = []  # of the cells that this process has trained
 
 def main() -> int:
     """Runs the cells that `sys.argv` describes, or prints what it asks for; returns 1 after an error."""
+    allow_any_text()
     arguments = get_args_parser().parse_args()
     folders = [CONFIGS, *([Path(arguments.config_dir)] if arguments.config_dir else [])]
     if arguments.help or len(sys.argv) == 1:

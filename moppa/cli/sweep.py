@@ -23,7 +23,7 @@ from rich.live import Live
 from moppa.sweep.status import State
 from moppa.sweep.status_table import CellFiles, cell_states, counts_line, find_cells, status_view
 from moppa.utils.errors import UserError
-from moppa.utils.paths import CONFIGS, RUN_COMMAND
+from moppa.utils.paths import CONFIGS, RUN_COMMAND, user_path
 
 if TYPE_CHECKING:
     from moppa.sweep.plan import PlannedCell
@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="OVERRIDES", help="+sweep=vtab1k, task=eurosat,dtd seed=0,1,2, ..."
     )
-    parser.add_argument("--results", type=Path, default=Path("results"), help="for status without OVERRIDES")
+    parser.add_argument("--results", type=user_path, default=Path("results"), help="for status without OVERRIDES")
     parser.add_argument("--once", action="store_true", help="print the status once and exit")
     arguments = parser.parse_args()
     try:

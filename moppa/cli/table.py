@@ -8,7 +8,6 @@ but records had to be excluded, each of which is listed with the reason.
 
 import argparse
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
@@ -16,7 +15,7 @@ from moppa.report.build import list_excluded, no_records, write_tables
 from moppa.report.render.readme import quoting_files, update_readme
 from moppa.report.render.terminal import show
 from moppa.utils.errors import UserError
-from moppa.utils.paths import CONFIGS, IS_CHECKOUT, ROOT
+from moppa.utils.paths import CONFIGS, IS_CHECKOUT, ROOT, user_path
 
 EXCLUDED = 3  # exit status
 
@@ -24,7 +23,7 @@ EXCLUDED = 3  # exit status
 def main() -> int:
     """Prints every table and the paths of the files written, and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="default: %(default)s")
+    parser.add_argument("results", nargs="?", type=user_path, default=ROOT / "results", help="default: %(default)s")
     parser.add_argument("--strict", action="store_true", help="write nothing if a record has to be excluded")
     parser.add_argument("--quiet", action="store_true", help="print paths only")
     args = parser.parse_args()

@@ -21,14 +21,14 @@ from moppa.record.recount import find_other_count
 from moppa.record.schema import read_record
 from moppa.record.verify import Finding, verify_records
 from moppa.utils.errors import UserError
-from moppa.utils.paths import ROOT
+from moppa.utils.paths import ROOT, user_path
 from moppa.utils.provenance import has_commit
 
 
 def main() -> int:
     """Prints one line for each problem, and how many records were verified."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "results", help="default: %(default)s")
+    parser.add_argument("results", nargs="?", type=user_path, default=ROOT / "results", help="default: %(default)s")
     parser.add_argument("--no-recount", action="store_true", help="do not build models to count their parameters")
     parser.add_argument("--reevaluate", nargs="*", metavar="NAME=VALUE", help="evaluate kept tensors again")
     args = parser.parse_args()
