@@ -7,7 +7,6 @@ import pytest
 
 from moppa.utils.output import allow_any_text
 
-
 PRINTED = {"ascii": b"90.1 ? 0.2 ?", "latin-1": b"90.1 \xb1 0.2 ?", "utf-8": b"90.1 \xc2\xb1 0.2 \\udce9"}
 
 
