@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import pickle
 import re
 
 import numpy as np
@@ -189,7 +190,7 @@ def test_7_the_numbers_are_those_that_the_papers_print():
     assert {method: facts_of(method)[0] for method in printed} == printed
 
 
-def test_8_a_deep_copy_is_independent(trained, unchecked):
+def test_8_a_deep_copy_is_independent_and_a_pickled_one_gives_the_same_logits(trained, unchecked):
     model = copy.deepcopy(trained.model)
     model.train()(batch()[0])  # a forward pass may store a penalty
     twin = copy.deepcopy(model)
@@ -198,6 +199,7 @@ def test_8_a_deep_copy_is_independent(trained, unchecked):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert any(not torch.equal(tensor, before[name]) for name, tensor in twin.state_dict().items())
     expected = logits_of(twin)
+    assert torch.equal(logits_of(pickle.loads(pickle.dumps(twin))), expected)
     merge(model)
     assert torch.equal(logits_of(twin), expected)
 
