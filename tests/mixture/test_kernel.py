@@ -149,7 +149,8 @@ def test_tiny_constants_keep_their_digits():
 def test_torch_sees_an_operator_with_a_gradient():
     operator, x, weights, _ = case((1, 2), 1, 1, ["identity"], 1)
     arguments = (x, weights, *[None] * 4, *operator.basis, [0, -1, -1, -1], [0.0, 0.0, 0.0, 1.0])
-    opcheck(torch.ops.moppa.mixture.default, arguments, test_utils=["test_schema", "test_autograd_registration", "test_faketensor"])
+    checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    opcheck(torch.ops.moppa.mixture.default, arguments, test_utils=checks)
 
 
 TRACE = """
