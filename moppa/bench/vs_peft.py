@@ -135,6 +135,12 @@ def recipe_for(setup: Setup) -> Recipe:
         final_lr=1e-5,
         decay_1d=True,
         drop_path=DROP_PATH,
+        label_smoothing=0.0,
+        clip_norm=None,
+        drop_last=False,
+        normalization=None,
+        recipe=None,
+        published=None,
     )
 
 

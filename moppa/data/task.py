@@ -16,6 +16,11 @@ BASE_SPLITS = {  # which of SPLITS make up a split that a protocol can name
     "test": ("test",),
 }
 GROUPS = ("natural", "specialized", "structured")
+NORMALIZATIONS = {  # mean and standard deviation per channel, of pixels from 0 to 1
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
 
 SplitCheck = Literal["official", "differs", "no names"]
 TestCheck = Literal["official", "no digest", "not read"]

@@ -81,7 +81,7 @@ class Parts:
             UserError: if `method.fit` solves for the head and the method trains more than a linear head.
         """
         model = self.build_model().to(device)
-        preprocess = self.backbone.preprocess(model)
+        preprocess = self.recipe.preprocess(self.backbone.preprocess(model))
         data = self.data(preprocess)
         attach_method(
             model,

@@ -26,6 +26,8 @@ NEUTRAL = (
     "data.download",
     "data.allow_shared_images",  # an error or none; it does not decide which images are read
     "data.lineage",  # in old records; the name of the source implies it
+    "train.recipe",  # its values count, not what it is called
+    "train.published",
     "task.title",
     "task.column",
     "task.test_sha256",  # a check of the images; it does not decide which are read
@@ -41,7 +43,15 @@ def pools_class_token(config: Mapping[str, Any]) -> bool:
 LORA = {"share_down": False, "init": "kaiming_uniform", "dropout": 0.0}
 # Settings that were added after records existed, with the value that reproduces what the code did before. With another
 # value they count in the key, so that older records keep theirs; a record that lacks one is read as having this value.
-ADDED: dict[str, Any] = {"train.decay_1d": True}
+ADDED: dict[str, Any] = {
+    "train.decay_1d": True,
+    "train.label_smoothing": 0.0,
+    "train.clip_norm": None,
+    "train.drop_last": False,
+    "train.normalization": None,
+    "train.recipe": None,
+    "train.published": None,
+}
 # The same for `method.attach`, by the method's name. A function returns the value for a config.
 ADDED_TO_METHODS: dict[str, dict[str, Any]] = {
     "bi_adaptformer": {"reads": "after_norm"},

@@ -156,6 +156,11 @@ def paper_row(rows: Sequence[Published], method: str) -> Published | None:
     return next((row for row in with_mean(rows, method) if not row.study), None)
 
 
+def named_row(rows: Sequence[Published], name: str) -> Published | None:
+    """Returns the first row of this name that has a mean of groups."""
+    return next((row for row in rows if row.name == name and row.mean_of_groups is not None), None)
+
+
 def val_tuned_row(rows: Sequence[Published], method: str) -> Published | None:
     """Returns the row of a method that was tuned on val200 and evaluated after the last epoch."""
     return next((row for row in with_mean(rows, method) if row.selection == "last_epoch"), None)

@@ -31,9 +31,13 @@ def published_rows(record: ValidRecord, file: Path, configs: Path) -> list[Publi
 
 
 def find_references(row: RowRecords, mean: Fraction | None, rows: Sequence[Published]) -> dict[str, Reference]:
-    """Returns what a method's paper prints (`paper`) and what was tuned on val200 (`tuned`), compared with our mean."""
+    """Returns what a method's paper prints (`paper`) and what was tuned on val200 (`tuned`), compared with our mean.
+
+    A recipe that reproduces a published row is compared with that row in place of the paper's.
+    """
+    aim = row.records[0]["config"]["train"].get("published")
     published_by_name = {
-        "paper": published.paper_row(rows, row.method),
+        "paper": published.named_row(rows, aim) if aim else published.paper_row(rows, row.method),
         "tuned": published.val_tuned_row(rows, row.method),
     }
     checkpoint = row.records[0]["config"]["backbone"]["timm"]

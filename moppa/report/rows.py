@@ -19,6 +19,7 @@ from moppa.report.budget import Budget, cell_budget
 from moppa.report.load import Excluded, ValidRecord, exclude_record
 from moppa.utils.errors import UserError
 from moppa.utils.flatten import flatten
+from moppa.utils.for_task import recipe_settings
 from moppa.utils.yaml_files import read_yaml
 
 # Names of normalizations by their (mean, std).
@@ -175,17 +176,40 @@ def method_overrides(record: ValidRecord, configs: Path, *, is_tuned: bool) -> d
     method, defaults = record["config"]["method"], configs / "method" / f"{record['method']}.yaml"
     version = method.get("version", 1)
     is_other = version != read_defaults(defaults).get("version", 1)
-    overrides = {} if is_tuned else changed_settings(method, defaults)
+    recipe = within(recipe_of(record, configs), "method")
+    if recipe:
+        overrides = differing(method, {**read_defaults(defaults), **recipe})
+    else:
+        overrides = changed_settings(method, defaults)
+    overrides = {} if is_tuned else overrides
     return overrides | ({"version": str(version)} if is_other else {})
 
 
 def recipe_overrides(record: ValidRecord, configs: Path, *, is_tuned: bool) -> dict[str, str]:
-    """Returns the training settings that differ from the YAML; those that were tuned on val200 are not listed."""
-    overrides = changed_settings(record["config"]["train"], configs / "train" / "common.yaml")
+    """Returns the training settings that differ from the YAML; those that were tuned on val200 are not listed.
+
+    A recipe that reproduces a published row is named, and compared with its own YAML for the task.
+    """
+    train = {name: value for name, value in record["config"]["train"].items() if name not in ("recipe", "published")}
+    if recipe := within(recipe_of(record, configs), "train"):
+        overrides = {"recipe": str(recipe["recipe"]), **differing(train, recipe)}
+    else:
+        overrides = changed_settings(train, configs / "train" / "common.yaml")
     if not is_tuned:
         return overrides
     epochs = {name: value for name, value in overrides.items() if name == "epochs"}
     return {"settings": "tuned on val200", **epochs}
+
+
+def recipe_of(record: ValidRecord, configs: Path) -> Mapping[str, Any]:
+    """Returns the settings of the recipe that a record names, for its task; none if it names none."""
+    name = record["config"]["train"].get("recipe")
+    return recipe_settings(configs / "train" / f"{name}.yaml", record["task"]) if name else {}
+
+
+def within(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Returns the dotted settings of a group, without its name in front."""
+    return {name[len(group) + 1 :]: value for name, value in settings.items() if name.startswith(f"{group}.")}
 
 
 def normalization_name(record: ValidRecord) -> str:
@@ -202,11 +226,13 @@ def changed_settings(config: Mapping[str, Any], defaults: Path) -> dict[str, str
 @lru_cache(maxsize=4096)
 def changed_settings_of(config: str, defaults: Path) -> Mapping[str, str]:
     """Returns the same of a config as JSON, once for all records that share it."""
-    standard = read_defaults(defaults)
+    return differing(json.loads(config), read_defaults(defaults))
+
+
+def differing(config: Mapping[str, Any], standard: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the settings that differ from dotted ones, by their last names."""
     changed = {
-        name: value
-        for name, value in flatten(json.loads(config)).items()
-        if name not in standard or standard[name] != value
+        name: value for name, value in flatten(config).items() if name not in standard or standard[name] != value
     }
     return {name.rpartition(".")[2]: format_value(value) for name, value in changed.items()}
 

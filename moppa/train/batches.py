@@ -1,6 +1,5 @@
 """Batches of a split: in the order of training, and in the split's own order."""
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -20,10 +19,11 @@ def training_batches(
 
     The order is moved to the device once per epoch, so that no step waits for a copy.
     """
-    steps_per_epoch = math.ceil(num_images / recipe.batch_size)
+    steps_per_epoch = recipe.steps_per_epoch(num_images)
     for epoch in range(start // steps_per_epoch, recipe.epochs):
         order = torch.randperm(num_images, generator=generator_for(seed, "order", epoch))
-        for index, batch in enumerate(order.to(device).split(recipe.batch_size)):
+        batches = order.to(device).split(recipe.batch_size)[:steps_per_epoch]
+        for index, batch in enumerate(batches):
             step = epoch * steps_per_epoch + index
             if step >= start:
                 yield step, batch

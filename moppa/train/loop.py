@@ -1,6 +1,5 @@
 """The training loop. An interrupted training resumes from its checkpoint, bit for bit."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -129,7 +128,7 @@ def train(
     device = next(iter(trainable_parameters(model).values())).device
     images = torch.from_numpy(np.array(split.images)).to(device)
     labels = torch.from_numpy(np.array(split.labels)).to(device)
-    steps_per_epoch = math.ceil(len(images) / recipe.batch_size)
+    steps_per_epoch = recipe.steps_per_epoch(len(images))
     num_steps = recipe.epochs * steps_per_epoch
 
     # model and optimizer
@@ -148,7 +147,14 @@ def train(
         def compute(batch: Tensor, progress: Tensor) -> Tensor:
             inputs = normalize(images[batch])
             return train_step(
-                forward, optimizer, inputs, labels[batch], partial(penalty, progress), precision=precision
+                forward,
+                optimizer,
+                inputs,
+                labels[batch],
+                partial(penalty, progress),
+                precision=precision,
+                label_smoothing=recipe.label_smoothing,
+                clip_norm=recipe.clip_norm,
             )
 
         take_step = StepRunner(

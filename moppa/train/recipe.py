@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from moppa.backbone.preprocess import Preprocess
+from moppa.data.task import NORMALIZATIONS
 from moppa.utils import validate
+from moppa.utils.errors import SettingError
 from moppa.utils.optimizers import SGD, AdamW
 
 
@@ -18,6 +21,11 @@ class Recipe:
     The learning rate rises linearly from `warmup_lr` to `lr` over the first `warmup` (a fraction of all epochs), then
     falls as a cosine to `final_lr`. `weight_decay` applies to every trained tensor or, without `decay_1d`, to those
     that are matrices: not to biases, gains and scales.
+
+    `label_smoothing` is that of the cross-entropy, `clip_norm` the largest norm of all gradients together, or None.
+    `drop_last` leaves out the last batch of an epoch if it is smaller. `normalization` replaces the checkpoint's own:
+    one of `NORMALIZATIONS`, or None. A recipe that reproduces a published row is named by `recipe`, and is
+    compared with the row `published` of `results/published.csv`. Both have no effect on the training.
     """
 
     epochs: int
@@ -30,6 +38,12 @@ class Recipe:
     final_lr: float
     drop_path: float
     decay_1d: bool
+    label_smoothing: float
+    clip_norm: float | None
+    drop_last: bool
+    normalization: str | None
+    recipe: str | None
+    published: str | None
 
     def __post_init__(self) -> None:
         validate.integer("epochs", self.epochs, minimum=1)
@@ -42,6 +56,32 @@ class Recipe:
         validate.number("final_lr", self.final_lr, minimum=0)
         validate.number("drop_path", self.drop_path, minimum=0, maximum=0.99)
         validate.boolean("decay_1d", self.decay_1d)
+        validate.number("label_smoothing", self.label_smoothing, minimum=0, maximum=0.99)
+        validate.boolean("drop_last", self.drop_last)
+        if self.clip_norm is not None:
+            validate.number("clip_norm", self.clip_norm, minimum=0, exclusive_minimum=True)
+        if self.normalization is not None:
+            validate.one_of("normalization", self.normalization, NORMALIZATIONS)
+
+    def preprocess(self, preprocess: Preprocess) -> Preprocess:
+        """Returns the preprocessing of a checkpoint with the normalization of this recipe."""
+        if self.normalization is None:
+            return preprocess
+        mean, std = NORMALIZATIONS[self.normalization]
+        return replace(preprocess, mean=mean, std=std)
+
+    def steps_per_epoch(self, num_images: int) -> int:
+        """Returns the number of batches in an epoch.
+
+        Raises:
+            SettingError: if `drop_last` leaves none.
+        """
+        if self.drop_last and num_images < self.batch_size:
+            raise SettingError(
+                "train.batch_size",
+                f"={self.batch_size} is above the {num_images} images: lower it, or set drop_last=false",
+            )
+        return num_images // self.batch_size if self.drop_last else math.ceil(num_images / self.batch_size)
 
     def create_optimizer(self, parameters: Iterable[nn.Parameter], *, capturable: bool) -> torch.optim.Optimizer:
         """Returns a fused AdamW, or SGD with momentum 0.9.

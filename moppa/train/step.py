@@ -29,12 +29,17 @@ def train_step(
     penalty: Callable[[], Tensor | float],
     *,
     precision: str,
+    label_smoothing: float = 0.0,
+    clip_norm: float | None = None,
 ) -> Tensor:
     """Takes one step on the cross-entropy plus `penalty()` and returns the loss, still on the device."""
     with forward_context(images.device, precision):
-        loss = F.cross_entropy(forward(images), labels) + penalty()
+        loss = F.cross_entropy(forward(images), labels, label_smoothing=label_smoothing) + penalty()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if clip_norm is not None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
     optimizer.step()
     return loss.detach()
 

@@ -17,6 +17,7 @@ from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import moppa.utils.for_task  # noqa: F401 - registers its resolver
 from moppa.utils.errors import SettingError, UserError, traceback_file
 from moppa.utils.gpu import gpu_of_job, num_gpu_workers
 from moppa.utils.paths import CONFIGS
@@ -31,7 +32,11 @@ def environment_value(name: str, default: Any) -> Any:
     return os.environ.get(name) or default
 
 
-RESOLVERS = {"env": environment_value, "gpu_of_job": gpu_of_job, "num_gpu_workers": num_gpu_workers}
+RESOLVERS = {
+    "env": environment_value,
+    "gpu_of_job": gpu_of_job,
+    "num_gpu_workers": num_gpu_workers,
+}
 for name, resolver in RESOLVERS.items():
     OmegaConf.register_new_resolver(name, resolver, replace=True)
 

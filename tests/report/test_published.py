@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from moppa.report import published
-from moppa.report.build import write_tables
+from moppa.report.build import read_tables, write_tables
 from moppa.utils.errors import UserError
 from tests.conftest import CONFIGS, ROOT
 from tests.factories import write_record_file
@@ -128,3 +128,16 @@ def test_the_304_cells_equal_those_of_the_study(shared):
         assert ours == sorted(
             (round(Fraction(line[column]), 2), OSU_NAMES.get(line["task"], line["task"])) for line in lines
         )
+
+
+def test_a_recipe_is_one_row_beside_the_published_row_at_which_it_aims(tmp_path):
+    shutil.copy(ROOT / "results" / "published.csv", tmp_path / "published.csv")
+    for task in ("caltech101", "svhn"):  # their learning rates differ
+        write_record_file(tmp_path, "train=ssf", f"task={task}", percent=75)
+    [table] = read_tables(tmp_path, CONFIGS)[0]
+    assert [row.name for row in table.rows] == ["ssf"]
+    assert "recipe ssf" in table.facts[0]
+    assert float(table.rows[0].references["paper"].mean) == pytest.approx(75.69, abs=0.1)
+    write_record_file(tmp_path, "train=ssf", "task=svhn", "train.lr=0.5", percent=70)
+    names = [row.name for table in read_tables(tmp_path, CONFIGS)[0] for row in table.rows]
+    assert names == ["ssf", "ssf (lr 0.5)"]
