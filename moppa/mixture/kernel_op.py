@@ -86,6 +86,7 @@ def run_forward(x: Tensor, weights: Tensor, *arguments: Any) -> Tensor:
     from moppa.mixture.kernel import forward_kernel  # needs Triton
 
     *tensors, priors, starts = arguments
+    x = x.contiguous()  # it is, unless a compiler changed its layout
     shape, y = tile_shape(x, tensors, priors), torch.empty_like(x)
     launch: Any = forward_kernel[programs(x, shape)]
     with torch.cuda.device_of(x):  # Triton launches on the current device
@@ -98,6 +99,7 @@ def run_backward(dy: Tensor, x: Tensor, weights: Tensor, *arguments: Any) -> tup
     from moppa.mixture.kernel import backward_kernel  # needs Triton
 
     *tensors, priors, starts = arguments
+    dy, x = dy.contiguous(), x.contiguous()
     shape, gradients = tile_shape(x, tensors, priors), empty_gradients(dy, x, weights, *arguments)
     counts = {"NUM_TILES": gradients[1].shape[1], "NUM_WEIGHTS": weights.shape[1], "NUM_CONSTANTS": count(tensors)}
     launch: Any = backward_kernel[programs(x, shape)]
