@@ -55,5 +55,5 @@ def processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         return platform.processor() or platform.machine()
-    facts = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
+    facts = dict(line.split(":", 1) for line in cpuinfo.read_text(encoding="utf-8").splitlines() if ":" in line)
     return next((value.strip() for name, value in facts.items() if name.strip() == "model name"), platform.machine())

@@ -116,7 +116,7 @@ def run_methods(arguments: argparse.Namespace, setup: Setup) -> None:
     )
     facts = {"machine": machine, "image_size": setup.image_size, "batch": setup.batch_size}
     path = output_path(arguments.out, name, setup.device)
-    earlier = json.loads(path.read_text()) if path.exists() else {}
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     is_comparable = all(earlier.get(key) == facts[key] for key in ("image_size", "batch"))
     costs = earlier["methods"] if is_comparable else {}
     for method in track(arguments.methods, "measuring", console=Console(stderr=True)):

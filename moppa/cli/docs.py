@@ -56,7 +56,11 @@ def main() -> int:
     try:
         if not IS_CHECKOUT:
             raise UserError("moppa docs rewrites a checkout of the repository, and this is an installed package")
-        changed = [(path, text) for path, text in [*updated_pages(), *updated_headers()] if path.read_text() != text]
+        changed = [
+            (path, text)
+            for path, text in [*updated_pages(), *updated_headers()]
+            if path.read_text(encoding="utf-8") != text
+        ]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -64,7 +68,7 @@ def main() -> int:
         print(f"{path.relative_to(ROOT)}{': out of date, run make docs' if is_check else ''}")
         if not is_check:
             with atomic_write(path) as temporary:
-                temporary.write_text(text)
+                temporary.write_text(text, encoding="utf-8")
     return 1 if is_check and changed else 0
 
 
@@ -79,7 +83,9 @@ def updated_pages() -> Iterator[tuple[Path, str]]:
         "grids": grids_table(),
     }
     for path in quoting_files(ROOT):
-        text = GENERATED.sub(lambda found: f"{found[1]}\n{tables[found[2]]}\n\n{found[3]}", path.read_text())
+        text = GENERATED.sub(
+            lambda found: f"{found[1]}\n{tables[found[2]]}\n\n{found[3]}", path.read_text(encoding="utf-8")
+        )
         yield path, updated_text(text, ROOT / "results" / "tables")
 
 
@@ -89,7 +95,7 @@ def read_method(path: Path) -> Method:
     Raises:
         UserError: if the comment lacks the sentence about parameters and backbones.
     """
-    lines = [line.removeprefix("# ") for line in path.read_text().split("\nname:")[0].splitlines()]
+    lines = [line.removeprefix("# ") for line in path.read_text(encoding="utf-8").split("\nname:")[0].splitlines()]
     comment = " ".join(lines)
     facts = FACTS.search(comment)
     if facts is None:
@@ -157,7 +163,7 @@ def grids_table() -> str:
 
     rows = []
     for path in sorted((CONFIGS / "grid").glob("*.yaml")):
-        comment = path.read_text().partition("\ndefaults:")[0]
+        comment = path.read_text(encoding="utf-8").partition("\ndefaults:")[0]
         params: Any = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params")
         values = [f"`{key.removeprefix('method.attach.')}` {value}" for key, value in params.items()]
         source, cells = SOURCE.search(comment), CELLS.findall(comment)
@@ -200,7 +206,7 @@ def merges(method: str) -> bool:
 def updated_headers() -> Iterator[tuple[Path, str]]:
     """Yields the YAMLs of sweeps and grids with the number of their cells as it should be."""
     for path in sorted([*(CONFIGS / "sweep").glob("*.yaml"), *(CONFIGS / "grid").glob("*.yaml")]):
-        comment, start, rest = path.read_text().partition("\ndefaults:")
+        comment, start, rest = path.read_text(encoding="utf-8").partition("\ndefaults:")
         sweep = ["+sweep=tune_common", f"+grid={path.stem}"] if path.parent.name == "grid" else [f"+sweep={path.stem}"]
         if not CELLS.search(comment):
             raise UserError(f"{path}: its opening comment must contain the number of its cells, as in '= 12 cells'")

@@ -58,7 +58,7 @@ def main() -> int:
                 began = time.monotonic()
                 out = Path(folder) / f"{part}.json"
                 ended = run_in_process(part, out, seconds)
-                results[part] = json.loads(out.read_text()) if out.exists() else None
+                results[part] = json.loads(out.read_text(encoding="utf-8")) if out.exists() else None
                 results[f"{part}_ended"] = f"{ended} after {time.monotonic() - began:.0f} s"
     size = size_for(device)
     path = output_path(arguments.out, "gpu", device)

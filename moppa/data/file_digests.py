@@ -46,7 +46,7 @@ def file_digests(files: Sequence[Path], memory: Path) -> list[str]:
 def read_memory(memory: Path) -> dict[str, Any]:
     """Returns what was remembered: by path, the stamp and the sha256. It is empty if the file cannot be read."""
     try:
-        known = json.loads(memory.read_text())
+        known = json.loads(memory.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}

@@ -171,7 +171,7 @@ def hash_decoded(decoded: np.ndarray) -> str:
 def read_json(file: Path) -> Any:
     """Returns the content of a JSON file of the cache."""
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise unreadable(file.parent, error) from error
 

@@ -53,7 +53,9 @@ def fill_tokens(view: Path, file: Path, model: Any) -> None:
     """Computes the missing tokens of a file. A JSON file beside it has the number of finished images."""
     images = np.load(view, mmap_mode="r")
     progress_file = file.with_suffix(".json")
-    done = json.loads(progress_file.read_text())["done"] if progress_file.exists() and file.exists() else 0
+    done = (
+        json.loads(progress_file.read_text(encoding="utf-8"))["done"] if progress_file.exists() and file.exists() else 0
+    )
     if done == len(images):
         return
     shape = (len(images), NUM_TOKENS, model.num_features)

@@ -66,6 +66,6 @@ def record_state(record: Path, versions: Mapping[str, str] | None) -> State:
 def failure_line(failure: Path) -> str:
     """Returns the last line of the error in a failure file."""
     try:
-        return str(json.loads(failure.read_text())["error"]).strip().splitlines()[-1]
+        return str(json.loads(failure.read_text(encoding="utf-8"))["error"]).strip().splitlines()[-1]
     except (OSError, ValueError, KeyError, IndexError):
         return f"{failure} cannot be read"

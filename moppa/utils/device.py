@@ -71,7 +71,7 @@ def device_info(device: torch.device) -> dict[str, Any]:
 def processor_name() -> str | None:
     """Returns the model of the CPU, or None if the system does not name it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or None
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)

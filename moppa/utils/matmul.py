@@ -51,7 +51,7 @@ def is_mkl_slower() -> bool:
 def cpu_info() -> str:
     """Returns the system's description of the processor, which includes its vendor."""
     path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else platform.processor()
+    return path.read_text(encoding="utf-8") if path.exists() else platform.processor()
 
 
 def use_backend() -> AbstractContextManager[Any]:

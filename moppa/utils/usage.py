@@ -61,7 +61,7 @@ def other_cpu_seconds() -> float | None:
     Time that a hypervisor gave to another machine counts as others' too.
     """
     try:
-        ticks = (PROC / "stat").read_text().split("\n", 1)[0].split()[1:]
+        ticks = (PROC / "stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:]
     except OSError:
         return None
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, ticks[:8])
@@ -110,7 +110,7 @@ def reset_peak() -> bool:
 def status_bytes(name: str) -> int | None:
     """Returns a value of /proc/self/status, in bytes; None where there is none."""
     with suppress(OSError):
-        for line in (PROC / "self" / "status").read_text().splitlines():
+        for line in (PROC / "self" / "status").read_text(encoding="utf-8").splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return None
@@ -151,4 +151,4 @@ class MemorySampler:
 
 def resident_bytes() -> int:
     """Returns the resident memory of this process on Linux."""
-    return int((PROC / "self" / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int((PROC / "self" / "statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
