@@ -86,7 +86,8 @@ class FolderSource:
             passed_over = listing.passed_over.get(own_name)
             raise UserError(
                 f"task {task.name}: split {own_name!r} in {self.dir} holds {len(entries)} images, the task needs "
-                f"{task.num_images(split)}: train800 and val200 are 800 and 200, the test set is task.num_test"
+                f"{task.num_images(split)}: its numbers are task.num_train={task.num_train}, "
+                f"num_val={task.num_val} and num_test={task.num_test}"
                 + (f"; {describe_passed_over(passed_over)}" if passed_over else "")
             )
         return [(entry, label_by_class[entry.label]) for entry in entries]

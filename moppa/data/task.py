@@ -52,6 +52,8 @@ class Task:
     name_key: str | None
     fingerprint: Mapping[str, str] | None
     test_sha256: Mapping[str, str] | None = None  # records from before this setting do not have it
+    num_train: int = 800  # the sizes of VTAB-1K, which the YAMLs of other tasks replace
+    num_val: int = 200
 
     def __post_init__(self) -> None:
         for name in ("name", "suite", "title", "builder"):
@@ -65,7 +67,8 @@ class Task:
         validate.integer("column", self.column, minimum=0)
         validate.one_of("group", self.group, GROUPS)
         validate.integer("num_classes", self.num_classes, minimum=2)
-        validate.integer("num_test", self.num_test, minimum=1)
+        for name in ("num_train", "num_val", "num_test"):
+            validate.integer(name, getattr(self, name), minimum=1)
         validate.integer("pixel_scale", self.pixel_scale, minimum=1)
         if missing := [split for split in SPLITS if split not in self.splits]:
             raise SettingError("splits", f"={self.splits}: add {', '.join(missing)}")
@@ -75,7 +78,7 @@ class Task:
 
     def num_images(self, split: str) -> int:
         """Returns the number of images of train800, val200 or test."""
-        return {"train800": 800, "val200": 200, "test": self.num_test}[split]
+        return {"train800": self.num_train, "val200": self.num_val, "test": self.num_test}[split]
 
 
 PROTOCOLS = {  # the split to train on and the split to evaluate on

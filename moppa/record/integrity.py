@@ -36,7 +36,7 @@ def find_inconsistency(content: Mapping[str, Any]) -> str:
         if not isinstance(correct, int) or not isinstance(total, int) or not 0 <= correct <= total or not total:
             return f"it counts {correct} of {total} images as correct"
         split = config["protocol"]["evaluate"]
-        num_images = config["task"]["num_test"] if split == "test" else NUM_VAL
+        num_images = config["task"]["num_test"] if split == "test" else config["task"].get("num_val", NUM_VAL)
         if total != num_images:
             return f"it has predictions of {total} images, but {split} of {content['task']} has {num_images}"
         if problem := find_split_problem(content["split"], config["task"]["fingerprint"]):

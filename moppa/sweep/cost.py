@@ -26,7 +26,8 @@ def cell_flops(config: Mapping[str, Any]) -> float:
     """Returns the operations of a cell: forward and backward in training, forward for every evaluated image."""
     backbone = {name: value for name, value in config["backbone"].items() if name not in ("_target_", "weights")}
     training_flops, evaluation_flops = flops_per_image(json.dumps(backbone), json.dumps(config["method"]["attach"]))
-    num_images = {"train800": 800, "val200": 200, "test": config["task"]["num_test"]}
+    task = config["task"]
+    num_images = {"train800": task.get("num_train", 800), "val200": task.get("num_val", 200), "test": task["num_test"]}
     protocol, epochs = config["protocol"], config["train"]["epochs"]
     num_train, num_evaluated = (
         sum(num_images[name] for name in BASE_SPLITS[protocol[split]]) for split in ("train", "evaluate")
