@@ -45,7 +45,8 @@ def main() -> int:
     arguments = parse_arguments()
     device = get_device("auto")
     if arguments.part:
-        configure_process(threads=None, backend="auto", keep_memory=True)
+        threads = None if device.type == "cuda" else 1  # the small size is too small for several
+        configure_process(threads=threads, backend="auto", keep_memory=True)
         run_part(arguments.part, device, arguments.out)
         return 0
     deadline = time.monotonic() + arguments.seconds
@@ -75,7 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(LIMITS), metavar="PART", help=f"of {', '.join(LIMITS)}")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="for everything: %(default)s")
-    parser.add_argument("--out", type=user_path, default=ROOT / "results" / "benchmarks", help="folder for the JSON")
+    parser.add_argument("--out", type=user_path, default=ROOT / "outputs" / "benchmarks", help="folder for the JSON")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # in a child process: writes to --out
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(LIMITS):
