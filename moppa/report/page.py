@@ -13,6 +13,7 @@ import numpy as np
 
 from moppa.report.budget import cell_budget
 from moppa.report.estimate import Correctness, estimate_accuracy
+from moppa.report.links import class_names, method_links
 from moppa.report.load import ValidRecord, read_predictions
 from moppa.report.plots.charts import page_charts
 from moppa.report.plots.data import plot_data, published_plot_data
@@ -33,8 +34,10 @@ from moppa.report.rounding import exact, round_text
 from moppa.report.table import Row, Table
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
+from moppa.utils.paths import CONFIGS
 
 TEMPLATES = Path(__file__).parent / "render" / "templates"
+SCRIPTS = ("page_state.js", "page_scatter.js", "page.js")
 MAX_CLASSES = 20  # of a confusion matrix
 MAX_EPOCHS = 32  # of a cell's curve
 ALONE: dict[Any, str] = {True: ", alone", False: ", beside other cells"}
@@ -58,7 +61,7 @@ def write_page(tables: list[Table], folder: Path) -> list[Path]:
             flags=FLAGS,
             data=packed(data),
             style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
-            script=(TEMPLATES / "page.js").read_text(encoding="utf-8"),
+            script="\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS),
         )
     )
     library = f"(function () {{{javascript_bundle('window.vegaEmbed = vegaEmbed;')}}})();\n"
@@ -144,6 +147,7 @@ def table_data(table: Table, config_ids: dict[str, int]) -> dict[str, Any]:
         "title": table.title,
         "columns": {column.task: column.title for column in table.columns},
         "rows": [row.name for row in table.rows],
+        "links": [method_links(row.method, CONFIGS) for row in table.rows],
         "cells": {
             f"{index} {task}": cell_data(records, config_ids)
             for index, row in enumerate(table.rows)
@@ -202,6 +206,8 @@ def prediction_data(records: Sequence[ValidRecord]) -> dict[str, Any]:
         pairs = np.concatenate([num_classes * labels.astype(int) + predicted for predicted, labels in by_seed])
         counts = np.bincount(pairs, minlength=num_classes**2)
         data["confusion"] = counts.reshape(num_classes, num_classes).tolist()
+        if names := class_names(records[0]["config"]):
+            data["classes"] = names
     return data
 
 

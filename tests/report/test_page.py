@@ -278,3 +278,23 @@ def test_the_page_requests_nothing_from_a_network(index):
 
 def test_the_same_records_give_the_same_page(index, tmp_path):
     assert make_page(tmp_path)[0].read_bytes() == index.read_bytes()
+
+
+def test_any_two_quantities_links_class_names_and_the_order_are_on_the_page(page):
+    page.execute_script("document.querySelector('figure[data-scatter]').scrollIntoView()")
+    wait(lambda: page.find_elements("css selector", "figure[data-scatter] svg"))
+    choose(page, "figure[data-scatter] [data-axis='x']", "training time (s)")
+    assert "No row has both." in page.find_element("css selector", "figure[data-scatter]").text
+    choose(page, "figure[data-scatter] [data-axis='y']", "SVHN")
+    wait(lambda: "training time (s)" in svg_text(page.find_element("css selector", "figure[data-scatter]")))
+    click(page, "thead [data-column='1']")
+    assert "x=training+time" in page.execute_script("return location.hash")
+    names = visible_names(page)
+    page.refresh()
+    wait(lambda: page.execute_script("return document.documentElement.dataset.ready"))
+    assert visible_names(page) == names
+    links = page.execute_script(
+        "return [...document.querySelectorAll('tr[data-name=lora] a')].map(x => [x.text, x.href])"
+    )
+    assert links[0] == ["paper", "https://arxiv.org/abs/2106.09685"]
+    assert links[1][1].endswith("/baselines/lora.py")

@@ -1,4 +1,3 @@
-"use strict";
 // Text from records is set with textContent only, so that it is never parsed as markup.
 const find = (selector, root = document) => root.querySelector(selector);
 const findAll = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -36,30 +35,25 @@ function filterRows() {
   find("#row-count").textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
 }
 
-// Keeps table, filter and check boxes in the address, so that a link shows the same rows.
-function saveState() {
-  const state = new URLSearchParams();
-  state.set("table", find("#table").selectedOptions[0].textContent);
-  if (find("#filter").value) state.set("filter", find("#filter").value);
-  if (!find("#show-published").checked) state.set("published", "no");
-  if (find("#only-complete").checked) state.set("complete", "yes");
-  history.replaceState(null, "", `#${state}`);
+// Adds links to paper and code behind the names of our rows.
+async function addLinks() {
+  const { tables } = await pageData;
+  for (const button of findAll("tbody tr:not(.published)")) {
+    const table = tables[Number(button.closest("section").dataset.table)];
+    for (const [text, address] of Object.entries(table.links[table.rows.indexOf(button.dataset.name)] ?? {})) {
+      find("th", button).append(" ", createElement("a", text, { href: address, rel: "noopener", class: "link" }));
+    }
+  }
 }
 
-function restoreState() {
-  const state = new URLSearchParams(location.hash.slice(1));
-  const option = findAll("#table option").find((candidate) => candidate.textContent === state.get("table"));
-  if (option) find("#table").value = option.value;
-  find("#filter").value = state.get("filter") ?? "";
-  find("#show-published").checked = state.get("published") !== "no";
-  find("#only-complete").checked = state.get("complete") === "yes";
-}
+// Returns the text of a cell without links.
+const textOf = (cell) => [...cell.childNodes].filter((node) => !node.classList?.contains("link")).map((node) => node.textContent).join("").trim();
 
 // Downloads the shown rows of the current table.
 function downloadCsv() {
   const isFormula = (text) => /^[=+@-]/.test(text) && Number.isNaN(Number(text));
   const plain = (text) => (isFormula(text) ? `'${text}` : text);
-  const quoted = (cell) => `"${plain(cell.textContent.trim()).replaceAll('"', '""')}"`;
+  const quoted = (cell) => `"${plain(textOf(cell)).replaceAll('"', '""')}"`;
   const rows = [find("thead tr:last-child", currentSection()), ...findAll("tbody tr:not([hidden])", currentSection())];
   const text = rows.map((row) => [...row.children].map(quoted).join(",")).join("\n");
   const link = createElement("a", undefined, { download: "table.csv" });
@@ -96,6 +90,7 @@ function sortRows(button) {
     return sign * (left - right);
   });
   body.append(...keyedRows.map(([, row]) => row));
+  saveState();
 }
 
 // Moves the focus with the arrow keys to the next cell that has records.
@@ -156,6 +151,7 @@ async function drawCharts() {
     container.append(figure);
     observer.observe(figure);
   }
+  await drawScatter(container);
 }
 
 function createTable(titles, lines, className = "") {
@@ -172,10 +168,11 @@ function createTable(titles, lines, className = "") {
   return table;
 }
 
-function confusionMatrix(counts) {
+function confusionMatrix(counts, classes) {
   const largest = Math.max(...counts.flat());
-  const lines = counts.map((row, label) => [label, ...row]);
-  const table = createTable(["label \\ predicted", ...counts.keys()], lines, "confusion");
+  const names = classes ?? [...counts.keys()];
+  const lines = counts.map((row, label) => [names[label], ...row]);
+  const table = createTable(["label \\ predicted", ...names], lines, classes ? "confusion named" : "confusion");
   for (const cell of findAll("td", table)) {
     const share = Number(cell.textContent) / largest;
     cell.style.background = `color-mix(in srgb, var(--accent) ${Math.round(70 * share)}%, transparent)`;
@@ -233,7 +230,7 @@ async function openCell(button) {
   const panels = createElement("div", undefined, { class: "panels" });
   const curve = createElement("div", undefined, { class: "curve" });
   panels.append(curve);
-  if (cell.confusion) panels.append(confusionMatrix(cell.confusion));
+  if (cell.confusion) panels.append(confusionMatrix(cell.confusion, cell.classes));
   find("#cell-body").replaceChildren(seedTable(cell.seeds), factTable(cell), panels, details);
   find("#cell").showModal();
   if (cell.seeds.some((seed) => seed.curve.length)) {
@@ -267,7 +264,9 @@ document.addEventListener("click", (event) => {
   if (button?.dataset.cell !== undefined) openCell(button);
 });
 find("#csv").addEventListener("click", downloadCsv);
-restoreState();
+const savedSort = restoreState();
 for (const section of findAll("section")) section.hidden = section.dataset.table !== find("#table").value;
+restoreSort(savedSort);
 filterRows();
+addLinks();
 drawCharts().then(() => { document.documentElement.dataset.ready = "yes"; });
