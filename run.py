@@ -59,11 +59,15 @@ def run_cell(config: DictConfig) -> Cell:
         with usage("data"):
             eval_images = inputs.load(data.eval_split)
         with usage("evaluate"):
-            predicted = evaluator.predict(merge(inputs.model), eval_images.images, title=data.eval_split)
+            predicted, logits = evaluator.evaluate(
+                merge(inputs.model), eval_images.images, title=data.eval_split, keep_logits=run.keep_logits
+            )
 
         # record
         outcome = Outcome(
             predicted=predicted,
+            logits=logits,
+            names=data.names(data.eval_split) if run.keep_logits else None,
             train=images,
             evaluated=eval_images,
             split_check=split_check,

@@ -9,7 +9,7 @@ from moppa.data import cache
 from moppa.data.check import split_check
 from moppa.data.images import ImageFormat
 from moppa.data.source import Source
-from moppa.data.split import Split
+from moppa.data.split import Split, read_names
 from moppa.data.task import Protocol, Task
 
 
@@ -56,6 +56,15 @@ class TaskData:
             UserError: if the images are not the task's official splits, or if one of the user's own is in two of them.
         """
         return split_check(self.task, self.source, self.folders)
+
+    def names(self, split: str) -> list[str] | None:
+        """Returns the names of the images of a split in order; None if the source has none.
+
+        Raises:
+            UserError: if the split is not one of the protocol's.
+        """
+        names = self.protocol.restrict(lambda name: read_names(self.folders[name], self.task, name))
+        return names(split)
 
     def start_reading(self, split: str) -> None:
         """Starts to read and hash the cached images of a split in the background."""

@@ -54,7 +54,7 @@ def check_run(run: Any) -> None:
         validate.integer("run.eval_batch", run.eval_batch, minimum=1)
     for name in run.skip_unused:
         validate.one_of("run.skip_unused", name, SKIPPABLE)
-    for name in ("keep_memory", "keep_features", "keep_trained"):
+    for name in ("keep_memory", "keep_features", "keep_trained", "keep_logits"):
         validate.boolean(f"run.{name}", run[name])
 
 

@@ -1,7 +1,7 @@
 """Writes the files of a finished cell: the trained tensors, the predictions and the record."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,10 +43,13 @@ def save_trained(cell: Cell, model: nn.Module) -> str | None:
 class Outcome:
     """What the run of a cell gives: predictions for the evaluated split, and facts about images, training and machine.
 
-    `train` and `evaluated` are the splits (of images or of features); `split_check` says whether they are official.
+    `logits` and `names` of the evaluated images are written if `run.keep_logits`. `train` and `evaluated` are the
+    splits (of images or of features); `split_check` says whether they are official.
     """
 
     predicted: np.ndarray
+    logits: np.ndarray | None
+    names: Sequence[str] | None
     train: Split
     evaluated: Split
     split_check: Mapping[str, Any]
@@ -62,6 +65,8 @@ def write_record(cell: Cell, model: Any, outcome: Outcome) -> dict[str, Any]:
     config, training = cell.config, outcome.training
     labels = outcome.evaluated.labels
     arrays: dict[str, Any] = {"predicted": outcome.predicted, "label": labels.astype(np.int16), **training.diagnostics}
+    arrays |= {} if outcome.logits is None else {"logits": outcome.logits}
+    arrays |= {} if outcome.names is None else {"name": np.array(outcome.names)}
     with atomic_write(cell.predictions) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
     record = {

@@ -32,9 +32,20 @@ class Evaluator:
     @torch.inference_mode()
     def predict(self, model: nn.Module, images: np.ndarray, *, title: str = "evaluate") -> np.ndarray:
         """Returns the predicted classes (N,) int16 of images (N, S, S, 3) uint8 or features (N, D)."""
-        classes = [logits.argmax(dim=1) for logits in self.run(model, model, images, title=title)]
+        return self.evaluate(model, images, title=title, keep_logits=False)[0]
+
+    @torch.inference_mode()
+    def evaluate(
+        self, model: nn.Module, images: np.ndarray, *, title: str, keep_logits: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns the predicted classes (N,) int16 and, if they are kept, the logits (N, classes) float16."""
+        classes, kept = [], []
+        for logits in self.run(model, model, images, title=title):
+            classes.append(logits.argmax(dim=1))
+            kept += [logits.half()] if keep_logits else []
         # copied to the host once, so that a GPU computes while the host reads images
-        return torch.cat(classes).cpu().numpy().astype(np.int16) if classes else np.empty(0, dtype=np.int16)
+        predicted = torch.cat(classes).cpu().numpy().astype(np.int16) if classes else np.empty(0, dtype=np.int16)
+        return predicted, torch.cat(kept).cpu().numpy() if kept else None
 
     def run(
         self, model: Any, forward: Callable[[Tensor], Tensor], images: np.ndarray, *, title: str

@@ -205,3 +205,12 @@ def test_an_incomplete_record_is_named(tmp_path):
         path.write_text(content)
         with pytest.raises(UserError, match=r"seed0\.json is not a record.*delete it"):
             read_record(path)
+
+
+def test_logits_and_names_are_kept_if_asked_for(toy):
+    cell = run_cell(config_of(*toy, "method=linear", "run.keep_logits=true"))
+    with np.load(cell.predictions) as arrays:
+        logits, predicted = arrays["logits"], arrays["predicted"]
+        assert (logits.dtype, logits.shape) == (np.float16, (120, 10))
+        assert (logits.argmax(axis=1) == predicted).mean() > 0.95  # float16 may round two logits to the same value
+        assert list(arrays["name"][:2]) == ["test_0.png", "test_1.png"]
