@@ -522,7 +522,7 @@ OWN_FAULTS = {
     ),
     "too few": (
         lambda folder: (folder / "val" / "disc" / "000.png").unlink(),
-        ["'val'", "199 images", "needs 200", "task.num_test"],
+        ["'val'", "199 images", "needs 200", "task.num_train=800, num_val=200 and num_test="],
     ),
     "class too many": (
         lambda folder: (folder / "test" / "ring").rename(folder / "test" / "rung"),

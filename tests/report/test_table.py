@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from moppa.report.build import write_tables
-from moppa.utils.errors import UserError
 from tests.conftest import CONFIGS, ROOT, config_of
 from tests.factories import write_record_file
 from tests.test_configs import TASKS
@@ -145,12 +144,6 @@ def test_the_same_records_give_the_same_bytes_in_every_format(tmp_path):
     assert [path.read_bytes() for path in write_tables(tmp_path, CONFIGS).written] == first
     assert len(first) == 4
     assert list(read_table(tmp_path)[1]) == ["linear", "moppa", "lora"]
-
-
-def test_a_suite_without_tasks_is_an_error(tmp_path):
-    write_record_file(tmp_path, "method=lora", "task=dtd")
-    with pytest.raises(UserError, match="vtab1k"):
-        write_tables(tmp_path, tmp_path)
 
 
 def test_a_row_is_marked_if_tasks_are_missing_or_its_cells_have_different_seeds(tmp_path):

@@ -46,8 +46,8 @@ def test_tables_are_written_and_a_corrupt_record_is_reported(moppa_record, tmp_p
 
 def test_tables_without_records_say_to_run_a_cell(tmp_path):
     process = script("tables", tmp_path)
-    assert process.returncode == 0
-    assert "run a cell first" in process.stdout
+    assert process.returncode == 1
+    assert "run a cell first" in process.stderr
 
 
 @pytest.mark.slow
