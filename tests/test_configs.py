@@ -23,6 +23,7 @@ GROUP_YAMLS = {
 }
 
 
+@pytest.mark.slow
 def test_every_method_composes_with_every_task():
     cells = expand_cells(CONFIGS, [f"task={','.join(TASKS)}", f"method={','.join(METHODS)}"])
     pairs = [(cell["task"]["name"], cell["method"]["name"]) for cell in cells]
@@ -81,7 +82,7 @@ def stated_number(group, name):
 
 def slow_if_large(overrides):
     group, _, name = overrides[-1].removeprefix("+").partition("=")
-    return pytest.param(overrides, marks=pytest.mark.slow if stated_number(group, name) > 100 else ())
+    return pytest.param(overrides, marks=pytest.mark.slow if stated_number(group, name) > 50 else ())
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ def test_7_the_number_of_parameters_is_the_papers(method):
     assert count_parameters(model) == {"trainable_params": facts_of(method)[0], "head_params": 7690}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [method for method in METHODS if facts_of(method)[2]])
 def test_7_a_method_with_a_budget_uses_most_of_it_and_no_more(method):
     with seeded(0):

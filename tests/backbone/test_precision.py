@@ -58,6 +58,7 @@ def test_the_dtype_of_a_record_follows_from_device_and_precision():
     assert precision_name("auto", "cuda") == "bf16-mixed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "linear"])
 def test_a_cell_in_bf16_has_a_key_and_a_dtype_of_its_own(method, toy):
     from moppa.record.schema import read_record

@@ -55,6 +55,7 @@ def test_whole_cells_are_extrapolated_for_both_sides(rival, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_phases_of_a_cell_add_up_to_its_seconds(toy, tmp_path):
     table, result = bench(tmp_path, "cell", "method=linear", *toy)
     assert "evaluate" in table

@@ -68,7 +68,8 @@ def test_wrong_images_are_reported(tmp_path):
         make_views(tmp_path / "none.tar", tmp_path / "views", num_views=1, seed=0)
 
 
-@pytest.mark.parametrize("kind", ["distill", pytest.param("masked", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["distill", "masked"])
 def test_an_interrupted_pretraining_resumes_bit_for_bit(kind, tmp_path):
     view = (random_images(), teacher_tokens() if kind == "distill" else None)
 

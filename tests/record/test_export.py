@@ -36,7 +36,12 @@ def run(toy, tmp_path, *overrides):
     return path
 
 
-@pytest.mark.parametrize("method", MERGEABLE)
+FAST = ("lora", "ssf")
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in MERGEABLE]
+)
 def test_plain_timm_loads_the_merged_weights_and_gives_the_records_predictions(toy, tmp_path, method):
     path, out = run(toy, tmp_path, f"method={method}"), tmp_path / "out.safetensors"
     export(path, out)

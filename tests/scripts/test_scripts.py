@@ -114,6 +114,7 @@ def test_check_lists_absent_tasks_and_how_to_get_them(tmp_path):
     assert "trainLabels.csv" in process.stdout
 
 
+@pytest.mark.slow
 def test_check_reports_the_official_split_and_modified_images(shared, tmp_path):
     folders = [f"data.dir={shared / 'tfds'}", f"data.cache={tmp_path}"]
     words = ["task=eurosat", "size=16", "interpolation=bicubic", *folders]
