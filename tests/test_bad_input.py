@@ -123,6 +123,7 @@ def test_there_are_at_least_120_cases():
     [
         (["method=lora"], ["task"]),
         (["method=lorra", "task=eurosat"], ["lorra", "moppa"]),
+        (["task=eurosat", "train.epoch=3"], ["error: there is no setting train.epoch; did you mean train.epochs?"]),
         ([*TOY, "train.epochs=0"], ["error: train.epochs=0"]),
     ],
 )

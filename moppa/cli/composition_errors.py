@@ -5,11 +5,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from moppa.utils.errors import traceback_file
+from moppa.utils.config import compose_config, to_plain
+from moppa.utils.errors import UserError, traceback_file
+from moppa.utils.flatten import flatten
+from moppa.utils.known_settings import most_similar
 from moppa.utils.paths import IS_CHECKOUT
 
 PLUGINS = ("joblib", "submitit", "ray", "optuna")  # of the extra `sweep`
@@ -22,6 +25,8 @@ def explain(error: Exception, folders: Sequence[Path], overrides: Sequence[str])
     if missing and missing[2].startswith(PLUGINS):
         extra = ".[sweep]" if IS_CHECKOUT else "moppa[sweep]"
         return f"error: hydra/{missing[1]}={missing[2]} is not installed: pip install '{extra}'"
+    if unknown := re.match(r"Could not override '([\w.@]+)'", text):
+        return f"error: there is no setting {unknown[1]}{suggestion(unknown[1], overrides)}"
     if isinstance(error, CompactHydraException):
         cause = error.__cause__
         return "\n".join([text, *([str(cause)] if isinstance(cause, OmegaConfBaseException) else [])])
@@ -29,6 +34,17 @@ def explain(error: Exception, folders: Sequence[Path], overrides: Sequence[str])
         return f"error: {problem}"
     line = " ".join(f"{type(error).__name__}: {text}".split())
     return f"error: {line} (traceback in {traceback_file(error)})"
+
+
+def suggestion(setting: str, overrides: Sequence[str]) -> str:
+    """Returns the most similar settings of the config without this override, as the end of a sentence."""
+    others = [word for word in overrides if "," not in word and word.partition("=")[0] != setting]
+    try:
+        config = to_plain(compose_config(others))
+    except (HydraException, UserError):  # another override is wrong, too
+        return ""
+    similar = most_similar(setting, [*flatten(config), *config])
+    return f"; did you mean {' or '.join(similar)}?" if similar else ""
 
 
 def unreadable_yaml(folders: Sequence[Path], overrides: Sequence[str]) -> str:
