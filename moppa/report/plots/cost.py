@@ -22,8 +22,8 @@ from moppa.utils.errors import UserError
 
 WIDTH, HEIGHT = 300, 320  # in pixels, of one panel
 UNKNOWN = (
-    "no row has records on all tasks which say that their cell ran alone (`alone`) or that the memory is its own "
-    "(`peak_memory_scope`): run cells one at a time"
+    "fewer than half of the rows have records on all tasks which say that their cell ran alone (`alone`) or that the "
+    "memory is its own (`peak_memory_scope`): run cells one at a time"
 )
 
 
@@ -53,13 +53,13 @@ def cost(data: PlotData) -> Spec:
 def measured(
     data: PlotData, select: Callable[[Sequence[ValidRecord]], Sequence[float]], summarize: Callable[..., float]
 ) -> dict[str, float]:
-    """Returns a summary of the selected measurements of every row that has some on each task."""
+    """Returns a summary of the selected measurements of every row that has some on each task; at least half must."""
     summaries = {}
     for row in data.rows:
         by_task = [select(row.records_by_task[task]) for task in data.tasks]
         if all(by_task):
             summaries[row.name] = round_number(summarize([value for values in by_task for value in values]))
-    return summaries
+    return summaries if 2 * len(summaries) >= len(data.rows) else {}
 
 
 def cost_panel(data: PlotData, costs: dict[str, float], title: str, *, is_log: bool = False) -> Spec:
