@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from moppa.utils.config import compose_config, to_plain
 from moppa.utils.errors import UserError, traceback_file
 from moppa.utils.flatten import flatten
-from moppa.utils.known_settings import most_similar
+from moppa.utils.known_settings import no_such_setting
 from moppa.utils.paths import IS_CHECKOUT
 
 PLUGINS = ("joblib", "submitit", "ray", "optuna")  # of the extra `sweep`
@@ -26,7 +26,7 @@ def explain(error: Exception, folders: Sequence[Path], overrides: Sequence[str])
         extra = ".[sweep]" if IS_CHECKOUT else "moppa[sweep]"
         return f"error: hydra/{missing[1]}={missing[2]} is not installed: pip install '{extra}'"
     if unknown := re.match(r"Could not override '([\w.@]+)'", text):
-        return f"error: there is no setting {unknown[1]}{suggestion(unknown[1], overrides)}"
+        return f"error: {no_such_setting(unknown[1], known_names(unknown[1], overrides))}"
     if isinstance(error, CompactHydraException):
         cause = error.__cause__
         return "\n".join([text, *([str(cause)] if isinstance(cause, OmegaConfBaseException) else [])])
@@ -36,15 +36,14 @@ def explain(error: Exception, folders: Sequence[Path], overrides: Sequence[str])
     return f"error: {line} (traceback in {traceback_file(error)})"
 
 
-def suggestion(setting: str, overrides: Sequence[str]) -> str:
-    """Returns the most similar settings of the config without this override, as the end of a sentence."""
+def known_names(setting: str, overrides: Sequence[str]) -> list[str]:
+    """Returns the names of the settings that the config has without this override; none if another is wrong, too."""
     others = [word for word in overrides if "," not in word and word.partition("=")[0] != setting]
     try:
         config = to_plain(compose_config(others))
-    except (HydraException, UserError):  # another override is wrong, too
-        return ""
-    similar = most_similar(setting, [*flatten(config), *config])
-    return f"; did you mean {' or '.join(similar)}?" if similar else ""
+    except (HydraException, UserError):
+        return []
+    return [*flatten(config), *config]
 
 
 def unreadable_yaml(folders: Sequence[Path], overrides: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from moppa.record import legacy
 from moppa.record.schema import key_of, mean_accuracy, with_key
-from moppa.utils.atomic import atomic_write, sha256_file
+from moppa.utils.atomic import sha256_file, write_json
 from moppa.utils.errors import UserError
 
 
@@ -41,8 +41,7 @@ def rekey(results: Path) -> list[Move]:
         if tuned := move.content.get("tuned"):
             tuned["records"] = {path: digests.get(path, digest) for path, digest in tuned["records"].items()}
         new = records / move.new
-        with atomic_write(new) as temporary:
-            temporary.write_text(json.dumps(move.content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(new, move.content)
         digests[move.new] = sha256_file(new)
         move_file((records / move.old).with_suffix(".npz"), new.with_suffix(".npz"))
         checkpoints = results / "checkpoints"

@@ -1,6 +1,5 @@
 """Writes the files of a finished cell: the trained tensors, the predictions and the record."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from moppa.record.schema import with_relative_paths
 from moppa.record.task_changes import changed_task_settings
 from moppa.train.loop import TrainingResult
 from moppa.utils import validate
-from moppa.utils.atomic import atomic_write, sha256_file
+from moppa.utils.atomic import atomic_write, sha256_file, write_json
 from moppa.utils.config import importable, loaded_configs
 from moppa.utils.device import device_info
 from moppa.utils.paths import CONFIGS
@@ -97,8 +96,7 @@ def write_record(cell: Cell, model: Any, outcome: Outcome) -> dict[str, Any]:
         "curve": training.curve,
         **best_on_test(training.diagnostics),
     }
-    with atomic_write(cell.record) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(cell.record, record)
     return record
 
 

@@ -4,7 +4,7 @@ import json
 
 from moppa.record.cell import Cell
 from moppa.record.schema import read_record
-from moppa.utils.atomic import atomic_write
+from moppa.utils.atomic import write_json
 
 
 def report_done(cell: Cell) -> None:
@@ -18,6 +18,5 @@ def report_done(cell: Cell) -> None:
         return
     record = json.loads(cell.record.read_text(encoding="utf-8"))
     record["tuned"] = cell.tuned
-    with atomic_write(cell.record) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(cell.record, record)
     print(f"done already, now with the tune records that select its settings: {cell.record}")

@@ -1,6 +1,5 @@
 """One worker at one cell: it leases the cell, cleans up after a worker that died, and records a failure."""
 
-import json
 import os
 import socket
 import sys
@@ -12,7 +11,7 @@ from datetime import datetime, timezone
 from moppa.record.cell import Cell
 from moppa.sweep.done import report_done
 from moppa.sweep.lease import acquire_lease, lease_owner
-from moppa.utils.atomic import atomic_write
+from moppa.utils.atomic import write_json
 from moppa.utils.errors import UserError
 from moppa.utils.signals import exit_on_sigterm
 
@@ -72,8 +71,7 @@ def save_failure(cell: Cell, error: Exception) -> None:
         "config": cell.config,
     }
     try:
-        with atomic_write(cell.failure) as temporary:
-            temporary.write_text(json.dumps(failure, indent=2, sort_keys=True) + "\n")
+        write_json(cell.failure, failure)
     except UserError as write_failure:
         print(f"{cell.name} failed, and the failure could not be saved: {write_failure}", file=sys.stderr)
     else:

@@ -2,10 +2,12 @@
 
 import errno
 import hashlib
+import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from moppa.utils.errors import UserError
 
@@ -44,6 +46,16 @@ def atomic_write(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_json(target: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON that is the same for equal content, as a whole or not at all.
+
+    Raises:
+        UserError: if the file system refuses.
+    """
+    with atomic_write(target) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_error(target: Path, error: OSError) -> UserError:

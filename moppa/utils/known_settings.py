@@ -39,10 +39,7 @@ def check_known(config: Mapping[str, Any]) -> None:
     unknown += [f"run.{name}" for name in config["run"] if name not in known["run"]]
     unknown += [f"method.{name}" for name in config["method"] if name not in METHOD]
     if unknown:
-        similar = most_similar(unknown[0], list(flatten(config)))
-        raise UserError(
-            f"there is no setting {unknown[0]}" + (f"; did you mean {' or '.join(similar)}?" if similar else "")
-        )
+        raise UserError(no_such_setting(unknown[0], list(flatten(config))))
 
 
 def check_complete(config: Mapping[str, Any]) -> None:
@@ -76,6 +73,12 @@ def cell_settings() -> dict[str, set[str]]:
         for name, value in config.items()
         if name not in ("defaults", "hydra")
     }
+
+
+def no_such_setting(name: str, names: list[str]) -> str:
+    """Returns the sentence about a setting that does not exist, with the most similar names."""
+    similar = most_similar(name, names)
+    return f"there is no setting {name}" + (f"; did you mean {' or '.join(similar)}?" if similar else "")
 
 
 def most_similar(name: str, names: list[str]) -> list[str]:
