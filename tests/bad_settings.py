@@ -41,6 +41,28 @@ SETTING_CASES = {
     "weight decay negative": (["train.weight_decay=-1"], ["train.weight_decay=-1", "at least 0"]),
     "warm-up longer than training": (["train.warmup=2"], ["train.warmup=2", "at most 1"]),
     "drop path 1": (["train.drop_path=1"], ["train.drop_path=1", "at most 0.99"]),
+    "augmentation without its YAML": (
+        ["train.augmentation=strong"],
+        ["train.augmentation='strong'", "+augmentation=NAME"],
+    ),
+    "augmentation with one setting": (
+        ["train.augmentation={hflip: 0.5}"],
+        ["train.augmentation lacks name, scale", "+augmentation=NAME"],
+    ),
+    "augmentation that does not exist": (["+augmentation=strong"], ["augmentation/strong", "crop_flip", "randaugment"]),
+    "notation of RandAugment": (
+        ["+augmentation=randaugment", "train.augmentation.auto_augment=rand-mhigh"],
+        ["train.augmentation.auto_augment='rand-mhigh'", "rand-m9-mstd0.5-inc1"],
+    ),
+    "setting of augmentation that timm does not have": (
+        ["+augmentation=crop_flip", "+train.augmentation.mixup=0.8"],
+        ["train.augmentation.mixup does not exist", "hflip"],
+    ),
+    "augmentation of a head that is solved for": (
+        ["+augmentation=crop_flip", "method=linear", "method.fit=lbfgs"],
+        ["method.fit=lbfgs", "remove +augmentation"],
+    ),
+    "worker processes of augmentation": (["run.augment_workers=-1"], ["run.augment_workers=-1", "at least 0"]),
     "unknown optimizer": (["train.optimizer=adam"], ["train.optimizer='adam'", "adamw, sgd"]),
     "lr that diverges": (["train.lr=1e30", "train.warmup=0"], ["not finite at step", "lower train.lr"]),
     "seed negative": (["seed=-1"], ["seed=-1", "at least 0"]),

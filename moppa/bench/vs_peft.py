@@ -139,6 +139,7 @@ def recipe_for(setup: Setup) -> Recipe:
         clip_norm=None,
         drop_last=False,
         normalization=None,
+        augmentation=None,
         recipe=None,
         published=None,
     )

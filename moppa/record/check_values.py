@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from moppa.backbone.efficient_blocks import SKIPPABLE
 from moppa.backbone.model import Backbone
 from moppa.peft.method import attach_method
+from moppa.train.augmentation import worker_count
 from moppa.train.step import step_mode
 from moppa.utils import validate
 from moppa.utils.config import instantiate
@@ -52,6 +53,7 @@ def check_run(run: Any) -> None:
     validate.integer("run.checkpoint_epochs", run.checkpoint_epochs, minimum=1)
     if run.eval_batch is not None:
         validate.integer("run.eval_batch", run.eval_batch, minimum=1)
+    worker_count(run.augment_workers, device.type)
     for name in run.skip_unused:
         validate.one_of("run.skip_unused", name, SKIPPABLE)
     for name in ("keep_memory", "keep_features", "keep_trained", "keep_logits"):

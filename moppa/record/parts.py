@@ -18,6 +18,7 @@ from moppa.data.task import Protocol, Task
 from moppa.data.task_data import TaskData
 from moppa.peft.method import attach_method
 from moppa.record.cell import Cell
+from moppa.train.augmentation import worker_count
 from moppa.train.batches import example_batches
 from moppa.train.checkpoint import Checkpoint
 from moppa.train.evaluate import Evaluator
@@ -28,7 +29,7 @@ from moppa.train.recipe import Recipe
 from moppa.train.solve_head import check_solvable, solve_head
 from moppa.utils import validate
 from moppa.utils.config import instantiate
-from moppa.utils.gpu import precision_name
+from moppa.utils.gpu import device_type, precision_name
 from moppa.utils.paths import user_path
 from moppa.utils.provenance import code_state
 from moppa.utils.seeds import generator_for
@@ -90,7 +91,7 @@ class Parts:
             examples=lambda: example_batches(data.load(data.train_split), self.recipe, preprocess, device),
         )
         if self.fit is FITS["lbfgs"]:
-            check_solvable(model)
+            check_solvable(model, self.recipe)
         return Attached(model=model.to(device), preprocess=preprocess, data=data)
 
     def prepared(self, device: torch.device) -> "Attached":
@@ -102,7 +103,9 @@ class Parts:
 
     def inputs(self, attached: "Attached") -> Inputs:
         """Returns what is trained and evaluated: the model and images, or the head and cached features."""
-        return inputs_of(attached.model, attached.data, attached.preprocess, self.feature_cache)
+        num_workers = worker_count(self.run.get("augment_workers", "auto"), device_type(self.run.device))
+        augment = self.recipe.augmenter(attached.preprocess, seed=self.seed, num_workers=num_workers)
+        return inputs_of(attached.model, attached.data, attached.preprocess, self.feature_cache, augment)
 
     def evaluator(self, inputs: Inputs) -> Evaluator:
         """Returns how the inputs are evaluated."""
@@ -122,6 +125,7 @@ class Parts:
             on_epoch=on_epoch,
             step=self.run.step,
             precision=self.run.precision,
+            augment=inputs.augment,
         )
 
 

@@ -27,6 +27,7 @@ NEUTRAL = (
     "data.allow_shared_images",  # an error or none; it does not decide which images are read
     "data.lineage",  # in old records; the name of the source implies it
     "train.recipe",  # its values count, not what it is called
+    "train.augmentation.name",  # likewise
     "train.published",
     "task.title",
     "task.column",
@@ -49,6 +50,7 @@ ADDED: dict[str, Any] = {
     "train.clip_norm": None,
     "train.drop_last": False,
     "train.normalization": None,
+    "train.augmentation": None,
     "train.recipe": None,
     "train.published": None,
 }
@@ -159,7 +161,7 @@ def without_entries(config: Mapping[str, Any], dotted: tuple[str, ...]) -> dict[
     """Returns a config without the entries that the dotted paths name."""
     inner = nested_paths(dotted)
     return {
-        name: without_entries(value, inner[name]) if name in inner else value
+        name: without_entries(value, inner[name]) if name in inner and isinstance(value, Mapping) else value
         for name, value in config.items()
         if name not in dotted
     }

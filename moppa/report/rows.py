@@ -191,14 +191,23 @@ def recipe_overrides(record: ValidRecord, configs: Path, *, is_tuned: bool) -> d
     A recipe that reproduces a published row is named, and compared with its own YAML for the task.
     """
     train = {name: value for name, value in record["config"]["train"].items() if name not in ("recipe", "published")}
+    augmented = augmentation_settings(train.pop("augmentation", None), configs)
     if recipe := within(recipe_of(record, configs), "train"):
-        overrides = {"recipe": str(recipe["recipe"]), **differing(train, recipe)}
+        overrides = {"recipe": str(recipe["recipe"]), **differing(train, recipe), **augmented}
     else:
-        overrides = changed_settings(train, configs / "train" / "common.yaml")
+        overrides = changed_settings(train, configs / "train" / "common.yaml") | augmented
     if not is_tuned:
         return overrides
     epochs = {name: value for name, value in overrides.items() if name == "epochs"}
     return {"settings": "tuned on val200", **epochs}
+
+
+def augmentation_settings(augmentation: Mapping[str, Any] | None, configs: Path) -> dict[str, str]:
+    """Returns the name of an augmentation's YAML and the settings that differ from it; none without augmentation."""
+    if augmentation is None:
+        return {}
+    name = str(augmentation.get("name"))
+    return {"augmentation": name} | changed_settings(augmentation, configs / "augmentation" / f"{name}.yaml")
 
 
 def recipe_of(record: ValidRecord, configs: Path) -> Mapping[str, Any]:

@@ -24,6 +24,7 @@ from moppa.data.images import hash_array
 from moppa.data.split import Split
 from moppa.data.task_data import TaskData
 from moppa.peft.collect import trains_only_head
+from moppa.train.augmentation import Augmenter
 from moppa.train.evaluate import Evaluator
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
@@ -36,11 +37,15 @@ COUNTED_VERSIONS = ("torch", "timm")  # the packages that can change the last bi
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What is trained and evaluated: a model, how its splits are loaded, and how a batch is normalized."""
+    """What is trained and evaluated: a model, how its splits are loaded, and how a batch is normalized.
+
+    `augment` augments and normalizes the training images, if they are augmented.
+    """
 
     model: nn.Module
     load: Callable[[str], Split]
     normalize: Callable[[Tensor], Tensor]
+    augment: Augmenter | None = None
 
 
 class LinearProbe(nn.Module):
@@ -115,14 +120,20 @@ class FeatureCache:
         return torch.cat([batch.float() for batch in evaluator.run(model, features, images, title="features")]).cpu()
 
 
-def inputs_of(model: nn.Module, data: TaskData, preprocess: Preprocess, feature_cache: FeatureCache | None) -> Inputs:
+def inputs_of(
+    model: nn.Module,
+    data: TaskData,
+    preprocess: Preprocess,
+    feature_cache: FeatureCache | None,
+    augment: Augmenter | None = None,
+) -> Inputs:
     """Returns the model with its images, or, if only the head is trained, the head with features.
 
-    Without a feature cache every model is trained on images.
+    Without a feature cache, or with augmentation, every model is trained on images.
     """
-    if feature_cache is not None and trains_only_head(model):
+    if feature_cache is not None and augment is None and trains_only_head(model):
         return feature_cache.inputs(model, data, preprocess)
-    return Inputs(model=model, load=data.load, normalize=preprocess.normalize)
+    return Inputs(model=model, load=data.load, normalize=preprocess.normalize, augment=augment)
 
 
 def write_features(file: Path, features: Float[Tensor, "count dim"], description: str) -> None:

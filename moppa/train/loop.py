@@ -18,8 +18,10 @@ from moppa.peft.collect import (
     trainable_parameters,
     trains_only_head,
 )
+from moppa.train.augmentation import Augmenter
 from moppa.train.batches import training_batches
 from moppa.train.checkpoint import Checkpoint, generator_states, set_generator_states
+from moppa.train.images import train_images
 from moppa.train.loggers import Logger
 from moppa.train.recipe import Recipe
 from moppa.train.step import StepRunner, forward_of, recorder_for, step_mode, train_step
@@ -105,6 +107,7 @@ def train(
     on_epoch: EpochCallback,
     step: str = "auto",
     precision: str = "auto",
+    augment: Augmenter | None = None,
 ) -> TrainingResult:
     """Trains the parameters of `model` that require a gradient on the images of `split`.
 
@@ -119,6 +122,7 @@ def train(
         on_epoch: called as `on_epoch(model, epoch, is_last)` after each epoch; what it returns joins the diagnostics.
         step: `run.step`, how steps are taken.
         precision: `run.precision`, for which `to_precision` prepared the model.
+        augment: augments and normalizes the images of each step, in place of `normalize`.
 
     Raises:
         UserError: if the loss is not finite, naming the step, or a setting does not go with the device.
@@ -126,9 +130,10 @@ def train(
     """
     # data, on the device once
     device = next(iter(trainable_parameters(model).values())).device
-    images = torch.from_numpy(np.array(split.images)).to(device)
-    labels = torch.from_numpy(np.array(split.labels)).to(device)
-    steps_per_epoch = recipe.steps_per_epoch(len(images))
+    num_images = len(split.labels)
+    batch_size = min(recipe.batch_size, num_images)
+    images = train_images(split, normalize, augment, device, batch_size=batch_size)
+    steps_per_epoch = recipe.steps_per_epoch(num_images)
     num_steps = recipe.epochs * steps_per_epoch
 
     # model and optimizer
@@ -141,16 +146,16 @@ def train(
         seeded(derive_seed(seed, "noise")),
         StopRequest() as stop,
         progress_bar() as bar,
-        forward_of(model, mode, batch_size=min(recipe.batch_size, len(images))) as forward,
+        forward_of(model, mode, batch_size=batch_size) as forward,
     ):
         # a step, from the indices of its images
         def compute(batch: Tensor, progress: Tensor) -> Tensor:
-            inputs = normalize(images[batch])
+            inputs, labels = images.read(batch)
             return train_step(
                 forward,
                 optimizer,
                 inputs,
-                labels[batch],
+                labels,
                 partial(penalty, progress),
                 precision=precision,
                 label_smoothing=recipe.label_smoothing,
@@ -173,7 +178,8 @@ def train(
         # loop
         line = bar.add_task("train", total=num_steps, completed=state.step, note="")
         model.train(not trains_only_head(model))  # no drop path below a linear probe
-        for index, batch in training_batches(len(images), recipe, seed=seed, start=state.step, device=device):
+        batches = training_batches(num_images, recipe, seed=seed, start=state.step, device=device)
+        for index, batch in images.selected(batches):
             lr, progress = recipe.lr_at(index, num_steps), index / num_steps
             state.losses[index] = take_step(batch, lr=lr, progress=progress)
             state.step = index + 1

@@ -1,14 +1,16 @@
 """How to train: the optimizer and its schedule."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from moppa.backbone.preprocess import Preprocess
 from moppa.data.task import NORMALIZATIONS
+from moppa.train.augmentation import Augmenter, parse_augmentation
 from moppa.utils import validate
 from moppa.utils.errors import SettingError
 from moppa.utils.optimizers import SGD, AdamW
@@ -26,6 +28,7 @@ class Recipe:
     `drop_last` leaves out the last batch of an epoch if it is smaller. `normalization` replaces the checkpoint's own:
     one of `NORMALIZATIONS`, or None. A recipe that reproduces a published row is named by `recipe`, and is
     compared with the row `published` of `results/published.csv`. Both have no effect on the training.
+    `augmentation` holds the settings of an `Augmentation`, or is None.
     """
 
     epochs: int
@@ -42,6 +45,7 @@ class Recipe:
     clip_norm: float | None
     drop_last: bool
     normalization: str | None
+    augmentation: Mapping[str, Any] | None
     recipe: str | None
     published: str | None
 
@@ -62,6 +66,14 @@ class Recipe:
             validate.number("clip_norm", self.clip_norm, minimum=0, exclusive_minimum=True)
         if self.normalization is not None:
             validate.one_of("normalization", self.normalization, NORMALIZATIONS)
+        if self.augmentation is not None:
+            parse_augmentation(self.augmentation)
+
+    def augmenter(self, preprocess: Preprocess, *, seed: int, num_workers: int) -> Augmenter | None:
+        """Returns what augments the training images of a cell with this seed; None without augmentation."""
+        if self.augmentation is None:
+            return None
+        return Augmenter(parse_augmentation(self.augmentation), preprocess, seed=seed, num_workers=num_workers)
 
     def preprocess(self, preprocess: Preprocess) -> Preprocess:
         """Returns the preprocessing of a checkpoint with the normalization of this recipe."""

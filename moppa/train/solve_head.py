@@ -52,8 +52,10 @@ def solve_head(
     )
 
 
-def check_solvable(model: Any) -> None:
-    """Raises `UserError` unless a linear head is all that a model trains, so that it can be solved for."""
+def check_solvable(model: Any, recipe: Recipe) -> None:
+    """Raises `UserError` unless a linear head on fixed images is all that is trained, so that it can be solved for."""
+    if recipe.augmentation is not None:
+        raise UserError("method.fit=lbfgs solves for a head on images that do not change: remove +augmentation")
     if not trains_only_head(model):
         count = count_parameters(model)["trainable_params"]
         raise UserError(

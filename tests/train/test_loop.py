@@ -38,22 +38,24 @@ class CallsAtStep(NoLogger):
             self.function()
 
 
-def run(folder, *, logger=None, seed=0, method="moppa", code="this", every=2, **recipe):
+def run(folder, *, logger=None, seed=0, method="moppa", code="this", every=2, augment=None, **recipe):
     overrides = [f"train.{name}={value}" for name, value in {"epochs": EPOCHS, "batch_size": 16, **recipe}.items()]
     config = config_of("task=eurosat", "backbone=test_vit", f"method={method}", *overrides)
     backbone = instantiate(config, "backbone")
     model = backbone.build(num_classes=10, drop_path=0.5, generator=generator_for(seed, "head"))
     method = instantiate(config, "method.attach", _partial_=True)
     attach_method(model, method, generator=generator_for(seed, "method"), examples=list)
+    preprocess = backbone.preprocess(model)
     result = train(
         model,
         TRAIN_SPLIT,
         recipe=instantiate(config, "train"),
-        normalize=backbone.preprocess(model).normalize,
+        normalize=preprocess.normalize,
         seed=seed,
         checkpoint=Checkpoint(path=folder / "c.pt", epochs=every, code={"code": code}),
         logger=logger or NoLogger(),
         on_epoch=lambda *_: {},
+        augment=augment(preprocess, seed) if augment else None,
     )
     return {
         name: tensor.detach().numpy().tobytes() for name, tensor in trainable_parameters(model).items()
