@@ -14,6 +14,7 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+import moppa.backbone.lean_timm  # noqa: F401 - before timm, as in the product
 from moppa.utils.config import compose_config
 from moppa.utils.matmul import set_matmul_backend
 from moppa.utils.renamed import check_overrides

@@ -3,6 +3,7 @@
 A server imports run.py once, which takes seconds, and every process is a fork of it.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -55,6 +56,7 @@ def run_python(*words, **environment):
 
 def run_main(words, environment, streams):
     """Runs the main program in this process, which is a fork."""
+    gc.freeze()  # or the collector visits the modules of the server again and again
     for number, file in enumerate(streams, start=1):
         os.dup2(os.open(file, os.O_WRONLY), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored if the tests run in the background

@@ -48,6 +48,7 @@ def test_hub_weights_are_downloaded_by_timms_name(checkpoint, tmp_path, monkeypa
     assert torch.equal(model.norm.weight, checkpoint["norm.weight"])
 
 
+@pytest.mark.slow  # builds a ViT-B three times and writes it twice
 def test_mae_weights_leave_the_last_norm_at_the_identity(tmp_path):
     """The checkpoint's own last norm is ignored on purpose; any other missing tensor is an error."""
     state = timm.create_model("vit_base_patch16_224.mae", num_classes=0).state_dict()

@@ -63,6 +63,7 @@ def test_the_phases_of_a_cell_add_up_to_its_seconds(toy, tmp_path):
     assert sum(phases) == pytest.approx(total)
 
 
+@pytest.mark.slow  # starts a cell in a Python of its own
 def test_a_failing_cell_is_reported_with_its_error():
     with pytest.raises(UserError, match=r"run.py task=eurosat .* failed: .*seed=-1"):
         cell_phases(["task=eurosat", "seed=-1", "backbone=test_vit"])

@@ -110,6 +110,7 @@ def test_every_module_of_the_harness_belongs_to_its_extra(distribution):
     assert cli.missing_extra(f"{module}.inner") == "harness"
 
 
+@pytest.mark.slow  # imports torch and timm anew
 def test_the_methods_need_nothing_of_the_harness():
     modules = {
         config_of("task=eurosat", f"method={name}").method.attach._target_.rpartition(".")[0] for name in METHODS

@@ -280,6 +280,7 @@ def test_the_same_records_give_the_same_page(index, tmp_path):
     assert make_page(tmp_path)[0].read_bytes() == index.read_bytes()
 
 
+@pytest.mark.slow  # loads the page in Chromium again
 def test_any_two_quantities_links_class_names_and_the_order_are_on_the_page(page):
     page.execute_script("document.querySelector('figure[data-scatter]').scrollIntoView()")
     wait(lambda: page.find_elements("css selector", "figure[data-scatter] svg"))

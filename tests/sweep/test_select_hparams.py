@@ -199,6 +199,7 @@ def test_a_diagnostic_record_does_not_change_the_main_table(toy, tmp_path):
     assert main_table.read_text() == text
 
 
+@pytest.mark.slow  # trains two cells with an evaluation every second epoch
 def test_evaluations_survive_a_resumed_training(toy, tmp_path, monkeypatch):
     overrides = [
         *toy,

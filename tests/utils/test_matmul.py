@@ -185,6 +185,7 @@ def test_only_glibc_is_told_to_keep_freed_memory(library, expected, monkeypatch)
     assert calls == expected
 
 
+@pytest.mark.slow  # measures a process of its own
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the setting")
 def test_freed_memory_is_not_requested_from_the_system_again():
     """In a separate process. Without the setting most processes have 90,000 page faults per step here."""
