@@ -5,13 +5,12 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from moppa.peft.blocks import BlockInfo, find_blocks
+from moppa.peft.blocks import BlockInfo, find_plain_blocks
 from moppa.peft.bottleneck import ParallelAdapter, quick_gelu
 from moppa.peft.inject import wrap_module
 from moppa.utils import validate
-from moppa.utils.errors import UserError
 
 CONV_INITS = ("identity", "xavier_uniform")
 Tokens = Float[Tensor, "batch tokens dim"]
@@ -32,7 +31,7 @@ class Bypass(nn.Module):
         scale: float,
         conv_init: str,
         dropout: float,
-        generator: torch.Generator | None,
+        generator: Generator | None,
     ) -> None:
         super().__init__()
         self.grid, self.num_prefix_tokens = block.grid, block.num_prefix_tokens
@@ -60,13 +59,7 @@ class Bypass(nn.Module):
 
 
 def attach(
-    model: nn.Module,
-    *,
-    bottleneck: int,
-    scale: float,
-    conv_init: str,
-    dropout: float,
-    generator: torch.Generator | None,
+    model: nn.Module, *, bottleneck: int, scale: float, conv_init: str, dropout: float, generator: Generator | None
 ) -> None:
     """Adds a bypass to attention and one to the MLP of every block, which reads their input: the tokens after the norm.
 
@@ -77,12 +70,7 @@ def attach(
     validate.number("scale", scale, minimum=0, exclusive_minimum=True)
     validate.one_of("conv_init", conv_init, CONV_INITS)
     validate.number("dropout", dropout, minimum=0, maximum=0.9)
-    for block in find_blocks(model):
-        if block.layout != "tokens":
-            raise UserError(
-                f"Convpass is implemented for plain vision transformers, since the attention of {type(model).__name__} "
-                f"never sees the whole grid; choose a ViT as the backbone"
-            )
+    for block in find_plain_blocks(model, purpose="Convpass adds convolutions over the whole grid to"):
         for name in ("attn", "mlp"):
             bypass = Bypass(
                 block, bottleneck=bottleneck, scale=scale, conv_init=conv_init, dropout=dropout, generator=generator

@@ -4,20 +4,18 @@ Before training, the gradients of a few batches show which weights are most sens
 of them gets a LoRA or an adapter; in the others only the sensitive weights are tuned.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Generator, nn
 
 from moppa.peft.inject import parametrize_weights, wrap_module
 from moppa.peft.pieces import find_pieces, structured_target
-from moppa.peft.sensitivity import Batches, Piece, select_sensitive, sensitivities
-from moppa.peft.sparse import SparseDelta, SparseLowRankDelta
+from moppa.peft.sensitivity import Batches, Members, select_by_layer, sensitivities, tune_class_token
+from moppa.peft.sparse import SparseLowRankDelta, sparse_deltas
 from moppa.peft.stacked_adapters import StackedAdapters
 from moppa.utils import validate
-from moppa.utils.errors import SettingError
 
 from .lora import LoRADelta
 
@@ -36,7 +34,7 @@ def attach(
     batch_size: int,
     head_seed: int,
     dropout: float,
-    generator: torch.Generator | None,
+    generator: Generator | None,
     examples: Callable[[], Batches],
 ) -> None:
     """Tunes at most `budget` parameters, where the gradients on the first `num_images` of `examples` are largest.
@@ -57,38 +55,15 @@ def attach(
     validate.number("dropout", dropout, minimum=0, maximum=0.9)
     pieces = find_pieces(model, structure, rank, matrix_ratio, vector_ratio)
     scores = sensitivities(model, pieces, examples(), num_images=num_images, batch_size=batch_size, head_seed=head_seed)
-    class_token = getattr(model, "cls_token", None)
-    num_token_values = 0 if class_token is None else class_token.numel()
-    if budget <= num_token_values:
-        raise SettingError("budget", f"={budget} is spent on the class token alone ({num_token_values}): raise it")
-    sensitive = select_sensitive(scores, pieces, budget - num_token_values)
-    if class_token is not None:
-        class_token.requires_grad_(True)
-    selected: dict[nn.Module, list[tuple[Piece, Tensor]]] = {}
-    for piece, index in zip(pieces, sensitive, strict=True):
-        selected.setdefault(piece.layer, []).append((piece, index))
-    for layer, members in selected.items():
+    for layer, members in select_by_layer(scores, pieces, tune_class_token(model, budget)).items():
         tune_layer(layer, members, structure, rank, dropout, generator)
 
 
 def tune_layer(
-    layer: nn.Module,
-    members: Sequence[tuple[Piece, Tensor]],
-    structure: str,
-    rank: int,
-    dropout: float,
-    generator: torch.Generator | None,
+    layer: nn.Module, members: Members, structure: str, rank: int, dropout: float, generator: Generator | None
 ) -> None:
     """Attaches to a layer what was selected for its pieces: a structure for whole matrices, else single weights."""
-    positions: dict[str, list[Tensor]] = {}
-    for piece, index in members:
-        if len(single := piece.positions(index)):
-            positions.setdefault(piece.tensor, []).append(single)
-    deltas: dict[str, nn.Module] = {
-        tensor: SparseDelta(torch.cat(of_tensor), like=getattr(layer, tensor))
-        for tensor, of_tensor in positions.items()
-    }
-    target = structured_target(members)
+    deltas, target = sparse_deltas(layer, members), structured_target(members)
     settings: Any = {"target": target, "rank": rank, "generator": generator}
     settings["dropout"] = 0.0 if target and target.name == "proj" else dropout
     if target and structure == "lora":

@@ -5,12 +5,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from moppa.peft.blocks import find_blocks
+from moppa.peft.blocks import find_plain_blocks
 from moppa.peft.inject import wrap_module
 from moppa.utils import validate
-from moppa.utils.errors import UserError
 
 Tokens = Float[Tensor, "batch _ dim"]  # the number of tokens changes
 
@@ -44,13 +43,7 @@ class RemovePrompts(nn.Module):
 
 
 def attach(
-    model: nn.Module,
-    *,
-    num_prompts: int,
-    deep: bool,
-    dropout: float,
-    pool_prompts: bool,
-    generator: torch.Generator | None,
+    model: nn.Module, *, num_prompts: int, deep: bool, dropout: float, pool_prompts: bool, generator: Generator | None
 ) -> None:
     """Adds `num_prompts` prompts to the first block (shallow), or new ones to every block (deep).
 
@@ -62,15 +55,8 @@ def attach(
     validate.boolean("deep", deep)
     validate.boolean("pool_prompts", pool_prompts)
     validate.number("dropout", dropout, minimum=0, maximum=0.99)
-    blocks = find_blocks(model)
-    # in a Swin prompts would join the windows, inside the blocks; relative and rotary positions know no prompts
-    attention = getattr(blocks[0].module, "attn", None)
-    is_relative = any(getattr(attention, name, None) is not None for name in ("relative_position_index", "rel_pos"))
-    if blocks[0].layout != "tokens" or is_relative or getattr(model, "rope", None) is not None:
-        raise UserError(
-            f"VPT adds prompts to the blocks of a plain vision transformer, which {type(model).__name__} is not; "
-            f"choose another backbone or another method"
-        )
+    # in a Swin prompts would join the windows, inside the blocks
+    blocks = find_plain_blocks(model, purpose="VPT adds prompts to", takes_more_tokens=True)
     dim, num_prefix_tokens = blocks[0].dim, blocks[0].num_prefix_tokens
     patch_embed: Any = model.patch_embed
     bound = math.sqrt(6 / (3 * math.prod(patch_embed.patch_size) + dim))

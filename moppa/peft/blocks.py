@@ -61,6 +61,27 @@ def find_transformer_blocks(model: nn.Module, *, method: str) -> list[BlockInfo]
     return blocks
 
 
+def find_plain_blocks(model: nn.Module, *, purpose: str, takes_more_tokens: bool = False) -> list[BlockInfo]:
+    """Returns the blocks of a plain vision transformer, in which every block sees all tokens.
+
+    With `takes_more_tokens`, their attention must take more tokens than the image has: relative and rotary positions
+    know no others.
+
+    Raises:
+        UserError: if the model is none; the message starts with the purpose, as in "VPT adds prompts to".
+    """
+    blocks = find_blocks(model)
+    attention = getattr(blocks[0].module, "attn", None)
+    is_relative = any(getattr(attention, name, None) is not None for name in ("relative_position_index", "rel_pos"))
+    is_fixed = is_relative or getattr(model, "rope", None) is not None
+    if blocks[0].layout != "tokens" or (takes_more_tokens and is_fixed):
+        raise UserError(
+            f"{purpose} the blocks of a plain vision transformer, which {type(model).__name__} is not; "
+            f"choose another backbone or another method"
+        )
+    return blocks
+
+
 def by_depth(name: str, value: Any, num_blocks: int) -> list[Any]:
     """Returns the value of each block: of a list, the one whose share of the depth contains the block's middle."""
     values = list(value) if isinstance(value, Sequence) else [value]

@@ -1,12 +1,11 @@
 """The matrices and vectors of a transformer of which SPT tunes some as a whole and some in part."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from moppa.peft.low_rank import check_rank
-from moppa.peft.sensitivity import Piece
+from moppa.peft.sensitivity import Members, Piece
 from moppa.peft.targets import TARGETS, TargetLinear, check_calls_qkv, target_linears
 
 
@@ -74,7 +73,7 @@ def vector_pieces(layer: nn.Module, tensor: str, vector_ratio: float, *, count: 
     ]
 
 
-def structured_target(members: Sequence[tuple[Piece, Tensor]]) -> TargetLinear | None:
+def structured_target(members: Members) -> TargetLinear | None:
     """Returns the layer and which of its matrices get a structure, or None if none does."""
     is_whole = {piece: piece.is_whole(index) for piece, index in members if isinstance(piece, MatrixPiece)}
     if not any(is_whole.values()):

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moppa.utils.errors import SettingError
+
 NUM_CANDIDATES, MAX_FACTOR = 80, 4  # numbers of sensitive weights to try, up to this multiple of the budget
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -50,6 +52,9 @@ class Piece:
         elif not self.is_divisible:
             sensitive = sensitive[:0]
         return self.start * num_columns + sensitive
+
+
+Members = Sequence[tuple[Piece, Tensor]]  # the pieces of a layer and the indices of their sensitive weights
 
 
 def sensitivities(
@@ -125,3 +130,26 @@ def select_sensitive(scores: Sequence[Tensor], pieces: Sequence[Piece], budget: 
     starts = ends - sizes
     sensitive, owners = order[:num_sensitive], piece_of[:num_sensitive]
     return [sensitive[owners == index] - starts[index] for index in range(len(pieces))]
+
+
+def tune_class_token(model: nn.Module, budget: int) -> int:
+    """Unfreezes the class token, if the model has one, and returns the rest of the budget.
+
+    Raises:
+        SettingError: if nothing is left.
+    """
+    class_token = getattr(model, "cls_token", None)
+    num_values = 0 if class_token is None else class_token.numel()
+    if budget <= num_values:
+        raise SettingError("budget", f"={budget} is spent on the class token alone ({num_values}): raise it")
+    if class_token is not None:
+        class_token.requires_grad_(True)
+    return budget - num_values
+
+
+def select_by_layer(scores: Sequence[Tensor], pieces: Sequence[Piece], budget: int) -> dict[nn.Module, Members]:
+    """Returns what `select_sensitive` selects, for each layer with its pieces."""
+    selected: dict[nn.Module, list[tuple[Piece, Tensor]]] = {}
+    for piece, index in zip(pieces, select_sensitive(scores, pieces, budget), strict=True):
+        selected.setdefault(piece.layer, []).append((piece, index))
+    return dict(selected)

@@ -1,11 +1,13 @@
 """Updates of single weights, alone and together with a low-rank update of the same layer."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from moppa.peft.inject import ParametrizedLinear
 from moppa.peft.low_rank import LowRankDelta
+from moppa.peft.sensitivity import Members
 
 
 class SparseDelta(nn.Module):
@@ -20,6 +22,15 @@ class SparseDelta(nn.Module):
         return (
             weight.flatten().to(self.values.dtype).index_add(0, self.get_buffer("index"), self.values).view_as(weight)
         )
+
+
+def sparse_deltas(layer: nn.Module, members: Members) -> dict[str, nn.Module]:
+    """Returns a delta for each tensor of a layer in which single weights are tuned, by the tensor's name."""
+    positions: dict[str, list[Tensor]] = {}
+    for piece, index in members:
+        if len(single := piece.positions(index)):
+            positions.setdefault(piece.tensor, []).append(single)
+    return {name: SparseDelta(torch.cat(single), like=getattr(layer, name)) for name, single in positions.items()}
 
 
 class SparseLowRankDelta(nn.Module):

@@ -38,7 +38,7 @@ class AugmentedImages:
         self.dataset, self.num_workers = AugmentedDataset(split, augment), augment.num_workers
         _, height, width = self.dataset[0, 0][0].shape
         self.inputs = torch.zeros(batch_size, height, width, 3, device=device)  # in memory like the cached images
-        self.labels = torch.from_numpy(np.array(split.labels[:batch_size])).to(device)
+        self.labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.positions = torch.arange(batch_size, device=device)
 
     def selected(self, batches: Batches) -> Batches:
