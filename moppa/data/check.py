@@ -5,7 +5,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moppa.data.source import Source, allows_shared_images, has_official_pixels
+from moppa.data.source import Source, allows_shared_images, class_names_of, has_official_pixels
 from moppa.data.split import hash_decoded, read_decoded, read_manifest, read_names
 from moppa.data.task import SPLITS, Task, TestCheck, check_split, check_test, hash_names, split_fingerprint
 from moppa.utils.errors import UserError
@@ -16,7 +16,8 @@ def split_check(task: Task, source: Source, folders: Mapping[str, Path]) -> dict
 
     `verdict` is the check of train800 and val200, `test` that of the test split, which `protocol=tune` does not read.
     `fingerprint` and `test_sha256` are the digests of what was read, `shared_images` counts the images that are in two
-    splits, `origin` and `content` say what the images were read from; each is None if there is none.
+    splits, `origin` and `content` say what the images were read from; each is None if there is none. `classes` holds
+    the names of the classes, if the files give them.
 
     Raises:
         UserError: if names or pixels differ from the task's digests, or if an image of the user's own is in two splits.
@@ -31,6 +32,7 @@ def split_check(task: Task, source: Source, folders: Mapping[str, Path]) -> dict
         raise shared_error(task, shared[0], names)
     manifests = {split: read_manifest(folder, task, split) for split, folder in folders.items()}
     contents = {split: manifest["content"] for split, manifest in manifests.items() if manifest.get("content")}
+    classes = class_names_of(task, source)
     return {
         "verdict": verdict,
         "fingerprint": fingerprint,
@@ -39,6 +41,7 @@ def split_check(task: Task, source: Source, folders: Mapping[str, Path]) -> dict
         "shared_images": dict.fromkeys(pairs_of(folders), 0) | {shared.pair: len(shared.indices) for shared in shared},
         "origin": manifests["train800"].get("origin"),
         "content": contents or None,
+        **({"classes": classes} if classes else {}),
     }
 
 

@@ -68,6 +68,17 @@ class FolderSource:
             [f"{entry.name}\0{label}\0{digest}" for (entry, label), digest in zip(labeled, digests, strict=True)]
         )
 
+    def class_names(self, task: Task) -> list[str]:
+        """Returns the names of the classes in the order of their labels; those of one label are joined.
+
+        Raises:
+            UserError: as for `examples`.
+        """
+        by_label: dict[int, list[str]] = {}
+        for index, name in enumerate(self._class_names(task, self._listing(task).entries)):
+            by_label.setdefault(task.label({"label": index, "class": name}), []).append(name)
+        return [", ".join(names) for _, names in sorted(by_label.items())]
+
     def _listing(self, task: Task) -> Listing:
         folder, own_names = user_path(self.dir), list(task.splits.values())
         listing = list_folders(folder, own_names) if self.table is None else list_table(folder / self.table, own_names)

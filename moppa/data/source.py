@@ -69,6 +69,20 @@ class SourceWithContent(Protocol):
         ...
 
 
+@runtime_checkable
+class SourceWithClassNames(Protocol):
+    """A source whose files name the classes."""
+
+    def class_names(self, task: Task) -> list[str]:
+        """Returns the names of the classes in the order of their labels."""
+        ...
+
+
+def class_names_of(task: Task, source: Source) -> list[str] | None:
+    """Returns the names of the classes in the order of their labels, or None if the source does not know them."""
+    return source.class_names(task) if isinstance(source, SourceWithClassNames) else None
+
+
 def content_of(task: Task, split: str, source: Source) -> str | None:
     """Returns the sha256 of the content of a split, or None if the task's definition and version decide it."""
     return source.content(task, split) if isinstance(source, SourceWithContent) else None

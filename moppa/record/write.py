@@ -42,8 +42,8 @@ def save_trained(cell: Cell, model: nn.Module) -> str | None:
 class Outcome:
     """What the run of a cell gives: predictions for the evaluated split, and facts about images, training and machine.
 
-    `logits` and `names` of the evaluated images are written if `run.keep_logits`. `train` and `evaluated` are the
-    splits (of images or of features); `split_check` says whether they are official.
+    `logits` and `names` of the evaluated images are written if `run.keep_logits`, with the names of classes that
+    `split_check` may hold. `train` and `evaluated` are the splits (of images or of features).
     """
 
     predicted: np.ndarray
@@ -66,6 +66,8 @@ def write_record(cell: Cell, model: Any, outcome: Outcome) -> dict[str, Any]:
     arrays: dict[str, Any] = {"predicted": outcome.predicted, "label": labels.astype(np.int16), **training.diagnostics}
     arrays |= {} if outcome.logits is None else {"logits": outcome.logits}
     arrays |= {} if outcome.names is None else {"name": np.array(outcome.names)}
+    if outcome.logits is not None and "classes" in outcome.split_check:
+        arrays["class_name"] = np.array(outcome.split_check["classes"])
     with atomic_write(cell.predictions) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
     record = {

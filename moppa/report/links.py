@@ -25,10 +25,11 @@ def method_links(method: str, configs: Path) -> dict[str, str]:
     return links
 
 
-def class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
-    """Returns the names of the classes of a record's config in the order of their labels, if they are known."""
+def class_names(config: Mapping[str, Any], split: Mapping[str, Any]) -> Sequence[str] | None:
+    """Returns the names of the classes of a record's config and splits in the order of their labels, if known."""
     task = config["task"]
-    names = config["data"].get("classes") or known_names().get((task["suite"], task["name"]))
+    named = split.get("classes") or config["data"].get("classes")
+    names = named or known_names().get((task["suite"], task["name"]))
     return [str(name) for name in names] if names and len(names) == task["num_classes"] else None
 
 

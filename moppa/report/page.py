@@ -206,7 +206,7 @@ def prediction_data(records: Sequence[ValidRecord]) -> dict[str, Any]:
         pairs = np.concatenate([num_classes * labels.astype(int) + predicted for predicted, labels in by_seed])
         counts = np.bincount(pairs, minlength=num_classes**2)
         data["confusion"] = counts.reshape(num_classes, num_classes).tolist()
-        if names := class_names(records[0]["config"]):
+        if names := class_names(records[0]["config"], records[0]["split"]):
             data["classes"] = names
     return data
 

@@ -290,6 +290,18 @@ def test_a_changed_or_missing_table_is_noticed(folder):
         load(folder, table="images.csv")
 
 
+def test_folders_or_the_table_name_the_classes_in_the_order_of_their_labels(folder):
+    assert source_of(folder).class_names(own_task()) == ["a", "b"]
+    assert source_of(folder, classes=["b", "a"]).class_names(own_task()) == ["b", "a"]
+    assert source_of(folder).class_names(own_task(label=lambda example: 1 - example["label"])) == ["b", "a"]
+    assert source_of(folder).class_names(own_task(label=lambda _: 0)) == ["a, b"]
+    rows = [(f"{path.relative_to(folder)}", f"<{path.parent.name}>", path.parts[-3]) for path in folder.rglob("*.png")]
+    (folder / "images.csv").write_text(written([HEADER, *rows]))
+    source = source_of(folder, table="images.csv")
+    folders = cache.prepare_splits(own_task(), SPLITS, source, IMAGE_FORMAT)
+    assert split_check(own_task(), source, folders)["classes"] == ["<a>", "<b>"]
+
+
 def test_an_interrupted_preparation_starts_over_if_the_source_changed(folder, monkeypatch):
     monkeypatch.setattr(write_split, "CHUNK_BYTES", 2 * IMAGE_FORMAT.image_bytes)
     append_chunk = write_split.append_chunk

@@ -41,6 +41,7 @@ def augmented(augment, step=3, index=5):
     return augment(TRAIN_SPLIT.images[index], step=step, index=index)
 
 
+@pytest.mark.usefixtures("unchecked")  # beartype draws from Python's generator
 @pytest.mark.parametrize("name", NAMES)
 def test_an_image_is_that_of_timms_training_transform(name):
     settings = settings_of(name, re_prob=1.0)
