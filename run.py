@@ -19,6 +19,7 @@ from moppa.sweep.resolve import resolve_cell
 from moppa.sweep.worker import lease
 from moppa.utils.config import sweep_name
 from moppa.utils.device import configure_process, get_device
+from moppa.utils.network import set_connect_timeout
 from moppa.utils.usage import Usage
 
 
@@ -26,6 +27,7 @@ def run_cell(config: DictConfig) -> Cell:
     """Trains one method on one task with one seed, evaluates it once, and writes the record."""
     run = config.run
     configure_process(threads=run.threads, backend=run.matmul_backend, keep_memory=run.keep_memory)
+    set_connect_timeout(run.connect_timeout)
     device = get_device(run.device)
     check_values(config)
     cell = resolve_cell(config)  # with hparams=best, its settings are selected here

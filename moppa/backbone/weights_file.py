@@ -5,18 +5,16 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import SettingError
+from moppa.utils.network import PROXY_HINT, NoAnswerError, check_reachable, interruptible
 from moppa.utils.paths import user_path
 
 RANDOM = "random"
 PACKAGED = "package:"
 ASSETS = Path(__file__).parent / "assets"
 HUB_FILE = "model.safetensors"
-HUB_TIMEOUT = 10.0  # seconds to wait for the hub's first answer
 
 
 def weights_path(weights: str) -> Path:
@@ -75,21 +73,16 @@ def download_weights(timm_name: str) -> Path:
         if not constants.HF_HUB_OFFLINE:
             print(f"downloading the weights {repository} from the Hugging Face hub", file=sys.stderr)
             check_reachable(f"{constants.ENDPOINT}/{repository}/resolve/main/{name}")
-        return Path(hf_hub_download(repository, name))
+        return Path(interruptible(hf_hub_download, repository, name))
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+        reason = str(error) if isinstance(error, NoAnswerError) else f"{type(error).__name__}: {first_line(error)}"
         raise SettingError(
             "backbone.weights",
-            f": cannot download {repository} ({reason}); connect once, or give a file: backbone.weights=FILE",
+            f": cannot download {repository} ({reason}); connect once, copy the hub's cache from a machine that has it "
+            f"(HF_HUB_CACHE=DIR HF_HUB_OFFLINE=1), or give a file: backbone.weights=FILE; {PROXY_HINT}",
         ) from error
 
 
-def check_reachable(url: str) -> None:
-    """Raises `OSError` unless a server answers within `HUB_TIMEOUT`. The hub's own client tries for over a minute."""
-    try:
-        with urlopen(Request(url, method="HEAD"), timeout=HUB_TIMEOUT):
-            pass
-    except HTTPError:  # an answer too; the client reports it better
-        pass
-    except URLError as error:
-        raise OSError(f"no answer from {url.partition('/resolve/')[0]}: {error.reason}") from error
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message."""
+    return (str(error).splitlines() or ["no reason given"])[0]

@@ -15,6 +15,7 @@ from moppa.data.noah_jpeg import write_folder
 from moppa.data.task import SPLITS
 from moppa.utils.config import compose_config, instantiate
 from moppa.utils.errors import UserError
+from moppa.utils.network import set_connect_timeout
 from moppa.utils.paths import CONFIGS, user_path
 
 
@@ -28,6 +29,7 @@ def main() -> int:
     splits = [split for split in SPLITS if not (args.without_test and split == "test")]
     try:
         config = compose_config(args.overrides)
+        set_connect_timeout(config.run.connect_timeout)
         task = instantiate(config, "task")
         folders = OmegaConf.load(CONFIGS / "data" / "noah.yaml").folders
         folder = user_path(args.out) / folders.get(task.name, task.name)

@@ -16,6 +16,7 @@ from moppa.data.task import SPLITS
 from moppa.pretrain.probe import extract_features, fit_probe, flatten_pixels
 from moppa.utils.config import compose_config, instantiate
 from moppa.utils.errors import UserError
+from moppa.utils.network import set_connect_timeout
 
 
 def main() -> int:
@@ -26,6 +27,7 @@ def main() -> int:
         return 0
     try:
         config = compose_config([argument for argument in arguments if argument != "--pixels"])
+        set_connect_timeout(config.run.connect_timeout)
         backbone, task, source = (instantiate(config, axis) for axis in ("backbone", "task", "data"))
         model = backbone.load(drop_path=0.0)
         preprocess = backbone.preprocess(model)

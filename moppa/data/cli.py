@@ -10,6 +10,7 @@ from moppa.data.source import Source
 from moppa.data.task import Task
 from moppa.utils import validate
 from moppa.utils.config import compose_config, instantiate
+from moppa.utils.network import set_connect_timeout
 
 OPTIONS = ("task", "size", "interpolation")
 
@@ -29,6 +30,7 @@ def vtab_tasks(configs: Path) -> list[str]:
 def tasks_and_sources(configs: Path, names: Sequence[str], overrides: Sequence[str]) -> list[tuple[Task, Source]]:
     """Returns each task with the source from which `moppa run` would read it."""
     task_configs = [compose_config([f"task={name}", *overrides], configs) for name in names]
+    set_connect_timeout(task_configs[0].run.connect_timeout)
     return [(instantiate(config, "task"), instantiate(config, "data")) for config in task_configs]
 
 
