@@ -156,6 +156,11 @@ SETTING_CASES = {
         ["data.name='noah'", "tfds"],
     ),
     "hparams=best while tuning": (["hparams=best", "protocol=tune"], ["hparams=best with protocol=tune"]),
+    "no connect timeout": (["run.connect_timeout=0"], ["run.connect_timeout=0", "above 0"]),
+    "data set not reachable": (
+        ["task=cifar100", "data._target_=moppa.data.tfds.TfdsSource", "data.name=tfds", "data.dir=FILES/tfds"],
+        ["task cifar100: cifar100/3.0.2 cannot be downloaded", "127.0.0.1:9", "data.dir=", "data.cache", "HTTPS_PROXY"],
+    ),
     "no threads": (["run.threads=0"], ["run.threads=0", "at least 1"]),
     "rank 0": (["method=lora", "method.attach.rank=0"], ["method.attach.rank=0", "at least 1"]),
     "rank above the width": (["method=lora", "method.attach.rank=65"], ["method.attach.rank=65", "64"]),

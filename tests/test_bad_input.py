@@ -87,7 +87,7 @@ def outcomes(files, mounts, results):
             for other in [word for word in cell if word.partition("=")[0] == name and word != resolved(override)]:
                 cell.remove(other)
     (results / "cells.txt").write_text(json.dumps(cells))
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(results / "hub")}
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(results / "hub"), "HTTPS_PROXY": "http://127.0.0.1:9"}
     done = run_python("-m", "tests.outcomes", results / "cells.txt", **offline)
     assert done.returncode == 0, done.stderr
     assert "pickled code ran" not in done.stdout

@@ -72,6 +72,9 @@ def run_command(name: str, words: Sequence[str]) -> int:
     allow_any_text()
     try:
         return import_command(name)() or 0
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     except ModuleNotFoundError as error:
         extra = missing_extra(error.name or "")
         if extra is None:
