@@ -106,6 +106,10 @@ SETTING_CASES = {
         ["data._target_=moppa.data.tfds.TfdsSource", "data.name=tfds", "data.download=maybe"],
         ["data.download='maybe'", "true or false"],
     ),
+    "data set for a task whose images are computed": (
+        ["task.builder=moppa.data.mini.digits.digit", "data.name=tfds"],
+        ["data=tfds", "are computed, not read", "remove data=tfds"],
+    ),
     "dataset unknown to TFDS": (
         ["data._target_=moppa.data.tfds.TfdsSource", "data.name=tfds", "task.builder=eurosaat"],
         ["task.builder=eurosaat", "not found"],

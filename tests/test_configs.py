@@ -129,5 +129,6 @@ def test_every_method_and_its_size_are_in_the_docs():
         text = (ROOT / page).read_text()
         for method in METHODS:
             size = re.search(r"([\d,]+) trainable parameters", (CONFIGS / "method" / f"{method}.yaml").read_text())
+            assert size is not None, f"configs/method/{method}.yaml lacks what `moppa count method={method}` prints"
             assert f"`{method}`" in text, method
             assert size[1] in text, method

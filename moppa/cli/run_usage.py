@@ -8,6 +8,7 @@ GROUPS = {  # in the order in which they are shown
     "method": "what is attached and trained",
     "backbone": "the pretrained model",
     "train": "the recipe",
+    "+augmentation": "timm's augmentation of the training images",
     "protocol": "what is trained on and evaluated",
     "data": "where the images come from",
     "logger": "where the curve goes besides the record",

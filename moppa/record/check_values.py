@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from moppa.backbone.efficient_blocks import SKIPPABLE
 from moppa.backbone.model import Backbone
 from moppa.peft.method import attach_method
+from moppa.record.schema import PYTHON_PATH
 from moppa.train.augmentation import worker_count
 from moppa.train.step import step_mode
 from moppa.utils import validate
@@ -21,6 +22,7 @@ from moppa.utils.errors import UserError
 from moppa.utils.gpu import device_type, precision_name
 from moppa.utils.seeds import generator_for
 
+READS_FILES = ("tfds", "noah", "folder")  # the names of sources
 GROUPS = ("backbone", "task", "data", "train", "protocol", "logger")
 
 
@@ -37,6 +39,7 @@ def check_values(config: DictConfig) -> None:
     validate.integer("seed", config.seed, minimum=0)
     validate.one_of("hparams", config.hparams, ("given", "best"))
     check_run(config.run)
+    check_source(config)
     for group in GROUPS:
         instantiate(config, group)
     instantiate(config, "method.attach", _partial_=True)
@@ -58,6 +61,15 @@ def check_run(run: Any) -> None:
         validate.one_of("run.skip_unused", name, SKIPPABLE)
     for name in ("keep_memory", "keep_features", "keep_trained", "keep_logits"):
         validate.boolean(f"run.{name}", run[name])
+
+
+def check_source(config: Any) -> None:
+    """Raises `UserError` if a task whose images are computed by a function is to be read from a data set or files."""
+    name, builder = config.data.get("name"), config.task.get("builder")
+    if name in READS_FILES and isinstance(builder, str) and PYTHON_PATH.fullmatch(builder):
+        raise UserError(
+            f"data={name}: the images of task {config.task.name} are computed, not read; remove data={name}"
+        )
 
 
 @lru_cache
