@@ -78,8 +78,8 @@ class Augmentation:
 
         return transforms_imagenet_train(
             preprocess.size,
-            scale=tuple(self.scale),
-            ratio=tuple(self.ratio),
+            scale=(self.scale[0], self.scale[1]),
+            ratio=(self.ratio[0], self.ratio[1]),
             interpolation=self.interpolation,
             hflip=self.hflip,
             vflip=self.vflip,
@@ -162,13 +162,12 @@ def parse_augmentation(settings: object) -> Augmentation:
 
 def check_range(setting: str, values: object, *, maximum: float) -> None:
     """Raises `SettingError` unless `values` are two numbers above 0, the smaller one first."""
-    is_pair = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == 2
-    low, high = (values[0], values[1]) if is_pair else (None, None)  # type: ignore[index]
-    for value in (low, high):
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= maximum or low > high:
-            raise SettingError(
-                setting, f"={values!r}: it must be [smallest, largest], numbers above 0 and at most {maximum:g}"
-            )
+    items = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
+    numbers = [item for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
+    if not len(items) == len(numbers) == 2 or not 0 < numbers[0] <= numbers[1] <= maximum:
+        raise SettingError(
+            setting, f"={values!r}: it must be [smallest, largest], numbers above 0 and at most {maximum:g}"
+        )
 
 
 def check_policy(text: object) -> None:

@@ -17,6 +17,7 @@ from moppa.utils.seeds import derive_seed
 from tests.conftest import CONFIGS, config_of
 from tests.train.test_loop import TRAIN_SPLIT, CallsAtStep, crash, run
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # type checks draw from Python's generator, as timm does
 NAMES = sorted(path.stem for path in (CONFIGS / "augmentation").glob("*.yaml"))
 NO_CHANGE = {"scale": [1, 1], "ratio": [1, 1], "hflip": 0}
 PREPROCESS = Preprocess(size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), interpolation="bicubic", pool="token")
@@ -41,7 +42,6 @@ def augmented(augment, step=3, index=5):
     return augment(TRAIN_SPLIT.images[index], step=step, index=index)
 
 
-@pytest.mark.usefixtures("unchecked")  # beartype draws from Python's generator
 @pytest.mark.parametrize("name", NAMES)
 def test_an_image_is_that_of_timms_training_transform(name):
     settings = settings_of(name, re_prob=1.0)
