@@ -1,1 +1,1 @@
-"""A cell's record: schema, key, writing and export."""
+"""A cell's record: schema, key, writing and checks."""

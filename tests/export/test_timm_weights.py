@@ -1,4 +1,4 @@
-"""Export of a finished cell as plain timm weights."""
+"""Export of a finished cell as plain timm weights, and the errors that all formats share."""
 
 import json
 
@@ -9,7 +9,8 @@ import timm
 import torch
 from safetensors import safe_open
 
-from moppa.record.export import export, trained_path
+from moppa.export.formats import export
+from moppa.record.trained import trained_path
 from moppa.utils.errors import UserError
 from run import run_cell
 from tests.conftest import config_of

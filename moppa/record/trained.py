@@ -1,43 +1,52 @@
-"""Exports a finished cell as the state dict of a plain timm model, with its method merged into the weights."""
+"""The trained tensors of a finished cell, which lie beside its record."""
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
-import timm
 import torch
 from omegaconf import OmegaConf
 from torch import nn
 
 from moppa.backbone.model import compute_weights_sha256
 from moppa.peft.collect import trainable_parameters
-from moppa.peft.inject import merge
 from moppa.record.cell import cell_from_config
 from moppa.record.parts import instantiate_parts
 from moppa.record.schema import read_record
-from moppa.utils.atomic import atomic_write, sha256_file
+from moppa.utils.atomic import sha256_file
 from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
-from moppa.utils.seeds import generator_for
-
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-TOLERANCE = 1e-4  # of the logits, relative to the largest: float32 sums in another order
 
 
-def export(path: Path, out: Path, *, weights: str | None = None) -> None:
-    """Writes the merged weights of a record's cell to a file that plain timm loads strictly: safetensors, or a .pth.
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A finished cell: its record, its trained model with the method attached, and the backbone before training.
+
+    The head of `backbone` is a fresh one.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    model: nn.Module
+    backbone: nn.Module
+
+    @property
+    def image_size(self) -> int:
+        return self.record["config"]["backbone"]["image_size"]
+
+
+def load_finished(path: Path, *, weights: str | None = None) -> Finished:
+    """Returns the cell of a record with its trained model on the CPU, in eval mode.
 
     `weights` is the backbone's checkpoint, if it is no longer at the path that the record names.
 
     Raises:
-        UserError: if timm would not read a file of that suffix, the trained tensors were not kept or have changed, the
-            backbone's weights are not those of the record, or the method cannot be merged into the weights.
+        UserError: if the trained tensors were not kept or have changed, or the backbone's weights are not those of the
+            record.
     """
-    if out.suffix not in SUFFIXES:
-        raise UserError(f"{out}: timm tells weights by their suffix; choose one of {', '.join(SUFFIXES)}")
     record = read_record(path)
     config: Any = OmegaConf.create(record["config"])
     if weights is not None:
@@ -51,37 +60,7 @@ def export(path: Path, out: Path, *, weights: str | None = None) -> None:
     parts = instantiate_parts(cell_from_config(config, weights_sha256=weights_sha256))
     model = parts.attached(torch.device("cpu")).model.eval()
     load_trained(model, path, record)
-
-    timm_model = plain_model(record)
-    size = parts.backbone.image_size
-    images = torch.randn(2, 3, size, size, generator=generator_for(0, "export"))
-    with torch.no_grad():
-        expected = model(images)
-        merge(model)
-        if model.state_dict().keys() != timm_model.state_dict().keys():
-            raise UserError(
-                f"{record['method']} cannot be merged into the weights of a plain timm model, because it changes "
-                f"activations; its trained tensors are in {trained_path(path)}"
-            )
-        timm_model.load_state_dict(model.state_dict())
-        difference = float((timm_model(images) - expected).abs().max() / expected.abs().max())
-    if difference >= TOLERANCE:
-        raise RuntimeError(f"merging changed the logits by {difference:.1e} of the largest")
-    metadata = {
-        "timm": record["config"]["backbone"]["timm"],
-        "num_classes": str(timm_model.num_classes),
-        "image_size": str(size),
-        "method": record["method"],
-        "task": record["task"],
-        "key": record["key"],
-        "seed": str(record["seed"]),
-    }
-    with atomic_write(out) as temporary:
-        tensors = {name: tensor.contiguous() for name, tensor in timm_model.state_dict().items()}
-        if out.suffix == ".safetensors":
-            safetensors.torch.save_file(tensors, temporary, metadata=metadata)
-        else:
-            torch.save({"state_dict": tensors, "metadata": metadata}, temporary)
+    return Finished(path=path, record=record, model=model, backbone=parts.build_model().eval())
 
 
 def trained_path(path: Path) -> Path:
@@ -125,13 +104,3 @@ def load_trained(model: nn.Module, path: Path, record: Mapping[str, Any]) -> Non
     with torch.no_grad():
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)
-
-
-def plain_model(record: Mapping[str, Any]) -> nn.Module:
-    """Returns what `timm.create_model` gives for the record's backbone, without any code of this project."""
-    config = record["config"]["backbone"]
-    settings = {} if config["pool"] is None else {"global_pool": config["pool"]}
-    if timm.get_pretrained_cfg_value(config["timm"], "fixed_input_size"):
-        settings["img_size"] = config["image_size"]
-    num_classes = record["config"]["task"]["num_classes"]
-    return timm.create_model(config["timm"], num_classes=num_classes, **settings).eval()

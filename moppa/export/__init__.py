@@ -1,0 +1,1 @@
+"""A finished cell in the formats of other libraries: timm, HF peft and ONNX."""
