@@ -100,7 +100,12 @@ SETTING_CASES = {
     ),
     "data missing, manual download": (
         ["task=resisc45", "data._target_=moppa.data.tfds.TfdsSource", "data.name=tfds", "data.dir=FILES"],
-        ["resisc45/3.0.0 has to be downloaded by hand", "NWPU-RESISC45.rar", "FILES/downloads/manual", "[prepare]"],
+        [
+            "resisc45/3.0.0 has to be downloaded by hand",
+            "NWPU-RESISC45.rar",
+            "FILES/downloads/manual",
+            "moppa data prepare",
+        ],
     ),
     "download neither true nor false": (
         ["data._target_=moppa.data.tfds.TfdsSource", "data.name=tfds", "data.download=maybe"],

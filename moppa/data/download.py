@@ -4,18 +4,25 @@ Source for the two manual downloads: the builders of TFDS, their `MANUAL_DOWNLOA
 """
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from moppa.data.disk_space import format_bytes
 from moppa.data.task import Task
 from moppa.data.tfds_network import limited_downloads
+from moppa.data.tfds_without_tensorflow import without_tensorflow
 from moppa.utils.errors import UserError
 from moppa.utils.locks import file_lock
 from moppa.utils.network import PROXY_HINT, NoAnswerError
 from moppa.utils.paths import IS_CHECKOUT, user_path
 
-INSTALL_EXTRA = "pip install -c constraints.txt -e '.[prepare]'" if IS_CHECKOUT else "pip install 'moppa[prepare]'"
+LIBRARIES = {  # by module: its name and the extra that installs it
+    "cv2": ("OpenCV", "opencv"),
+    "h5py": ("h5py", "harness"),
+    "tensorflow": ("TensorFlow", "prepare"),
+}
+WITH_OPENCV = ("diabetic_retinopathy_detection", "kitti", "sun397")  # builders that resize or decode with it
 MANUAL_DOWNLOADS = {  # by builder: the layout that TFDS expects in the folder for manual downloads
     "resisc45": "unpack NWPU-RESISC45.rar there, so that it holds NWPU-RESISC45/airplane/ and the 44 other classes",
     "diabetic_retinopathy_detection": (
@@ -32,9 +39,16 @@ def builder_name(task: Task) -> str:
 
 def how_to_get(task: Task, data_dir: str) -> str:
     """Returns the command that gets the data set of a task, after the manual steps if it needs any."""
-    command = f"{INSTALL_EXTRA} && moppa data prepare task={task.name} data.dir={data_dir}"
+    command = f"moppa data prepare task={task.name} data.dir={data_dir}"
+    if builder_name(task) in WITH_OPENCV and not find_spec("cv2"):
+        command = f"{install_extra('opencv')} && {command}"
     steps = MANUAL_DOWNLOADS.get(builder_name(task))
     return f"by hand first: {steps} ({manual_folder(data_dir)}); then: {command}" if steps else command
+
+
+def install_extra(extra: str) -> str:
+    """Returns the command that installs an extra of moppa."""
+    return f"pip install -c constraints.txt -e '.[{extra}]'" if IS_CHECKOUT else f"pip install 'moppa[{extra}]'"
 
 
 def manual_folder(data_dir: str) -> Path:
@@ -60,7 +74,7 @@ def download_and_prepare(builder: Any, task: Task, data_dir: str) -> None:
         file = folder / f".{name.replace('/', '-')}.lock"
         with file_lock(file, waiting=f"another run downloads {name}: waiting for it"):
             if not builder.is_prepared():
-                with limited_downloads():
+                with limited_downloads(), without_tensorflow(builder):
                     builder.download_and_prepare(file_format="array_record")
     except NoAnswerError as error:
         raise UserError(
@@ -71,9 +85,10 @@ def download_and_prepare(builder: Any, task: Task, data_dir: str) -> None:
     except UserError:
         raise
     except ImportError as error:
+        library, extra = LIBRARIES.get(missing_module(error), (missing_module(error), "prepare"))
         raise UserError(
-            f"task {task.name}: TFDS needs {error.name or 'TensorFlow'} to prepare {name}, which is not installed "
-            f"({first_line(error)}); {INSTALL_EXTRA}"
+            f"task {task.name}: TFDS needs {library} to prepare {name}, which is not installed "
+            f"({first_line(error)}); {install_extra(extra)}"
         ) from error
     except Exception as error:  # a builder can fail in any way: the network, the disk, a changed archive
         raise UserError(
@@ -81,6 +96,15 @@ def download_and_prepare(builder: Any, task: Task, data_dir: str) -> None:
             f"{first_line(error)}); fix that and run it again (finished downloads are kept), or get it elsewhere: "
             f"{how_to_get(task, data_dir)}"
         ) from error
+
+
+def missing_module(error: BaseException | None) -> str:
+    """Returns the name of the module that could not be imported. TFDS raises errors again without it."""
+    while error is not None:
+        if isinstance(error, ImportError) and error.name:
+            return error.name.partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return "a library"
 
 
 def has_files(folder: Path) -> bool:
