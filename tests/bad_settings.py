@@ -149,6 +149,17 @@ SETTING_CASES = {
     "unknown group of tasks": (["task.group=other"], ["task.group='other'", "natural, specialized, structured"]),
     "tuning on the test set": (["protocol=tune", "protocol.evaluate=test"], ["protocol=tune", "evaluate=val200"]),
     "final on the training set": (["protocol.evaluate=val200"], ["protocol=final", "evaluate=test"]),
+    "few-shot of no image": (["protocol=few_shot_1", "protocol.shots=0"], ["protocol.shots=0", "at least 1"]),
+    "few-shot of another number": (
+        ["protocol=few_shot_1", "protocol.shots=3"],
+        ["protocol.shots=3", "few_shot_1 means 1"],
+    ),
+    "shots of final": (["+protocol.shots=4"], ["protocol.shots=4", "choose protocol=few_shot_4"]),
+    "draw of final": (["+protocol.draw=0"], ["protocol.draw=0", "choose protocol=few_shot_1"]),
+    "few-shot on the test set": (
+        ["protocol=few_shot_1", "protocol.train=test"],
+        ["protocol=few_shot_1", "evaluate=test"],
+    ),
     "more than one evaluation": (["+protocol.every=1"], ["protocol.every=1", "only best_on_test"]),
     "best_on_test without evaluations": (
         ["protocol=best_on_test", "protocol.every=0"],

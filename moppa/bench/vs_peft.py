@@ -138,6 +138,7 @@ def recipe_for(setup: Setup) -> Recipe:
         label_smoothing=0.0,
         clip_norm=None,
         drop_last=False,
+        epoch_images=None,
         normalization=None,
         augmentation=None,
         recipe=None,

@@ -32,6 +32,7 @@ COMMANDS = {
     "data digest": ("moppa.cli.data_digest", "print the digests of a task's test split for its YAML"),
     "data prepare": ("moppa.cli.data_prepare", "download, resize and cache tasks"),
     "data split": ("moppa.cli.data_split", "divide your own images into splits and write their task"),
+    "data fgvc": ("moppa.cli.data_fgvc", "write the splits of an FGVC task beside its images"),
     "data noah-jpeg": ("moppa.cli.data_noah_jpeg", "re-encode a task as NOAH's JPEG files"),
     "bench": ("moppa.cli.bench", "measure steps, optimizations and whole cells"),
     "official": ("moppa.cli.official", "compare the methods with their authors' code"),

@@ -16,6 +16,12 @@ GROUPS = {  # in the order in which they are shown
     "+grid": "the values that +sweep=tune_common varies",
     "hydra/launcher": "how -m runs the cells",
 }
+SUITES = {  # by the folder of their YAMLs
+    "mini": "tasks that need no download (backbone=vit_micro)",
+    "": "tasks of VTAB-1K",
+    "vtab_full": "tasks of VTAB with all training images (train=vtab_full)",
+    "fgvc": "tasks of FGVC",
+}
 HEAD = """\
 usage: {program} task=NAME [OVERRIDES]       one cell: a method on a task with one seed
        {program} -m task=A,B [OVERRIDES]     many cells: all combinations of comma-separated values
@@ -47,11 +53,11 @@ def usage(program: str, folders: Sequence[Path]) -> str:
 
 def task_lines(folders: Sequence[Path]) -> list[str]:
     """Returns the lines about tasks: those of the mini suite first, because they need no download."""
-    names = choices(folders, "task")
-    mini = [name for name in names if name.startswith("mini/")]
-    vtab = [name for name in names if "/" not in name]
-    own = [name for name in names if name not in {*mini, *vtab}]
-    kinds = {"tasks that need no download (backbone=vit_micro)": mini, "tasks of VTAB-1K": vtab, "your tasks": own}
+    by_folder: dict[str, list[str]] = {folder: [] for folder in (*SUITES, "own")}
+    for name in choices(folders, "task"):
+        folder = name.rpartition("/")[0]
+        by_folder[folder if folder in SUITES else "own"].append(name)
+    kinds = {(SUITES | {"own": "your tasks"})[folder]: names for folder, names in by_folder.items()}
     lines = [line for kind, of_kind in kinds.items() if of_kind for line in ("", kind, wrapped(of_kind))]
     return lines[1:]
 

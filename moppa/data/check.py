@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 
 from moppa.data.source import Source, allows_shared_images, class_names_of, has_official_pixels
 from moppa.data.split import hash_decoded, read_decoded, read_manifest, read_names
-from moppa.data.task import SPLITS, Task, TestCheck, check_split, check_test, hash_names, split_fingerprint
+from moppa.data.task import (
+    SPLITS,
+    Task,
+    TestCheck,
+    check_split,
+    check_test,
+    hash_names,
+    proves_start_only,
+    split_fingerprint,
+    start_fingerprint,
+)
 from moppa.utils.errors import UserError
 
 
@@ -26,6 +36,8 @@ def split_check(task: Task, source: Source, folders: Mapping[str, Path]) -> dict
     train800, val200 = names["train800"], names["val200"]
     verdict = check_split(task, train800, val200)
     fingerprint = None if train800 is None or val200 is None else split_fingerprint(train800, val200)
+    if fingerprint is not None and proves_start_only(task):
+        fingerprint |= start_fingerprint(train800 or (), val200 or ())
     test, test_sha256 = check_test_folder(task, folders.get("test"), compares_pixels=has_official_pixels(source))
     shared = find_shared_images(task, folders)
     if shared and not allows_shared_images(source):
@@ -41,8 +53,15 @@ def split_check(task: Task, source: Source, folders: Mapping[str, Path]) -> dict
         "shared_images": dict.fromkeys(pairs_of(folders), 0) | {shared.pair: len(shared.indices) for shared in shared},
         "origin": manifests["train800"].get("origin"),
         "content": contents or None,
+        **copies_of(manifests),
         **({"classes": classes} if classes else {}),
     }
+
+
+def copies_of(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Returns the archive of each split that was copied ready from a mirror, or nothing if none was."""
+    copies = {split: manifest["copied_from"] for split, manifest in manifests.items() if "copied_from" in manifest}
+    return {"copied_from": copies} if copies else {}
 
 
 def check_test_folder(

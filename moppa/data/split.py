@@ -18,7 +18,7 @@ import numpy as np
 
 from moppa.data.images import ImageFormat, hash_array, hash_images
 from moppa.data.source import Source, content_of
-from moppa.data.task import SplitCheck, Task, hash_names, split_fingerprint
+from moppa.data.task import SplitCheck, Task, hash_names, proves_start_only, split_fingerprint, start_fingerprint
 from moppa.utils.errors import UserError
 from moppa.utils.paths import user_path
 
@@ -81,8 +81,9 @@ def check_names(task: Task, split: str, names: Sequence[str] | None) -> SplitChe
     if task.fingerprint is None or names is None:
         return "no names"
     digests = {name: digest for name, digest in split_fingerprint(names, names).items() if name.startswith(split)}
+    digests |= {name: digest for name, digest in start_fingerprint(names, names).items() if split[-3:] in name}
     is_official = all(task.fingerprint.get(name, digest) == digest for name, digest in digests.items())
-    return "official" if is_official else "differs"
+    return ("official start" if proves_start_only(task) else "official") if is_official else "differs"
 
 
 def read_split(folder: Path, task: Task, split: str) -> Split:

@@ -22,7 +22,7 @@ NORMALIZATIONS = {  # mean and standard deviation per channel, of pixels from 0 
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
-SplitCheck = Literal["official", "differs", "no names"]
+SplitCheck = Literal["official", "official start", "differs", "no digest", "no names"]
 TestCheck = Literal["official", "no digest", "not read"]
 TEST_DIGESTS = ("names", "pixels")
 Loaded = TypeVar("Loaded")
@@ -85,24 +85,31 @@ PROTOCOLS = {  # the split to train on and the split to evaluate on
     "final": ("train800val200", "test"),
     "tune": ("train800", "val200"),
     "best_on_test": ("train800val200", "test"),
+    "train_only": ("train800", "test"),
+    "few_shot": ("train800", "test"),
 }
+WITH_SHOTS = ("few_shot", "tune")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """The split to train on and the split to evaluate on, once, after training. Other pairs are refused.
 
-    `every` belongs to the diagnostic `best_on_test`, which evaluates on the test set every so many epochs.
+    `every` belongs to the diagnostic `best_on_test`, which evaluates on the test set every so many epochs. With
+    `shots`, the cell trains on so many images of each class, drawn from the seed `draw`, or else from its own seed.
     """
 
     name: str
     train: str
     evaluate: str
     every: int | None = None  # not in the YAMLs of tune and final: it would change the keys of their cells
+    shots: int | None = None  # likewise
+    draw: int | None = None
 
     def __post_init__(self) -> None:
-        validate.one_of("name", self.name, PROTOCOLS)
-        train, evaluate = PROTOCOLS[self.name]
+        kind = "few_shot" if self.name.startswith("few_shot_") else validate.one_of("name", self.name, PROTOCOLS)
+        train, evaluate = PROTOCOLS[kind]
+        self._check_shots(kind)
         if (self.train, self.evaluate) != (train, evaluate):
             raise UserError(
                 f"protocol={self.name} with train={self.train} and evaluate={self.evaluate}: "
@@ -114,6 +121,20 @@ class Protocol:
             raise SettingError(
                 "every", f"={self.every!r}: {self.name} evaluates once, after training; only best_on_test repeats it"
             )
+
+    def _check_shots(self, kind: str) -> None:
+        if self.shots is not None:
+            validate.integer("shots", self.shots, minimum=1)
+        if self.draw is not None:
+            validate.integer("draw", self.draw, minimum=0)
+        if self.shots is not None and kind not in WITH_SHOTS:
+            raise SettingError("shots", f"={self.shots}: {self.name} has none; choose protocol=few_shot_{self.shots}")
+        if kind == "few_shot" and self.name != f"few_shot_{self.shots}":
+            raise SettingError(
+                "shots", f"={self.shots!r}: {self.name} means {self.name[len(kind) + 1 :]}; copy its YAML"
+            )
+        if self.draw is not None and self.shots is None:
+            raise SettingError("draw", f"={self.draw}: {self.name} draws no images; choose protocol=few_shot_1")
 
     def restrict(self, load: Callable[[str], Loaded]) -> Callable[[str], Loaded]:
         """Returns `load` with a check that raises `UserError` for any split outside of this protocol."""
@@ -141,15 +162,28 @@ def split_fingerprint(train800: Sequence[str], val200: Sequence[str]) -> dict[st
     }
 
 
+def start_fingerprint(train800: Sequence[str], val200: Sequence[str]) -> dict[str, str]:
+    """Returns two digests of the first names of a split that is larger than that of VTAB-1K and begins with it."""
+    return {"first800_sorted": hash_names(sorted(train800[:800])), "first200_in_order": hash_names(val200[:200])}
+
+
+def proves_start_only(task: Task) -> bool:
+    """Returns whether the fingerprint of a task proves the first images of its splits, and not all of them."""
+    names = set(task.fingerprint or {})
+    return bool(names) and names <= set(start_fingerprint([], []))
+
+
 def check_split(task: Task, train800: Sequence[str] | None, val200: Sequence[str] | None) -> SplitCheck:
     """Returns whether the names of the training images are the official ones.
 
     Raises:
         UserError: if the names differ from the task's fingerprint.
     """
-    if task.fingerprint is None or train800 is None or val200 is None:
+    if train800 is None or val200 is None or (task.fingerprint is None and task.name_key is None):
         return "no names"
-    actual = split_fingerprint(train800, val200)
+    if task.fingerprint is None:
+        return "no digest"
+    actual = split_fingerprint(train800, val200) | start_fingerprint(train800, val200)
     wrong = [name for name, digest in task.fingerprint.items() if actual.get(name, digest) != digest]
     if wrong:
         raise UserError(
@@ -157,7 +191,7 @@ def check_split(task: Task, train800: Sequence[str] | None, val200: Sequence[str
             f"fingerprint; {task.builder}, {task.splits}); get the official data set, or set task.fingerprint=null to "
             f"declare a split of your own"
         )
-    return "official"
+    return "official start" if proves_start_only(task) else "official"
 
 
 def check_test(task: Task, names: Sequence[str] | None, pixels: str | None) -> TestCheck:

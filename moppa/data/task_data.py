@@ -7,20 +7,25 @@ from typing import Any
 
 from moppa.data import cache
 from moppa.data.check import split_check
-from moppa.data.images import ImageFormat
+from moppa.data.few_shot import draw_images
+from moppa.data.images import ImageFormat, hash_images
 from moppa.data.source import Source
-from moppa.data.split import Split, read_names
+from moppa.data.split import Split, read_decoded, read_names
 from moppa.data.task import Protocol, Task
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """The images of a task in the format that a backbone expects. Only the two splits of the protocol can be loaded."""
+    """The images of a task in the format that a backbone expects. Only the two splits of the protocol can be loaded.
+
+    `seed` is that of the cell, from which a few-shot protocol without a `draw` of its own draws the training images.
+    """
 
     task: Task
     source: Source
     protocol: Protocol
     image_format: ImageFormat
+    seed: int = 0
 
     @property
     def train_split(self) -> str:
@@ -34,11 +39,12 @@ class TaskData:
 
     @cached_property
     def folders(self) -> dict[str, Path]:
-        """The folders of the protocol's splits in the cache, prepared before the training.
+        """The folders of the training splits and of the protocol's in the cache, prepared before the training.
 
-        They are determined once, so that all splits of a cell are of the same state of the source.
+        They are determined once, so that all splits of a cell are of the same state of the source. Both training splits
+        are among them, because the split check compares them.
         """
-        splits = (self.train_split, self.eval_split)
+        splits = ("train800val200", self.eval_split)
         return cache.prepare_splits(self.task, splits, self.source, self.image_format)
 
     def load(self, split: str) -> Split:
@@ -47,7 +53,28 @@ class TaskData:
         Raises:
             UserError: if the split is not one of the protocol's, or if its images are damaged or of another version.
         """
-        return self.protocol.restrict(lambda name: cache.load_folders(self.task, name, self.folders))(split)
+        loaded = self.protocol.restrict(lambda name: cache.load_folders(self.task, name, self.folders))(split)
+        return loaded if self.protocol.shots is None or split != self.train_split else self._drawn(loaded)
+
+    def _drawn(self, split: Split) -> Split:
+        """Returns the images of the training split that the few-shot protocol draws.
+
+        A name identifies an image, because decoders may differ in a bit; without names the decoded pixels do.
+        """
+        protocol, name = self.protocol, self.train_split
+        ids = read_names(self.folders[name], self.task, name)
+        if ids is None:
+            ids = [digest.tobytes().hex() for digest in read_decoded(self.folders[name], self.task, name)]
+        indices = draw_images(
+            ids,
+            split.labels,
+            shots=protocol.shots or 0,
+            seed=self.seed if protocol.draw is None else protocol.draw,
+            num_classes=self.task.num_classes,
+            name=f"{name} of task {self.task.name} ({self.task.splits[name]})",
+        )
+        images = split.images[indices]
+        return Split(images=images, labels=split.labels[indices], digest=hash_images(images))
 
     def check(self) -> dict[str, Any]:
         """Returns what a record says about its splits (`moppa.data.check.split_check`), before the training.

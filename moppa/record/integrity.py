@@ -10,11 +10,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from moppa.record.schema import key_of
+from moppa.record.schema import draw_of, key_of
 from moppa.utils.errors import UserError
 
 NUM_VAL = 200
-SPLIT_CHECKS = ("official", "no names", "changed")
+SPLIT_CHECKS = ("official", "official start", "no digest", "no names", "changed")
 TEST_CHECKS = ("official", "no digest", "not read")
 
 
@@ -43,6 +43,8 @@ def find_inconsistency(content: Mapping[str, Any]) -> str:
             return problem
         if problem := find_test_problem(content["split"], config["task"]):
             return problem
+        if problem := find_draw_problem(content["split"], config):
+            return problem
         lineage = source_lineage(config["data"]["_target_"])
         if lineage not in (None, content["split"]["lineage"]):
             return f"its lineage is {content['split']['lineage']}, its data source reads {lineage}"
@@ -65,11 +67,11 @@ def find_split_problem(split: Mapping[str, Any], official: Mapping[str, str] | N
     verdict, fingerprint = split["verdict"], split.get("fingerprint")
     if verdict not in SPLIT_CHECKS:
         return f"its split check is {verdict!r}, which is none of {', '.join(SPLIT_CHECKS)}"
-    if verdict == "official" and fingerprint is not None:
+    if verdict.startswith("official") and fingerprint is not None:
         common = set(fingerprint) & set(official or {})
         different = sorted(name for name in common if fingerprint[name] != (official or {})[name])
         if different or not common:
-            return f"its split check is official, but {different[0] if different else 'its fingerprint'} is not"
+            return f"its split check is {verdict}, but {different[0] if different else 'its fingerprint'} is not"
     return ""
 
 
@@ -84,6 +86,16 @@ def find_test_problem(split: Mapping[str, Any], task: Mapping[str, Any]) -> str:
         return f"the {different[0]} of its test split are not those of its task"
     if check == "official" and not common and "test_in_order" not in (task["fingerprint"] or {}):
         return "its test split check is official, but its task has no digest of the test split"
+    return ""
+
+
+def find_draw_problem(split: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Returns what in a few-shot record contradicts its config, or an empty string."""
+    draw = draw_of(config)
+    if draw and {name: split[name] for name in draw} != draw:
+        return f"its training images are of draw {split['draw']} with {split['shots']} images of each class, not {draw}"
+    if draw and split["num_train"] != draw["shots"] * config["task"]["num_classes"]:
+        return f"it was trained on {split['num_train']} images, not on {draw['shots']} of each class"
     return ""
 
 

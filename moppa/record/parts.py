@@ -73,6 +73,7 @@ class Parts:
             source=self.source,
             protocol=self.protocol,
             image_format=ImageFormat(preprocess.size, preprocess.interpolation),
+            seed=self.seed,
         )
 
     def attached(self, device: torch.device) -> "Attached":

@@ -24,6 +24,9 @@ NEUTRAL = (
     "data.dir",
     "data.cache",
     "data.download",
+    "data.mirror",  # a place; the record's split names the copy
+    "data.url",  # likewise; the content of the files counts instead
+    "data.sha256",
     "data.allow_shared_images",  # an error or none; it does not decide which images are read
     "data.lineage",  # in old records; the name of the source implies it
     "train.recipe",  # its values count, not what it is called
@@ -49,6 +52,7 @@ ADDED: dict[str, Any] = {
     "train.label_smoothing": 0.0,
     "train.clip_norm": None,
     "train.drop_last": False,
+    "train.epoch_images": None,
     "train.normalization": None,
     "train.augmentation": None,
     "train.recipe": None,
@@ -175,6 +179,15 @@ def nested_paths(dotted: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         if rest:
             rests[first] = (*rests.get(first, ()), rest)
     return rests
+
+
+def draw_of(config: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the number of images of each class that a few-shot cell trains on, and the seed of their draw."""
+    protocol = config["protocol"]
+    if protocol.get("shots") is None:
+        return {}
+    draw = config["seed"] if protocol.get("draw") is None else protocol["draw"]
+    return {"shots": protocol["shots"], "draw": draw}
 
 
 def with_relative_paths(config: Mapping[str, Any], paths: tuple[str, ...] = PATHS) -> dict[str, Any]:

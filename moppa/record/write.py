@@ -12,7 +12,7 @@ from moppa.backbone.preprocess import Preprocess
 from moppa.data.split import Split
 from moppa.peft.collect import trainable_parameters
 from moppa.record.cell import Cell
-from moppa.record.schema import with_relative_paths
+from moppa.record.schema import draw_of, with_relative_paths
 from moppa.record.task_changes import changed_task_settings
 from moppa.train.loop import TrainingResult
 from moppa.utils import validate
@@ -105,11 +105,13 @@ def write_record(cell: Cell, model: Any, outcome: Outcome) -> dict[str, Any]:
 def describe_splits(cell: Cell, outcome: Outcome) -> dict[str, Any]:
     """Returns what a record says about its images: the split check, lineage, number, and digests of the pixels.
 
-    If the task differs from its YAML, the split check says so, whatever the names of the images are.
+    If the task differs from its YAML, the split check says so, whatever the names of the images are. A few-shot record
+    also says how many images of each class were drawn, and from which seed.
     """
     protocol = cell.config["protocol"]
     description = {
         **outcome.split_check,
+        **draw_of(cell.config),
         "lineage": outcome.lineage,
         "num_train": len(outcome.train.labels),
         "pixels_sha256": {protocol["train"]: outcome.train.digest, protocol["evaluate"]: outcome.evaluated.digest},

@@ -9,19 +9,22 @@ GIVEN = 1  # settings tried, if they were given: how they were found is unknown
 
 
 class Budget(NamedTuple):
-    """The image size in pixels, the epochs, and the number of settings that were tried on val200."""
+    """Image size in pixels, epochs, number of settings that were tried on val200, and images of an epoch (0: all)."""
 
     image_size: int
     epochs: int
     settings_tried: int
+    epoch_images: int = 0
 
 
 def cell_budget(records: Iterable[ValidRecord]) -> Budget:
     """Returns the budget of a cell. If only some of its seeds were tuned, the number of settings is theirs."""
     records = list(records)
     tried = [(record.content.get("tuned") or {}).get("num_settings", GIVEN) for record in records]
-    first = records[0]
-    return Budget(first["preprocess"].get("size", 0), first["config"]["train"].get("epochs", 0), max(tried))
+    first, train = records[0], records[0]["config"]["train"]
+    return Budget(
+        first["preprocess"].get("size", 0), train.get("epochs", 0), max(tried), train.get("epoch_images") or 0
+    )
 
 
 def budget_fact(budgets: Sequence[Sequence[Budget]]) -> str:
@@ -30,7 +33,7 @@ def budget_fact(budgets: Sequence[Sequence[Budget]]) -> str:
     Args:
         budgets: those of the rows, for each task.
     """
-    names = ("image size", "epochs", "settings tried")
+    names = ("image size", "epochs", "settings tried", "images of an epoch")
     differing = [
         f"{name} {number_range(values)}"
         for index, name in enumerate(names)

@@ -6,10 +6,17 @@ from moppa.report import significance
 from moppa.report.budget import Budget, budget_fact
 from moppa.report.load import ValidRecord, digest_records
 
+ONCE = "the test set is evaluated once, after the last epoch"
 PROTOCOLS = {
-    "final": "models are trained on the 1000 training images, and the test set is evaluated once, after the last epoch",
+    "final": f"models are trained on {{images}}, and {ONCE}",
+    "train_only": f"models are trained on the training images without those for validation, and {ONCE}",
+    "few_shot": f"models are trained on {{shots}} per class, which the seed draws, and {ONCE}",
     "best_on_test": "the test set is evaluated many times, so this is a diagnostic and not a result",
     "tune": "models are trained on train800 and evaluated on val200 after the last epoch, never on the test set",
+}
+SPLIT_CHECKS = {  # what the split checks mean that are not plain
+    "official start": "official start: the first 1000 images are those of VTAB-1K, and no digest proves the others",
+    "no digest": "no digest: the split follows its published rule, and nothing proves that it is the published one",
 }
 TEST = (
     f"Bold is best and underlined is second: the row exceeds every row below it in the column, by a t test over test "
@@ -25,11 +32,23 @@ TRIED = (
 def table_caption(records: Sequence[ValidRecord], protocol: str) -> str:
     """Returns the two sentences that a reader needs: what the numbers are, and over which seeds."""
     seeds = ", ".join(map(str, sorted({record["seed"] for record in records})))
-    meaning = f": {PROTOCOLS[protocol]}" if protocol in PROTOCOLS else ""
+    meaning = protocol_meaning(records, protocol)
     return (
         f"Accuracy in percent, protocol {protocol}{meaning}. Seeds {seeds}: a cell with several shows mean ± standard "
         f"deviation, and marks need a significant difference."
     )
+
+
+def protocol_meaning(records: Sequence[ValidRecord], protocol: str) -> str:
+    """Returns what a protocol trains on and evaluates, after a colon; empty for an unknown one."""
+    shots = {record["config"]["protocol"].get("shots") for record in records}
+    kind = "few_shot" if protocol.startswith("few_shot_") else protocol
+    num_train = {record["split"].get("num_train", 1000) for record in records}
+    values = {
+        "images": "the 1000 training images" if num_train == {1000} else "all training images",
+        "shots": " or ".join("1 image" if number == 1 else f"{number} images" for number in shots),
+    }
+    return f": {PROTOCOLS[kind].format(**values)}" if kind in PROTOCOLS else ""
 
 
 def table_facts(
@@ -43,12 +62,13 @@ def table_facts(
         budgets: those of the rows, for each task.
     """
     commits = sorted({format_commit(record["git"]) for record in records})
-    split_checks = sorted({record["split"]["verdict"] for record in records})
+    verdicts = sorted({str(record["split"]["verdict"]) for record in records})
+    split_checks = [SPLIT_CHECKS.get(verdict, verdict) for verdict in verdicts]
     settings = "; ".join(f"{name} {value}" for name, value in shared.items())
     local = " (+: with local changes)" * any(commit.endswith("+") for commit in commits)
     facts = [
         f"All rows share: {settings}" if settings else "",
-        f"Split check: {', '.join(split_checks)}",
+        f"Split check: {'; '.join(split_checks)}",
         TEST,
         budget_fact(budgets),
         TRIED,

@@ -151,8 +151,15 @@ def run_settings(record: ValidRecord, configs: Path, *, is_tuned: bool) -> dict[
         "dtype": str(record["dtype"]),
         **changed_settings(backbone, configs / "backbone" / f"{record['backbone']}.yaml"),
         **recipe_overrides(record, configs, is_tuned=is_tuned),
+        **draw_settings(record),
         **task_changes(record, configs),
     }
+
+
+def draw_settings(record: ValidRecord) -> dict[str, str]:
+    """Returns the number of images of each class of a few-shot record, and their draw if all seeds share it."""
+    protocol = record["config"]["protocol"]
+    return {name: str(protocol[name]) for name in ("shots", "draw") if protocol.get(name) is not None}
 
 
 def task_changes(record: ValidRecord, configs: Path) -> dict[str, str]:
@@ -198,8 +205,8 @@ def recipe_overrides(record: ValidRecord, configs: Path, *, is_tuned: bool) -> d
         overrides = changed_settings(train, configs / "train" / "common.yaml") | augmented
     if not is_tuned:
         return overrides
-    epochs = {name: value for name, value in overrides.items() if name == "epochs"}
-    return {"settings": "tuned on val200", **epochs}
+    length = {name: value for name, value in overrides.items() if name in ("epochs", "epoch_images")}
+    return {"settings": "tuned on val200", **length}
 
 
 def augmentation_settings(augmentation: Mapping[str, Any] | None, configs: Path) -> dict[str, str]:

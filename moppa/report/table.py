@@ -22,12 +22,14 @@ from moppa.report.rows import RowRecords, group_rows
 from moppa.report.significance import Comparer
 from moppa.utils.errors import UserError
 
-INCOMPLETE, HAS_EXCLUDED, UNEVEN_SEEDS = "†", "‡", "§"
+INCOMPLETE, HAS_EXCLUDED, UNEVEN_SEEDS, UNPROVEN = "†", "‡", "§", "◊"
 MARKS = {
     INCOMPLETE: "some tasks are missing; means that include them are withheld",
     HAS_EXCLUDED: "some records of this row were excluded",
     UNEVEN_SEEDS: "its cells have different seeds",
+    UNPROVEN: "the training images of some cells are not proven to be the official ones",
 }
+UNPROVEN_CHECKS = ("no digest", "official start")
 NO_TASK = "no YAML in configs/task defines its task {} of the suite {}; restore that YAML or delete the record"
 
 
@@ -218,6 +220,7 @@ def row_marks(row: RowRecords, num_tasks: int, omitted_keys: set[str], rowless_m
         INCOMPLETE: len(row.by_task) < num_tasks,
         HAS_EXCLUDED: bool(keys & omitted_keys) or row.method in rowless_methods,
         UNEVEN_SEEDS: len(seeds) > 1,
+        UNPROVEN: any(record["split"]["verdict"] in UNPROVEN_CHECKS for record in row.records),
         MIXED: bool(mixed_cells(row.by_task)),
     }
     return "".join(mark for mark, is_raised in is_marked.items() if is_raised)

@@ -32,6 +32,9 @@ def cell_flops(config: Mapping[str, Any]) -> float:
     num_train, num_evaluated = (
         sum(num_images[name] for name in BASE_SPLITS[protocol[split]]) for split in ("train", "evaluate")
     )
+    if protocol.get("shots") is not None:
+        num_train = protocol["shots"] * task["num_classes"]
+    num_train = config["train"].get("epoch_images") or num_train
     every = protocol.get("every")
     num_evaluations = 1 + (-(-epochs // every) if every else 0)
     return epochs * num_train * training_flops + num_evaluations * num_evaluated * evaluation_flops

@@ -18,8 +18,9 @@ from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError
 from moppa.utils.paths import user_path
 
-SELECTED = ("train", "method")  # the config nodes that make a setting, without the entry below
-NOT_SELECTED = "train.epochs"
+SELECTED = ("train", "method")  # the config nodes that make a setting, without the entries below
+LENGTH = ("epochs", "epoch_images")  # of a training; the settings of another length are not those of this one
+NOT_SELECTED = tuple(f"train.{name}=" for name in LENGTH)
 
 
 class TuneRecord(NamedTuple):
@@ -92,7 +93,7 @@ def check_overrides(config: DictConfig) -> None:
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
     for override in overrides:
         is_setting = override.startswith(tuple(f"{node}." for node in SELECTED))
-        if is_setting and not override.startswith(f"{NOT_SELECTED}="):
+        if is_setting and not override.startswith(NOT_SELECTED):
             raise UserError(f"{override} with hparams=best, which selects this setting: remove one of the two")
 
 
@@ -127,7 +128,13 @@ def tune_records(config: DictConfig, records: Path) -> Iterator[TuneRecord]:
 def tuning_context(config: Any) -> dict[str, Any]:
     """Returns what two cells must have in common for a setting of one to be valid for the other."""
     common = identity_of(without_entries(config, (*NEUTRAL, "protocol", *SELECTED)))
-    return {**common, "epochs": config["train"]["epochs"], "method_version": config["method"].get("version", 1)}
+    draw = {name: config["protocol"].get(name) for name in ("shots", "draw")}
+    return {
+        **common,
+        **draw,
+        **{name: config["train"].get(name) for name in LENGTH},
+        "method_version": config["method"].get("version", 1),
+    }
 
 
 def with_setting(config: DictConfig, setting: Mapping[str, Any]) -> DictConfig:
@@ -152,7 +159,9 @@ def no_tuning_error(config: DictConfig, records: Path, settings: Settings) -> Us
         )
     epochs = sorted({record.content["config"]["train"]["epochs"] for record in tune_records(config, records)})
     hint = f" (there are tune records with train.epochs={epochs}, or of other images or weights)" if epochs else ""
+    shots = config.protocol.get("shots")
+    tune = "protocol=tune" if shots is None else f"protocol=tune +protocol.shots={shots}"
     return UserError(
         f"hparams=best: nothing was tuned for {name} with train.epochs={config.train.epochs} in {records}{hint}; "
-        f"run it with protocol=tune first, or with hparams=given"
+        f"run it with {tune} first, or with hparams=given"
     )

@@ -15,18 +15,27 @@ from moppa.utils.seeds import generator_for
 def training_batches(
     num_images: int, recipe: Recipe, *, seed: int, start: int, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yields (step, indices) from step `start` on. Seed and epoch decide the order of an epoch's images.
+    """Yields (step, indices) from step `start` on. Seed and pass decide the order of the images in a pass over them.
 
     The order is moved to the device once per epoch, so that no step waits for a copy.
     """
     steps_per_epoch = recipe.steps_per_epoch(num_images)
     for epoch in range(start // steps_per_epoch, recipe.epochs):
-        order = torch.randperm(num_images, generator=generator_for(seed, "order", epoch))
+        order = epoch_order(num_images, recipe.epoch_size(num_images), seed=seed, epoch=epoch)
         batches = order.to(device).split(recipe.batch_size)[:steps_per_epoch]
         for index, batch in enumerate(batches):
             step = epoch * steps_per_epoch + index
             if step >= start:
                 yield step, batch
+
+
+def epoch_order(num_images: int, epoch_size: int, *, seed: int, epoch: int) -> Tensor:
+    """Returns the indices of the images of an epoch: the next `epoch_size` of an endless row of shuffled passes."""
+    first_pass, start = divmod(epoch * epoch_size, num_images)
+    num_passes = -(-(start + epoch_size) // num_images)
+    passes = range(first_pass, first_pass + num_passes)
+    orders = [torch.randperm(num_images, generator=generator_for(seed, "order", index)) for index in passes]
+    return torch.cat(orders)[start : start + epoch_size]
 
 
 def example_batches(

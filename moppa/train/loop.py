@@ -131,7 +131,7 @@ def train(
     # data, on the device once
     device = next(iter(trainable_parameters(model).values())).device
     num_images = len(split.labels)
-    batch_size = min(recipe.batch_size, num_images)
+    batch_size = min(recipe.batch_size, recipe.epoch_size(num_images))
     images = train_images(split, normalize, augment, device, batch_size=batch_size)
     steps_per_epoch = recipe.steps_per_epoch(num_images)
     num_steps = recipe.epochs * steps_per_epoch

@@ -25,6 +25,7 @@ class Recipe:
     that are matrices: not to biases, gains and scales.
 
     `label_smoothing` is that of the cross-entropy, `clip_norm` the largest norm of all gradients together, or None.
+    An epoch is `epoch_images` images, or all if that is None; the next epoch takes the next ones of a shuffled pass.
     `drop_last` leaves out the last batch of an epoch if it is smaller. `normalization` replaces the checkpoint's own:
     one of `NORMALIZATIONS`, or None. A recipe that reproduces a published row is named by `recipe`, and is
     compared with the row `published` of `results/published.csv`. Both have no effect on the training.
@@ -44,6 +45,7 @@ class Recipe:
     label_smoothing: float
     clip_norm: float | None
     drop_last: bool
+    epoch_images: int | None
     normalization: str | None
     augmentation: Mapping[str, Any] | None
     recipe: str | None
@@ -62,6 +64,8 @@ class Recipe:
         validate.boolean("decay_1d", self.decay_1d)
         validate.number("label_smoothing", self.label_smoothing, minimum=0, maximum=0.99)
         validate.boolean("drop_last", self.drop_last)
+        if self.epoch_images is not None:
+            validate.integer("epoch_images", self.epoch_images, minimum=1)
         if self.clip_norm is not None:
             validate.number("clip_norm", self.clip_norm, minimum=0, exclusive_minimum=True)
         if self.normalization is not None:
@@ -82,12 +86,17 @@ class Recipe:
         mean, std = NORMALIZATIONS[self.normalization]
         return replace(preprocess, mean=mean, std=std)
 
+    def epoch_size(self, num_images: int) -> int:
+        """Returns the number of images in an epoch."""
+        return num_images if self.epoch_images is None else self.epoch_images
+
     def steps_per_epoch(self, num_images: int) -> int:
         """Returns the number of batches in an epoch.
 
         Raises:
             SettingError: if `drop_last` leaves none.
         """
+        num_images = self.epoch_size(num_images)
         if self.drop_last and num_images < self.batch_size:
             raise SettingError(
                 "train.batch_size",

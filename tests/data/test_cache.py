@@ -421,7 +421,7 @@ def test_the_inventory_lists_and_checks_what_is_cached(task_and_source):
     [cached] = inventory.cached_tasks(task, source.cache)
     assert (cached.lineage, cached.size, cached.interpolation) == ("toy", 16, "bicubic")
     assert cached.num_images == {"train800": 800, "val200": 200, "test": None}
-    assert (cached.split_check, cached.faults) == ("no names", [])
+    assert (cached.split_check, cached.faults) == ("no digest", [])
     assert cached.num_bytes >= 1000 * 16 * 16 * 3
     other = replace(task, fingerprint=split_fingerprint(["a"], ["b"]))
     [cached] = inventory.cached_tasks(other, source.cache)

@@ -23,7 +23,7 @@ from moppa.utils.errors import UserError
 QUOTED = re.compile(r"(<!-- table ([^;\s]+)((?:; [^;]+?)*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 NUMBER = re.compile(r"(<!-- number ([^;\s]+); ([^;]+?); ([^;]+?) -->).*?(<!-- end -->)")
 CELL = re.compile(r"(?<!\\)\|")
-MARKS = " *†‡§¶"
+MARKS = " *†‡§¶◊"
 
 
 def updated_text(text: str, tables: Path) -> str:
