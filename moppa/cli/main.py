@@ -24,6 +24,8 @@ COMMANDS = {
     "report": ("moppa.cli.report", "write the HTML page results/report/index.html"),
     "count": ("moppa.cli.count", "count the parameters that a method trains"),
     "verify": ("moppa.cli.verify", "check records, their files, links and parameters"),
+    "submit": ("moppa.cli.submit", "pack records for somebody else's table"),
+    "accept": ("moppa.cli.accept", "verify a pack of records and add it to the tables"),
     "rekey": ("moppa.cli.rekey", "give records of the first format today's keys"),
     "export": ("moppa.cli.export", "write a finished cell for timm, HF peft or ONNX"),
     "push": ("moppa.cli.push", "publish a finished cell on the Hugging Face hub"),

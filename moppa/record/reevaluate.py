@@ -45,7 +45,7 @@ def reevaluate(path: Path, settings: Mapping[str, str]) -> str:
         raise NotEvaluatedError("its trained tensors or predictions were not kept")
     config = evaluation_config(record, settings)
     device = get_device(config.run.device)
-    backend = record["device"].get("matmul_backend") or config.run.matmul_backend
+    backend = record["device"].get("matmul_backend") or config.run.get("matmul_backend", "auto")
     configure_process(threads=record["device"]["threads"], backend=backend, keep_memory=False)
     parts = available_parts(config, record)
     predicted = predict(parts, device, path, record)

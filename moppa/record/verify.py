@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from moppa.record.claims import find_false_protocol, find_false_task
 from moppa.record.integrity import find_inconsistency, read_predictions
 from moppa.record.schema import identity_of, mean_accuracy, read_record, read_record_with_sha256
 from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError
+from moppa.utils.paths import CONFIGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +50,9 @@ class Verification:
 def verify_records(results: Path) -> Verification:
     """Returns every problem of the records below `results/records`.
 
-    A record must agree with itself, lie at the path that its content gives, and have its predictions; trained tensors
-    that are kept must be its own; the tune records that it names must exist and say what it states; two seeds must not
-    be one; and all records of a task must have the same labels.
+    A record must agree with itself and with the protocol and the task that it names, lie at the path that its content
+    gives, and have its predictions; trained tensors that are kept must be its own; the tune records that it names must
+    exist and say what it states; two seeds must not be one; and all records of a task must have the same labels.
     """
     root = results / "records"
     records, findings = [], []
@@ -83,6 +85,10 @@ def check_record(path: Path, root: Path) -> CheckedRecord:
     arrays = read_predictions(path, content)
     if arrays is None:
         raise UserError("its predictions (.npz) are missing")
+    with np.load(path.with_suffix(".npz")) as file:
+        problem = find_false_protocol(content, file.files) or find_false_task(content, CONFIGS)
+    if problem:
+        raise UserError(problem)
     predictions, labels = (hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for array in arrays)
     return CheckedRecord(path=relative, content=content, sha256=sha256, predictions=predictions, labels=labels)
 

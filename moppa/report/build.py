@@ -4,9 +4,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from moppa.record.submitted import submitted_packs
 from moppa.record.verify import verify_records
 from moppa.report.columns import read_tasks
-from moppa.report.load import Excluded, ValidRecord, exclude_record, load_records
+from moppa.report.load import Excluded, ValidRecord, exclude_record, load_records, relative_to
 from moppa.report.render import csv_file, latex_html, markdown
 from moppa.report.table import Table, build_tables
 from moppa.utils.atomic import atomic_write
@@ -60,7 +61,10 @@ def list_excluded(excluded: list[Excluded], results: Path) -> str:
 
 def drop_contradicted(records: list[ValidRecord], results: Path) -> tuple[list[ValidRecord], list[Excluded]]:
     """Returns the records that their files, links and neighbors do not contradict, and those that they do."""
-    problems = {finding.path: finding.problem for finding in verify_records(results).findings}
+    problems = {}
+    for folder in (results, *submitted_packs(results)):
+        for finding in verify_records(folder).findings:
+            problems[relative_to(folder / "records" / finding.path, results / "records")] = finding.problem
     consistent = [record for record in records if record.relative_path not in problems]
     contradicted = [
         exclude_record(record, problems[record.relative_path]) for record in records if record.relative_path in problems

@@ -1,6 +1,7 @@
 """Reads the records that tables are computed from, and lists the files that are broken, inconsistent or duplicate."""
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,17 +14,22 @@ import numpy as np
 
 from moppa.record import integrity
 from moppa.record.schema import read_record_with_sha256
+from moppa.record.submitted import submitted_packs
 from moppa.utils.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidRecord:
-    """A record whose fields agree with each other; `relative_path` is its path below `results/records`."""
+    """A record whose fields agree with each other; `relative_path` is its path relative to `results/records`.
+
+    `sender` is the name of whoever sent it, or empty.
+    """
 
     path: Path
     relative_path: str
     content: Mapping[str, Any] = field(repr=False)
     sha256: str
+    sender: str = ""
 
     def __getitem__(self, name: str) -> Any:
         return self.content[name]
@@ -55,20 +61,27 @@ class Predictions:
 
 
 def load_records(results: Path) -> tuple[list[ValidRecord], list[Excluded]]:
-    """Returns the records below `results/records` and the files that had to be excluded, sorted by path."""
+    """Returns the records below `results/records`, those that were sent, and the files that had to be excluded.
+
+    All are sorted by path.
+
+    Raises:
+        UserError: if the manifest of a pack below `results/submitted` cannot be read.
+    """
     root = results / "records"
     valid, excluded = [], []
-    for path in sorted(root.rglob("seed*.json")):
-        try:
-            valid.append(load_record(path, root))
-        except UserError as error:
-            excluded.append(exclude_file(path, root, str(error)))
+    for folder, sender in {results: "", **submitted_packs(results)}.items():
+        for path in sorted((folder / "records").rglob("seed*.json")):
+            try:
+                valid.append(load_record(path, root, sender))
+            except UserError as error:
+                excluded.append(exclude_file(path, root, str(error)))
     records, duplicates = drop_duplicates(valid)
     return records, sorted(excluded + duplicates, key=lambda file: file.relative_path)
 
 
-def load_record(path: Path, root: Path) -> ValidRecord:
-    """Returns a record.
+def load_record(path: Path, root: Path, sender: str = "") -> ValidRecord:
+    """Returns a record, with its path relative to the records folder `root`.
 
     Raises:
         UserError: if the file is not a record, or if its fields contradict each other.
@@ -76,12 +89,17 @@ def load_record(path: Path, root: Path) -> ValidRecord:
     content, sha256 = read_record_with_sha256(path)
     if problem := integrity.find_inconsistency(content):
         raise UserError(f"{problem}; delete it and run its cell again")
-    return ValidRecord(path=path, relative_path=path.relative_to(root).as_posix(), content=content, sha256=sha256)
+    return ValidRecord(path=path, relative_path=relative_to(path, root), content=content, sha256=sha256, sender=sender)
+
+
+def relative_to(path: Path, root: Path) -> str:
+    """Returns a path relative to the records folder; that of a record that was sent is ../submitted/PACK/records/..."""
+    return Path(os.path.relpath(path, root)).as_posix()
 
 
 def exclude_file(path: Path, root: Path, reason: str) -> Excluded:
     """Excludes a file that cannot be read; its path, `SUITE/BACKBONE/TASK/METHOD/KEY/seedK.json`, names its row."""
-    relative_path = path.relative_to(root).as_posix()
+    relative_path = relative_to(path, root)
     suite, backbone, _, method, key = ("", "", "", "", "", *relative_path.split("/")[:-1])[-5:]
     row = {"suite": suite, "backbone": backbone, "method": method, "key": key}
     return Excluded(relative_path=relative_path, reason=reason.removeprefix(f"{path} is not a record: "), **row)
@@ -98,9 +116,9 @@ def drop_duplicates(records: Iterable[ValidRecord]) -> tuple[list[ValidRecord], 
     by_cell: dict[tuple[str, ...], list[ValidRecord]] = defaultdict(list)
     for record in records:
         cell = tuple(str(record[name]) for name in ("suite", "backbone", "task", "method", "key", "seed"))
-        by_cell[cell].append(record)
+        by_cell[(record.sender, *cell)].append(record)
     unique, duplicates = [], []
-    for cell, copies in by_cell.items():
+    for (_, *cell), copies in by_cell.items():
         expected = "/".join((*cell[:-1], f"seed{cell[-1]}.json"))
         kept = [record for record in copies if record.relative_path == expected] if len(copies) > 1 else copies
         unique += kept

@@ -136,9 +136,9 @@ def differing_settings(records: Sequence[ValidRecord]) -> list[str]:
     return [name for name in names if name != "seed" and len({str(setting.get(name)) for setting in settings}) > 1]
 
 
-def cell_of(record: ValidRecord) -> tuple[str, str]:
-    """Returns the task and the key of a record: all seeds with them are in one row, however their setting was found."""
-    return record["task"], record["key"]
+def cell_of(record: ValidRecord) -> tuple[str, str, str]:
+    """Returns sender, task and key: all seeds with them are in one row, however their setting was found."""
+    return record.sender, record["task"], record["key"]
 
 
 def run_settings(record: ValidRecord, configs: Path, *, is_tuned: bool) -> dict[str, str]:
@@ -152,6 +152,7 @@ def run_settings(record: ValidRecord, configs: Path, *, is_tuned: bool) -> dict[
         **changed_settings(backbone, configs / "backbone" / f"{record['backbone']}.yaml"),
         **recipe_overrides(record, configs, is_tuned=is_tuned),
         **draw_settings(record),
+        **({"sender": record.sender} if record.sender else {}),
         **task_changes(record, configs),
     }
 

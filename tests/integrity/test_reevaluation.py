@@ -89,7 +89,7 @@ def test_only_the_places_of_images_and_weights_can_be_set(record):
     with pytest.raises(UserError, match=r"train\.lr cannot be set .*data\.dir, data\.cache, backbone\.weights"):
         evaluation_config(read_record(record), {"train.lr": "1"})
     with pytest.raises(UserError, match="expected NAME=VALUE"):
-        verify.parse_setting("results")
+        verify.parse_setting("--reevaluate", "results")
 
 
 def test_seeds_of_different_backends_are_a_warning(tmp_path, monkeypatch, capsys):
