@@ -1,5 +1,7 @@
 """Slips in settings and files of a command line, and the error of each: rows of tests/test_bad_input.py."""
 
+NOAH = ("data._target_=moppa.data.noah.NoahSource", "data.name=noah")
+
 # name: overrides, and what the message must contain; FILES and MOUNTS are replaced by folders of fixtures.
 SETTING_CASES = {
     "unknown task": (["task=cifar11"], ["task/cifar11", "cifar100", "eurosat", "smallnorb_ele"]),
@@ -107,6 +109,11 @@ SETTING_CASES = {
             "moppa data prepare",
         ],
     ),
+    "NOAH archive without sha256": (
+        ["data=noah", *NOAH, "data.url=hf://datasets/lab/copies/vtab-1k.zip"],
+        ["data.sha256=None", "64 hex digits", "data.url=hf://datasets/lab/copies/vtab-1k.zip"],
+    ),
+    "NOAH archive of an unknown type": (["data=noah", *NOAH, "data.url=FILES/a.rar"], ["data.url=", "a.rar", ".zip"]),
     "download neither true nor false": (
         ["data._target_=moppa.data.tfds.TfdsSource", "data.name=tfds", "data.download=maybe"],
         ["data.download='maybe'", "true or false"],

@@ -16,6 +16,7 @@ class ToySource:
     cache: str
     name: str = "toy"
     download: bool = False
+    mirror: str | None = None
     surplus: int = 0
     label_shift: int = 0
 

@@ -33,6 +33,8 @@ COMMANDS = {
     "data check": ("moppa.cli.data_check", "check which of the 19 tasks are available and official"),
     "data digest": ("moppa.cli.data_digest", "print the digests of a task's test split for its YAML"),
     "data prepare": ("moppa.cli.data_prepare", "download, resize and cache tasks"),
+    "data pack": ("moppa.cli.data_pack", "write the cached images of tasks as archives with checksums"),
+    "data unpack": ("moppa.cli.data_unpack", "verify such archives and install them in the cache"),
     "data split": ("moppa.cli.data_split", "divide your own images into splits and write their task"),
     "data fgvc": ("moppa.cli.data_fgvc", "write the splits of an FGVC task beside its images"),
     "data noah-jpeg": ("moppa.cli.data_noah_jpeg", "re-encode a task as NOAH's JPEG files"),

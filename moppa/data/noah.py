@@ -6,6 +6,7 @@ Each line of a list has the path of an image in the folder, a space, and its lab
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from typing import ClassVar, NamedTuple
 
 from moppa.data.archive import SUFFIXES, extract, file_names
 from moppa.data.file_digests import digest_lines, file_digests
+from moppa.data.remote import fetch
 from moppa.data.source import Example
 from moppa.data.split import memory_file
 from moppa.data.task import SPLITS, Task
-from moppa.utils.errors import UserError
+from moppa.utils.errors import SettingError, UserError
 from moppa.utils.paths import user_path
 
 JOINED = "train800val200"
@@ -35,7 +37,8 @@ class NoahSource:
     """The JPEG lineage.
 
     `dir` holds the folders or archives of the tasks. `folders` maps each task to the name of its folder; `collection`
-    is the name of the archive of all tasks.
+    is the name of the archive of all tasks. `url` is an archive that is copied to `dir` if that has none, and
+    `sha256` its digest.
     """
 
     lineage: ClassVar[str] = "noah_jpeg"
@@ -46,6 +49,14 @@ class NoahSource:
     cache: str
     collection: str
     folders: Mapping[str, str]
+    url: str | None = None  # records from before this setting do not have it
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.url is not None and not (isinstance(self.url, str) and self.url.endswith(SUFFIXES)):
+            raise SettingError("url", f"={self.url}: it must be the address of a {', '.join(SUFFIXES)} file")
+        if self.url is not None and not re.fullmatch("[0-9a-fA-F]{64}", str(self.sha256)):
+            raise SettingError("sha256", f"={self.sha256}: give the 64 hex digits of the sha256 of data.url={self.url}")
 
     def examples(self, task: Task, split: str) -> Iterator[Example]:
         """Yields the examples of train800, val200 or test in the order of the list.
@@ -90,10 +101,19 @@ class NoahSource:
             if archive.is_file():
                 extract(archive, folder, below=folder_in_archive(archive, name))
                 return folder
+        if self.url is not None:
+            archive = root / self.url.rpartition("/")[2]
+            try:
+                fetch("data.url", self.url, archive, sha256=self.sha256)
+            except FileNotFoundError as error:
+                raise UserError(f"data.url={self.url}: there is no such file; correct the address") from error
+            extract(archive, folder, below=folder_in_archive(archive, name))
+            return folder
         raise UserError(
             f"task {task.name}: neither a folder {name} nor {archives[0].name} nor {self.collection}.zip in {root} "
             f"(data.dir={self.dir}); put one there, or make it from TFDS with: moppa data noah-jpeg "
-            f"task={task.name} data.dir=TFDS_FOLDER --out {self.dir}"
+            f"task={task.name} data.dir=TFDS_FOLDER --out {self.dir}, or copy an archive: data.url=URL "
+            f"data.sha256=DIGEST"
         )
 
 

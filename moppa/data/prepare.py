@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from moppa.data.copies import install_from_mirror
 from moppa.data.disk_space import check_free_space, split_bytes
 from moppa.data.images import ImageFormat
 from moppa.data.source import Source, SourceWithVersions
@@ -50,6 +51,9 @@ def prepare(task: Task, split: str, source: Source, image_format: ImageFormat) -
     try:
         with preparation_lock(folder):
             if is_prepared(folder):  # by the process that held the lock before
+                return
+            if install_from_mirror(folder, getattr(source, "mirror", None), source.cache):
+                read_manifest(folder, task, split)
                 return
             num_bytes = split_bytes(task, split, size=image_format.size)
             num_bytes -= sum(file.stat().st_size for file in temporary.glob("*"))  # of an interrupted run

@@ -1,6 +1,7 @@
 """Reads images that TensorFlow Datasets (TFDS) prepared as array_record files, without TensorFlow."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 from moppa.data.download import download_and_prepare, first_line, how_to_get
 from moppa.data.source import Example
 from moppa.data.task import Task
+from moppa.data.tfds_mirror import copy_prepared
 from moppa.utils import validate
 from moppa.utils.errors import UserError
 from moppa.utils.paths import user_path
@@ -18,7 +20,8 @@ from moppa.utils.paths import user_path
 class TfdsSource:
     """The lossless lineage. `dir` is the data folder of TFDS; `cache` is the folder of the resized images.
 
-    `download` says whether a data set that is not in `dir` is downloaded; otherwise it is an error.
+    `download` says whether a data set that is not in `dir` is downloaded; otherwise it is an error. `mirror` is a place
+    with copies, which are tried first.
     """
 
     lineage: ClassVar[str] = "tfds"
@@ -27,10 +30,13 @@ class TfdsSource:
     dir: str
     cache: str
     download: bool
+    mirror: str | None = None  # records from before this setting do not have it
 
     def __post_init__(self) -> None:
         validate.one_of("name", self.name, ("tfds",))
         validate.boolean("download", self.download)
+        if self.mirror is not None:
+            validate.text("mirror", self.mirror)
 
     def examples(self, task: Task, split: str) -> Iterator[Example]:
         """Yields the examples of train800, val200 or test in the data set's own order.
@@ -103,6 +109,10 @@ class TfdsSource:
         builder = self.builder(task)
         if self.is_prepared(task):
             return builder
+        if self.mirror is not None:
+            if copy_prepared(self.mirror, builder):
+                return self.builder(task)
+            print(f"data.mirror={self.mirror} has no copy of {builder.info.full_name}", file=sys.stderr)
         if not self.download:
             raise UserError(
                 f"task {task.name}: no prepared {task.builder} in {builder.data_path} (data.dir={self.dir}, "
