@@ -107,7 +107,7 @@ def test_every_cell_of_a_sweep_composes_and_its_comment_gives_their_number(overr
     "overrides",
     [
         ["task=eurosat,dtd", "method=lora,moppa", "seed=1,2", "train.lr=1e-3,1e-2", "backbone.image_size=112"],
-        ["+sweep=tune_lr", "seed=0"],
+        pytest.param(["+sweep=tune_lr", "seed=0"], marks=pytest.mark.slow),
         ["+sweep=smoke", "task=dtd"],
     ],
 )

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import moppa
-from baselines import spt
 from moppa.backbone.efficient_blocks import skip_unused
+from moppa.peft import sensitivity
 from moppa.peft.collect import penalty, trainable_parameters
 from moppa.peft.inject import merge
 from moppa.peft.method import attach_method
@@ -63,7 +63,7 @@ def meta_device(monkeypatch):
         assert {score.device.type for score in scores} == {"meta"}
         return [torch.arange(0, len(score), 10, device=score.device) for score in scores]
 
-    monkeypatch.setattr(spt, "select_sensitive", select)
+    monkeypatch.setattr(sensitivity, "select_sensitive", select)
 
 
 @pytest.mark.usefixtures("meta_device")

@@ -13,7 +13,7 @@ from moppa.record.write import MEASURED
 from tests.conftest import ROOT, TOY
 from tests.python_process import PythonProcess, run_python
 
-EPOCHS = 3
+EPOCHS = 2
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_split_is_official_and_the_model_learns(finished):
     assert record["split"]["verdict"] == "official"
     assert (record["split"]["num_train"], record["total"]) == (1000, 5400)
     assert record["trainable_params"] == 147456
-    assert record["correct"] / record["total"] > 0.4  # 0.1 is chance
+    assert record["correct"] / record["total"] > 0.3  # 0.1 is chance
     assert record["curve"][-1]["loss"] < record["curve"][0]["loss"]
     assert all(seconds > 0 for seconds in record["seconds"].values())
 

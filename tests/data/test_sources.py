@@ -177,7 +177,12 @@ def append(folder, line):
         file.write(line + "\n")
 
 
-@pytest.mark.parametrize("name", FAULTS)
+QUICK = {"a line without a label", "an image missing", "no folder", "no val200 list"}  # the others are slow tests
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FAULTS]
+)
 def test_a_fault_in_noahs_folder_is_reported_and_nothing_is_cached(name, noah_copy, tmp_path):
     damage, expected = FAULTS[name]
     damage(noah_copy)

@@ -276,6 +276,7 @@ def test_the_page_requests_nothing_from_a_network(index):
     assert "https://" not in text
 
 
+@pytest.mark.slow  # makes two pages
 def test_the_same_records_give_the_same_page(index, tmp_path):
     assert make_page(tmp_path)[0].read_bytes() == index.read_bytes()
 

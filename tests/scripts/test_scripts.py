@@ -16,6 +16,7 @@ def moppa_record(toy, tmp_path):
     return path
 
 
+@pytest.mark.slow  # trains a cell and draws two figures
 def test_routes_plots_the_routes_and_responses_of_a_record(moppa_record, tmp_path):
     process = script("plot_routes", moppa_record, "--out", tmp_path / "out")
     assert process.returncode == 0, process.stderr

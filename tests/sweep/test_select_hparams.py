@@ -171,6 +171,7 @@ def test_a_method_that_reads_images_before_training_gets_none_of_val200(toy, mon
     assert splits == ["train800", "train800", "val200"]
 
 
+@pytest.mark.slow  # trains two cells with an evaluation after every epoch
 def test_best_on_test_records_every_evaluation_and_does_not_change_the_training(toy, tmp_path):
     common = [*toy, "method=bitfit", "train.epochs=3"]
     run_cell(config_of(*common))
@@ -186,6 +187,7 @@ def test_best_on_test_records_every_evaluation_and_does_not_change_the_training(
     assert "best_on_test" not in final
 
 
+@pytest.mark.slow  # trains two cells
 def test_a_diagnostic_record_does_not_change_the_main_table(toy, tmp_path):
     run_cell(config_of(*toy, "method=linear"))
 

@@ -38,7 +38,7 @@ def record_in(folder):
     return read_record(path)
 
 
-@pytest.mark.parametrize("at", ["start", "log", "finish"])
+@pytest.mark.parametrize("at", ["log", *(pytest.param(name, marks=pytest.mark.slow) for name in ("start", "finish"))])
 def test_a_failing_logger_is_reported_once_and_disabled(at, toy, tmp_path, monkeypatch, capsys):
     failing = Failing(at)
     monkeypatch.setattr(

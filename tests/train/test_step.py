@@ -14,7 +14,12 @@ from tests.train.trainings import StopsAfter, train
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("method", METHODS)
+QUICK = {"adapter", "linear", "lora", "moppa", "ssf", "vpt_deep"}  # one of each kind; the others are slow tests
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in METHODS]
+)
 def test_replayed_steps_are_the_eager_steps(method, tmp_path):
     assert train(method, tmp_path / "a", recorder=record) == train(method, tmp_path / "b")
 
