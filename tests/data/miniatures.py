@@ -285,8 +285,8 @@ def sun397(manual):
 
     files, expected = {}, {}
     labels = tfds.core.tfds_path("image_classification/sun397_labels.txt").read_text().split()
-    for split, name in {"train": "tr", "validation": "va", "test": "te"}.items():
-        listed = tfds.core.tfds_path(f"image_classification/sun397_tfds_{name}.txt").read_text().split()[:2]
+    for split in ("train", "validation", "test"):
+        listed = tfds.core.tfds_path(f"image_classification/sun397_tfds_{split[:2]}.txt").read_text().split()[:2]
         kinds = ("JPEG", "TGA") if split == "train" else ("JPEG", "PNG")
         for file, kind in zip(listed, kinds, strict=True):
             files[f"SUN397{file}"] = encoded(noise(20, 30, 3), kind)
