@@ -80,7 +80,15 @@ def name_of(pair):
     return "-".join(pair).replace(" ", "_")
 
 
-@pytest.fixture(scope="module", params=DEFINED, ids=name_of)
+# These are inserted in different ways. On Swin and ConvNeXt the laws of the other methods are slow tests.
+QUICK = {"adapter", "bitfit", "linear", "lora", "moppa", "ssf"}
+SHARED = [
+    pytest.param(pair, id=name_of(pair), marks=[] if pair in ON_VIT or pair[0] in QUICK else pytest.mark.slow)
+    for pair in DEFINED
+]
+
+
+@pytest.fixture(scope="module", params=SHARED)
 def trained(request):
     """A trained model that the laws of one method and backbone share. They run in succession and change copies only."""
     return trained_with(*request.param)

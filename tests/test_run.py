@@ -2,15 +2,13 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from moppa.record.schema import read_record, without_entries
 from moppa.record.write import MEASURED
-from tests.conftest import ROOT, TOY
+from tests.conftest import TOY
 from tests.python_process import PythonProcess, run_python
 
 EPOCHS = 2
@@ -52,9 +50,9 @@ def record_of(results, seed=0):
 
 @pytest.fixture(scope="module")
 def finished(shared, cache, tmp_path_factory):
-    """The results of a run without interruption, in a Python of its own."""
+    """The results of a run without interruption."""
     results = tmp_path_factory.mktemp("finished")
-    subprocess.run([sys.executable, *eurosat(shared, cache, results)], cwd=ROOT, check=True)
+    run(eurosat(shared, cache, results))
     return results
 
 

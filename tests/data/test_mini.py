@@ -80,7 +80,9 @@ def bounds(split):
     return int(first or 0), int(end)
 
 
-@pytest.mark.parametrize("name", MINI)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in {"spots", "terrain"} else pytest.mark.slow) for name in MINI]
+)
 def test_an_image_depends_only_on_seed_and_index_and_every_class_occurs(name):
     task = task_of(name)
     draw = draw_function(task)

@@ -195,8 +195,8 @@ def test_operations_count_every_image_and_hours_follow_the_most_similar_record()
 @pytest.mark.parametrize(
     "methods",
     [
-        ["lora", "full"],
-        *(pytest.param(methods, marks=pytest.mark.slow) for methods in (["full", "moppa"], ["full", "linear"])),
+        pytest.param(methods, marks=pytest.mark.slow)
+        for methods in (["lora", "full"], ["full", "moppa"], ["full", "linear"])
     ],
     ids="-".join,
 )

@@ -110,6 +110,7 @@ def test_the_context_of_the_torch_backend_is_free():
         assert torch.overrides._get_current_function_mode() is not None
 
 
+@pytest.mark.slow  # imports the compiler
 def test_a_compiled_graph_has_no_convolutions():
     """In a separate process, because the tests' type checks would be compiled too."""
     program = """
