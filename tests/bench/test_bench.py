@@ -43,7 +43,8 @@ def test_every_optimization_is_switched_off_alone():
     assert all(seconds > 0 for times in gains.values() for seconds in times.values())
 
 
-@pytest.mark.parametrize("rival", ["peft", pytest.param("plain", marks=pytest.mark.slow)])
+@pytest.mark.slow  # trains whole cells
+@pytest.mark.parametrize("rival", ["peft", "plain"])
 def test_whole_cells_are_extrapolated_for_both_sides(rival, tmp_path):
     table, result = bench(tmp_path, "--against", rival, "--images", 8)
     assert f"epoch: {rival} / ours" in table

@@ -204,10 +204,10 @@ def test_a_task_without_a_folder_name_is_reported(tmp_path):
     ("name", "top"),
     [
         ("eurosat.zip", "eurosat/"),
-        ("eurosat.zip", ""),
-        ("vtab-1k.zip", "vtab-1k/eurosat/"),
+        pytest.param("eurosat.zip", "", marks=pytest.mark.slow),
+        pytest.param("vtab-1k.zip", "vtab-1k/eurosat/", marks=pytest.mark.slow),
         ("vtab-1k.tar.gz", "./eurosat/"),
-        ("eurosat.tar", "eurosat/"),
+        pytest.param("eurosat.tar", "eurosat/", marks=pytest.mark.slow),
     ],
 )
 def test_an_archive_is_unpacked_if_the_folder_is_absent(name, top, noah_folder, tmp_path):

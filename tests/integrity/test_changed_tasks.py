@@ -30,7 +30,7 @@ def split_of_cell(cache, results, *overrides):
     [
         "task.splits.test='seed0[:797]'",
         "task.splits.train800='seed0[997:1797]'",
-        "task.splits.val200='seed0[1000:1200]'",
+        pytest.param("task.splits.val200='seed0[1000:1200]'", marks=pytest.mark.slow),
     ],
 )
 def test_other_images_make_the_split_check_changed(override, cache, tmp_path):

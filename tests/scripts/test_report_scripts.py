@@ -80,6 +80,7 @@ def test_a_baseline_is_looked_up_table_by_table():
         baselines(tables, "moppa")
 
 
+@pytest.mark.slow  # other tests make pages, too
 def test_the_page_is_written(results):
     process = script("report", results)
     assert process.returncode == 0, process.stderr

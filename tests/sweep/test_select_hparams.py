@@ -161,6 +161,7 @@ def test_nothing_can_read_the_test_set_under_tune(toy, monkeypatch):
         run_cell(final)
 
 
+@pytest.mark.slow  # prepares a task and trains a cell
 def test_a_method_that_reads_images_before_training_gets_none_of_val200(toy, monkeypatch):
     splits, load = [], cache.load_folders
     monkeypatch.setattr(

@@ -106,7 +106,9 @@ def test_an_evaluation_halves_its_batch_size_until_a_batch_fits():
         evaluator.predict(model, images)
 
 
-@pytest.mark.parametrize("step", [6, 9])  # after the checkpoint of epoch 2, and an epoch later
+@pytest.mark.parametrize(
+    "step", [6, pytest.param(9, marks=pytest.mark.slow)]
+)  # after the checkpoint of epoch 2, and an epoch later
 def test_a_killed_cell_resumes_bit_for_bit(tmp_path, step):
     whole = run(tmp_path / "a")
     with pytest.raises(ConnectionError):
