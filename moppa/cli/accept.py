@@ -8,6 +8,7 @@ read them.
 import argparse
 import sys
 
+from moppa.cli.errors import prints_errors
 from moppa.cli.verify import verify
 from moppa.record.pack import opened
 from moppa.record.submitted import add_pack
@@ -15,20 +16,17 @@ from moppa.utils.errors import UserError
 from moppa.utils.paths import ROOT, user_path
 
 
+@prints_errors()
 def main() -> int:
     """Prints the folder of the records, or returns 1 if they were not added."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=user_path, help="a pack of `moppa submit`")
     parser.add_argument("results", nargs="?", type=user_path, default=ROOT / "results", help="default: %(default)s")
     args = parser.parse_args()
-    try:
-        with opened(args.pack) as folder:
-            if verify(folder, args.pack, argparse.Namespace(no_recount=False, reevaluate=None, rerun=None)):
-                raise UserError("nothing was added, because the pack cannot be verified")
-            print(add_pack(folder, args.results))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with opened(args.pack) as folder:
+        if verify(folder, args.pack):
+            raise UserError("nothing was added, because the pack cannot be verified")
+        print(add_pack(folder, args.results))
     return 0
 
 

@@ -24,9 +24,9 @@ from moppa.bench.output import METHOD_COLUMNS, method_rows, output_path, print_t
 from moppa.bench.roofline import describe_machine, measure_machine
 from moppa.bench.steps import Setup, method_cost, optimization_gains
 from moppa.bench.vs_peft import compare
+from moppa.cli.errors import prints_errors
 from moppa.train.step import STEPS
 from moppa.utils.device import configure_process, get_device
-from moppa.utils.errors import UserError
 from moppa.utils.gpu import DTYPES
 from moppa.utils.matmul import BACKENDS
 from moppa.utils.paths import CONFIGS, MOPPA_COMMAND, ROOT, user_path
@@ -35,6 +35,7 @@ PARTS = ("machine", "methods", "optimizations", "cell")
 RIVALS = ("peft", "plain")
 
 
+@prints_errors()
 def main() -> int:
     """Measures one part, prints its table and writes its JSON."""
     arguments = parse_arguments()
@@ -48,22 +49,18 @@ def main() -> int:
         precision=arguments.precision,
     )
     configure_process(threads=arguments.threads, backend=arguments.matmul_backend, keep_memory=arguments.keep_memory)
-    try:
-        if arguments.only:
-            print(json.dumps(method_cost(arguments.only, setup)))
-        elif arguments.against:
-            run_comparison(arguments, setup)
-        elif arguments.part == "machine":
-            run_machine(arguments)
-        elif arguments.part == "methods":
-            run_methods(arguments, setup)
-        elif arguments.part == "optimizations":
-            run_optimizations(arguments, setup)
-        else:
-            run_cell(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if arguments.only:
+        print(json.dumps(method_cost(arguments.only, setup)))
+    elif arguments.against:
+        run_comparison(arguments, setup)
+    elif arguments.part == "machine":
+        run_machine(arguments)
+    elif arguments.part == "methods":
+        run_methods(arguments, setup)
+    elif arguments.part == "optimizations":
+        run_optimizations(arguments, setup)
+    else:
+        run_cell(arguments)
     return 0
 
 

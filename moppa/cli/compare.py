@@ -10,18 +10,19 @@ import argparse
 import sys
 from pathlib import Path
 
+from moppa.cli.errors import prints_errors
 from moppa.report import published
 from moppa.report.build import list_excluded, no_records, read_tables
 from moppa.report.columns import suite_columns
 from moppa.report.comparison import baselines, without_baseline
 from moppa.report.render.comparison import comparison, published_page
 from moppa.utils.atomic import atomic_write
-from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, ROOT, user_path
 
 EXCLUDED = 3  # exit status
 
 
+@prints_errors()
 def main() -> int:
     """Prints the path of every file written and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -32,23 +33,19 @@ def main() -> int:
         "without it: the row with the fewest parameters",
     )
     args = parser.parse_args()
-    try:
-        tables, excluded = read_tables(args.results, CONFIGS)
-        tables = [table for table in tables if table.rows]
-        names = baselines(tables, args.baseline)
-        texts = {f"{table.name}-compare": comparison(table, baseline=names[table.name]) for table in tables}
-        if pages := published_pages(args.results / "published.csv"):
-            texts["published"] = "\n".join(pages)
-        if not texts:
-            raise no_records(args.results)
-        for name, text in texts.items():
-            path = args.results / "tables" / f"{name}.md"
-            with atomic_write(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-            print(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    tables, excluded = read_tables(args.results, CONFIGS)
+    tables = [table for table in tables if table.rows]
+    names = baselines(tables, args.baseline)
+    texts = {f"{table.name}-compare": comparison(table, baseline=names[table.name]) for table in tables}
+    if pages := published_pages(args.results / "published.csv"):
+        texts["published"] = "\n".join(pages)
+    if not texts:
+        raise no_records(args.results)
+    for name, text in texts.items():
+        path = args.results / "tables" / f"{name}.md"
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        print(path)
     print(without_baseline(names, args.baseline), end="", file=sys.stderr)
     print(list_excluded(excluded, args.results), end="", file=sys.stderr)
     return EXCLUDED if excluded else 0

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from moppa.backbone.model import Backbone
+from moppa.cli.errors import prints_errors
 from moppa.peft.collect import count_parameters
 from moppa.peft.method import attach_method
 from moppa.record.check_values import NeedsImagesError, empty_model, no_examples
@@ -28,6 +29,7 @@ FAMILIES = {"ViT": "vit_b16_in21k", "Swin": "swin_b_in22k", "ConvNeXt": "convnex
 NUM_EXAMPLES = 2
 
 
+@prints_errors(HydraException)
 def main() -> int:
     """Prints the sentence or the count; returns 1 if an override is wrong or the method does not fit the backbone."""
     overrides = sys.argv[1:]
@@ -36,19 +38,13 @@ def main() -> int:
         return 0
     names = {word.partition("=")[0] for word in overrides}
     overrides = overrides if "task" in names else [TASK, *overrides]
-    try:
-        if "backbone" in names:
-            config = compose_config(overrides)
-            count, needs_images = count_on(config)
-            note = "; the number depends on the images, here of noise" if needs_images else ""
-            print(
-                f"{count['trainable_params']:,} trainable parameters on {config.backbone.name}, without the head{note}"
-            )
-        else:
-            print(sentence(overrides))
-    except (HydraException, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if "backbone" in names:
+        config = compose_config(overrides)
+        count, needs_images = count_on(config)
+        note = "; the number depends on the images, here of noise" if needs_images else ""
+        print(f"{count['trainable_params']:,} trainable parameters on {config.backbone.name}, without the head{note}")
+    else:
+        print(sentence(overrides))
     return 0
 
 

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Table
 
+from moppa.cli.errors import prints_errors
 from moppa.data.cli import parse_args, parse_size, tasks_and_sources, vtab_tasks
 from moppa.data.disk_space import format_bytes, task_bytes
 from moppa.data.download import MANUAL_DOWNLOADS, builder_name, how_to_get
@@ -19,7 +20,6 @@ from moppa.data.inventory import CachedTask, cached_tasks, is_current, split_fol
 from moppa.data.source import Source
 from moppa.data.task import SPLITS, Task
 from moppa.data.tfds import TfdsSource
-from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS
 
 COLUMNS = ("task", "data", "lineage", "px", *SPLITS, "split check", "on disk")
@@ -37,19 +37,16 @@ class Row(NamedTuple):
     cached: list[CachedTask]
 
 
+@prints_errors(HydraException)
 def main() -> int:
     """Prints the table, the faults, and how to get the data sets that are absent."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         return 0
     options, overrides = parse_args(sys.argv[1:])
-    try:
-        size = parse_size(options.get("size", "224"))
-        names = options["task"].split(",") if "task" in options else vtab_tasks(CONFIGS)
-        pairs = tasks_and_sources(CONFIGS, names, overrides)
-    except (HydraException, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    size = parse_size(options.get("size", "224"))
+    names = options["task"].split(",") if "task" in options else vtab_tasks(CONFIGS)
+    pairs = tasks_and_sources(CONFIGS, names, overrides)
     rows = [
         Row(name, task, source, cached_tasks(task, source.cache))
         for name, (task, source) in zip(names, pairs, strict=True)

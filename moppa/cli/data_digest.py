@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hydra.errors import HydraException
 
+from moppa.cli.errors import prints_errors
 from moppa.data.cache import prepare_splits
 from moppa.data.check import split_check
 from moppa.data.cli import image_format, parse_args, tasks_and_sources
@@ -27,6 +28,7 @@ COMMENTS = {
 }
 
 
+@prints_errors(HydraException)
 def main() -> int:
     """Prints the digests, and writes one to the YAML if asked to; returns 1 if the images cannot be read."""
     args = [arg for arg in sys.argv[1:] if arg != "--write"]
@@ -37,16 +39,12 @@ def main() -> int:
     if "task" not in options:
         print(__doc__, file=sys.stderr)
         return 2
-    try:
-        digests, stored = read_digests(options, overrides)
-        print("\n".join(["test_sha256:", *[f"  {name}: {digest}" for name, digest in digests.items()]]))
-        if "--write" in sys.argv:
-            file = CONFIGS / "task" / f"{options['task']}.yaml"
-            write_digest(file, stored, digests[stored])
-            print(f"written to {file}", file=sys.stderr)
-    except (HydraException, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    digests, stored = read_digests(options, overrides)
+    print("\n".join(["test_sha256:", *[f"  {name}: {digest}" for name, digest in digests.items()]]))
+    if "--write" in sys.argv:
+        file = CONFIGS / "task" / f"{options['task']}.yaml"
+        write_digest(file, stored, digests[stored])
+        print(f"written to {file}", file=sys.stderr)
     return 0
 
 

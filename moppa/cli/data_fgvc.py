@@ -10,15 +10,16 @@ import csv
 import sys
 from pathlib import Path
 
+from moppa.cli.errors import prints_errors
 from moppa.data.published_splits import published_rows
 from moppa.utils.atomic import atomic_write
 from moppa.utils.config import compose_config, instantiate
-from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, user_path
 
 TABLE = "fgvc.csv"
 
 
+@prints_errors()
 def main() -> int:
     """Writes FOLDER/fgvc.csv; returns 1 if the files are not those of the task."""
     tasks = sorted(path.stem for path in (CONFIGS / "task" / "fgvc").glob("*.yaml"))
@@ -27,14 +28,10 @@ def main() -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
     folder = user_path(arguments.folder)
-    try:
-        task = instantiate(compose_config([f"task=fgvc/{arguments.task}"]), "task")
-        rows, is_vpt = published_rows(folder, task)
-        with atomic_write(folder / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("path", "label", "split"), *rows])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    task = instantiate(compose_config([f"task=fgvc/{arguments.task}"]), "task")
+    rows, is_vpt = published_rows(folder, task)
+    with atomic_write(folder / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label", "split"), *rows])
     origin = (
         "the splits of VPT's files" if is_vpt else "training images divided 90 to 10 by VPT's rule, not VPT's own draw"
     )

@@ -11,14 +11,15 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from moppa.cli.errors import prints_errors
 from moppa.data.noah_jpeg import write_folder
 from moppa.data.task import SPLITS
 from moppa.utils.config import compose_config, instantiate
-from moppa.utils.errors import UserError
 from moppa.utils.network import set_connect_timeout
 from moppa.utils.paths import CONFIGS, user_path
 
 
+@prints_errors(HydraException, OmegaConfBaseException)
 def main() -> int:
     """Prints the path of the folder; returns 1 if it cannot be written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -27,16 +28,12 @@ def main() -> int:
     parser.add_argument("--without-test", action="store_true", help="leave out the test set: enough for protocol=tune")
     args = parser.parse_intermixed_args()
     splits = [split for split in SPLITS if not (args.without_test and split == "test")]
-    try:
-        config = compose_config(args.overrides)
-        set_connect_timeout(config.run.connect_timeout)
-        task = instantiate(config, "task")
-        folders = OmegaConf.load(CONFIGS / "data" / "noah.yaml").folders
-        folder = user_path(args.out) / folders.get(task.name, task.name)
-        write_folder(folder, task, instantiate(config, "data"), splits)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    config = compose_config(args.overrides)
+    set_connect_timeout(config.run.connect_timeout)
+    task = instantiate(config, "task")
+    folders = OmegaConf.load(CONFIGS / "data" / "noah.yaml").folders
+    folder = user_path(args.out) / folders.get(task.name, task.name)
+    write_folder(folder, task, instantiate(config, "data"), splits)
     print(folder)
     return 0
 

@@ -9,13 +9,14 @@ import sys
 
 from hydra.errors import HydraException
 
+from moppa.cli.errors import prints_errors
 from moppa.data.cli import parse_args, tasks_and_sources, vtab_tasks
 from moppa.data.copies import pack, packable
 from moppa.data.disk_space import format_bytes
-from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, user_path
 
 
+@prints_errors(HydraException)
 def main() -> int:
     """Prints each archive; returns 1 if a split is damaged, or if nothing is cached."""
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -28,15 +29,11 @@ def main() -> int:
         return 2
     names = vtab_tasks(CONFIGS) if options["task"] == "all" else options["task"].split(",")
     num_archives = 0
-    try:
-        for task, source in tasks_and_sources(CONFIGS, names, [word for word in rest if not word.startswith("out=")]):
-            for name, folder in packable(task, source.cache):
-                num_bytes = pack(name, folder, user_path(places[0]))
-                print(f"{name}: {format_bytes(num_bytes)}")
-                num_archives += 1
-    except (HydraException, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    for task, source in tasks_and_sources(CONFIGS, names, [word for word in rest if not word.startswith("out=")]):
+        for name, folder in packable(task, source.cache):
+            num_bytes = pack(name, folder, user_path(places[0]))
+            print(f"{name}: {format_bytes(num_bytes)}")
+            num_archives += 1
     if not num_archives:
         print(f"nothing of {', '.join(names)} is cached; run first: moppa data prepare task=...", file=sys.stderr)
         return 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hydra.errors import HydraException
 
+from moppa.cli.errors import prints_errors
 from moppa.data.cache import prepare_splits
 from moppa.data.check import split_check
 from moppa.data.cli import image_format, parse_args, tasks_and_sources, vtab_tasks
@@ -22,6 +23,7 @@ from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS
 
 
+@prints_errors(HydraException)
 def main() -> int:
     """Prints the outcome of each task; returns 1 if one of them could not be prepared."""
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -32,15 +34,11 @@ def main() -> int:
         print(f"{__doc__}\ntasks: {', '.join(vtab_tasks(CONFIGS))}", file=sys.stderr)
         return 2
     names = vtab_tasks(CONFIGS) if options["task"] == "all" else options["task"].split(",")
-    try:
-        pairs = tasks_and_sources(CONFIGS, names, overrides)
-        target = image_format(compose_config([f"task={names[0]}", *overrides]), options)
-        num_bytes = sum(missing_bytes(task, source, target) for task, source in pairs)
-        purpose = f"preparing {len(pairs)} task(s) at {target.size} px"
-        check_free_space(purpose, num_bytes, Path(pairs[0][1].cache))
-    except (HydraException, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    pairs = tasks_and_sources(CONFIGS, names, overrides)
+    target = image_format(compose_config([f"task={names[0]}", *overrides]), options)
+    num_bytes = sum(missing_bytes(task, source, target) for task, source in pairs)
+    purpose = f"preparing {len(pairs)} task(s) at {target.size} px"
+    check_free_space(purpose, num_bytes, Path(pairs[0][1].cache))
     failed = [task.name for task, source in pairs if not prepare_task(task, source, target)]
     if failed:
         print(f"not prepared: {', '.join(failed)}", file=sys.stderr)

@@ -12,12 +12,14 @@ import csv
 import sys
 from pathlib import Path
 
+from moppa.cli.errors import prints_errors
 from moppa.data.own_splits import csv_lines, data_yaml, find_images, fold_images, split_images, task_yaml
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, IS_CHECKOUT, user_path
 
 
+@prints_errors()
 def main() -> int:
     """Prints the files and the command that runs the tasks; returns 1 if the images or numbers are wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -35,11 +37,7 @@ def main() -> int:
         help="the folder of the YAMLs, for run.py --config-dir: %(default)s",
     )
     arguments = parser.parse_args()
-    try:
-        write(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    write(arguments)
     return 0
 
 

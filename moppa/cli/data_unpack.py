@@ -8,6 +8,7 @@ import sys
 
 from hydra.errors import HydraException
 
+from moppa.cli.errors import prints_errors
 from moppa.data.copies import MANIFEST, archives_at, install
 from moppa.data.disk_space import check_free_space
 from moppa.data.prepare import is_prepared, preparation_lock
@@ -19,6 +20,7 @@ from moppa.utils.paths import user_path
 SETTING = "DIR"
 
 
+@prints_errors(HydraException)
 def main() -> int:
     """Prints what was installed; returns 1 if an archive is damaged or cannot be copied."""
     words = sys.argv[1:]
@@ -26,13 +28,9 @@ def main() -> int:
     if {"-h", "--help"} & set(words) or len(places) != 1:
         print(__doc__)
         return 0 if {"-h", "--help"} & set(words) else 2
-    try:
-        config = compose_config(["task=eurosat", *(word for word in words if word not in places)])
-        set_connect_timeout(config.run.connect_timeout)
-        return unpack(places[0], config.data.cache)
-    except (HydraException, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    config = compose_config(["task=eurosat", *(word for word in words if word not in places)])
+    set_connect_timeout(config.run.connect_timeout)
+    return unpack(places[0], config.data.cache)
 
 
 def unpack(place: str, cache: str) -> int:

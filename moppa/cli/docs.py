@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moppa.cli.errors import prints_errors
 from moppa.report.render.readme import quoting_files, updated_text
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
@@ -48,22 +49,19 @@ class Method:
         return f"[{self.authors}](https://arxiv.org/abs/{self.arxiv})" if self.arxiv else ""
 
 
+@prints_errors()
 def main() -> int:
     """Rewrites the files and prints their paths; with --check, prints them and returns 1 if any would change."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if something would change")
     is_check = parser.parse_args().check
-    try:
-        if not IS_CHECKOUT:
-            raise UserError("moppa docs rewrites a checkout of the repository, and this is an installed package")
-        changed = [
-            (path, text)
-            for path, text in [*updated_pages(), *updated_headers()]
-            if path.read_text(encoding="utf-8") != text
-        ]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if not IS_CHECKOUT:
+        raise UserError("moppa docs rewrites a checkout of the repository, and this is an installed package")
+    changed = [
+        (path, text)
+        for path, text in [*updated_pages(), *updated_headers()]
+        if path.read_text(encoding="utf-8") != text
+    ]
     for path, text in changed:
         print(f"{path.relative_to(ROOT)}{': out of date, run make docs' if is_check else ''}")
         if not is_check:

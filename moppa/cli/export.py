@@ -15,11 +15,12 @@ The logits of what is written are compared with those of the trained model.
 import argparse
 import sys
 
+from moppa.cli.errors import prints_errors
 from moppa.export.formats import FORMATS, export
-from moppa.utils.errors import UserError
 from moppa.utils.paths import user_path
 
 
+@prints_errors()
 def main() -> int:
     """Prints the path of the file or folder, or returns 1 if the cell cannot be exported."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,11 +29,7 @@ def main() -> int:
     parser.add_argument("--to", choices=FORMATS, default="timm", help="default: %(default)s")
     parser.add_argument("--weights", metavar="FILE", help="the backbone's checkpoint, if it has moved")
     args = parser.parse_args()
-    try:
-        export(args.record, args.out, to=args.to, weights=args.weights)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    export(args.record, args.out, to=args.to, weights=args.weights)
     print(args.out)
     return 0
 

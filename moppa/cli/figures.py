@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from moppa.cli.errors import prints_errors
 from moppa.report import published
 from moppa.report.build import list_excluded, no_records, read_tables
 from moppa.report.columns import suite_columns
@@ -28,6 +29,7 @@ from moppa.utils.paths import CONFIGS, ROOT, user_path
 PUBLISHED_BASELINE = "LoRA"
 
 
+@prints_errors()
 def main() -> int:
     """Prints the path of each figure; returns 1 if a record or row is wrong and 3 if records were excluded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -41,24 +43,20 @@ def main() -> int:
         "with the fewest parameters)",
     )
     args = parser.parse_args()
-    try:
-        tables, excluded = read_tables(args.results, CONFIGS)
-        names = baselines(drawn_tables(tables), args.baseline)
-        print(without_baseline(names, args.baseline), end="", file=sys.stderr)
-        figures = [*table_figures(tables, names), *published_figures(args.results / "published.csv")]
-        if not figures and not tables:
-            raise no_records(args.results)
-        for name, spec in figures:
-            try:
-                paths = write_figure(spec(), args.results / "figures" / name)
-            except UserError as error:
-                print(f"not drawn: {name}: {error}")
-                remove_figure(args.results / "figures" / name)
-                continue
-            print(*paths, sep="\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    tables, excluded = read_tables(args.results, CONFIGS)
+    names = baselines(drawn_tables(tables), args.baseline)
+    print(without_baseline(names, args.baseline), end="", file=sys.stderr)
+    figures = [*table_figures(tables, names), *published_figures(args.results / "published.csv")]
+    if not figures and not tables:
+        raise no_records(args.results)
+    for name, spec in figures:
+        try:
+            paths = write_figure(spec(), args.results / "figures" / name)
+        except UserError as error:
+            print(f"not drawn: {name}: {error}")
+            remove_figure(args.results / "figures" / name)
+            continue
+        print(*paths, sep="\n")
     print(list_excluded(excluded, args.results), end="", file=sys.stderr)
     return 3 if excluded else 0
 

@@ -10,21 +10,18 @@ import argparse
 import sys
 
 from moppa.bench.official import Reference, measure, read_cases, write_cases
-from moppa.utils.errors import UserError
+from moppa.cli.errors import prints_errors
 from moppa.utils.paths import user_path
 
 LIMIT = 1e-10
 
 
+@prints_errors()
 def main() -> int:
     """Measures every case, prints one line for each, and writes the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=user_path)
-    try:
-        reference, cases = Reference(user_path(parser.parse_args().file)), read_cases()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    reference, cases = Reference(user_path(parser.parse_args().file)), read_cases()
     for case in cases:
         errors = measure(case, reference)
         case |= {name: f"{value:.0e}" for name, value in errors.items()}

@@ -14,28 +14,25 @@ import numpy as np
 import torch
 from timm.layers.config import set_fused_attn
 
+from moppa.cli.errors import prints_errors
 from moppa.pretrain.images import make_views
 from moppa.pretrain.loop import PretrainRecipe, View, pretrain
 from moppa.pretrain.objectives import Distill, MaskedAutoencoder, create_student
 from moppa.pretrain.teacher import load_teacher, token_statistics, write_tokens
 from moppa.pretrain.weights import write_weights
 from moppa.utils.atomic import sha256_file
-from moppa.utils.errors import UserError
 from moppa.utils.paths import user_path
 
 NUM_STATISTICS_IMAGES = 3000
 
 
+@prints_errors()
 def main() -> int:
     """Writes the weights; prints their sha256 and the loss of each epoch."""
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     set_fused_attn(False)  # on a CPU in bfloat16 the fused attention takes half of the step
-    try:
-        losses = run_pretraining(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    losses = run_pretraining(arguments)
     result = {"weights": str(arguments.out), "sha256": sha256_file(arguments.out), "losses": losses}
     print(json.dumps(result, indent=2))
     return 0

@@ -10,12 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from moppa.cli.errors import prints_errors
 from moppa.export.formats import FORMATS
 from moppa.export.push import HUB, repository_of, upload, write_repository
-from moppa.utils.errors import UserError
 from moppa.utils.paths import user_path
 
 
+@prints_errors()
 def main() -> int:
     """Prints the address of the repository or the folder, or returns 1 if the cell cannot be published."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -25,11 +26,7 @@ def main() -> int:
     parser.add_argument("--private", action="store_true", help="create a private repository")
     parser.add_argument("--weights", metavar="FILE", help="the backbone's checkpoint, if it has moved")
     args = parser.parse_args()
-    try:
-        print(push(args.record, args.target, args.to, args.weights, private=args.private))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    print(push(args.record, args.target, args.to, args.weights, private=args.private))
     return 0
 
 

@@ -8,12 +8,13 @@ The page opens from its folder, without a server or a network.
 import argparse
 import sys
 
+from moppa.cli.errors import prints_errors
 from moppa.report.build import list_excluded, no_records, read_tables
 from moppa.report.page import write_page
-from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, ROOT, user_path
 
 
+@prints_errors()
 def main() -> int:
     """Prints the paths of the page; returns 1 if a record is wrong and 3 if records were excluded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -21,14 +22,10 @@ def main() -> int:
         "results", nargs="?", type=user_path, default=ROOT / "results", help="the folder of the results"
     )
     args = parser.parse_args()
-    try:
-        tables, excluded = read_tables(args.results, CONFIGS)
-        if not tables and not excluded:
-            raise no_records(args.results)
-        print(*write_page(tables, args.results / "report"), sep="\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    tables, excluded = read_tables(args.results, CONFIGS)
+    if not tables and not excluded:
+        raise no_records(args.results)
+    print(*write_page(tables, args.results / "report"), sep="\n")
     print(list_excluded(excluded, args.results), end="", file=sys.stderr)
     return 3 if excluded else 0
 

@@ -9,13 +9,14 @@ operator after the training: how a token in the middle of the grid spreads to it
 import argparse
 import sys
 
+from moppa.cli.errors import prints_errors
 from moppa.report.plots.charts import ROUTE_CHARTS
 from moppa.report.plots.figure_files import write_figure
 from moppa.report.plots.routes import read_routes
-from moppa.utils.errors import UserError
 from moppa.utils.paths import user_path
 
 
+@prints_errors()
 def main() -> int:
     """Prints the paths of the figures; returns 1 if the record holds no routes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -23,14 +24,10 @@ def main() -> int:
     parser.add_argument("--out", type=user_path, metavar="FOLDER", help="folder of the figures (default: the record's)")
     args = parser.parse_args()
     folder = args.out or args.record.parent
-    try:
-        routes = read_routes(args.record)
-        for name, chart in ROUTE_CHARTS.items():
-            spec = chart({args.record.stem: routes}, str(args.record))
-            print(*write_figure(spec, folder / f"{args.record.stem}-{name}"), sep="\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    routes = read_routes(args.record)
+    for name, chart in ROUTE_CHARTS.items():
+        spec = chart({args.record.stem: routes}, str(args.record))
+        print(*write_figure(spec, folder / f"{args.record.stem}-{name}"), sep="\n")
     return 0
 
 

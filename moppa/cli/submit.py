@@ -8,11 +8,12 @@ send it. `moppa verify PACK.zip` checks it, `moppa accept PACK.zip` adds it to t
 import argparse
 import sys
 
+from moppa.cli.errors import prints_errors
 from moppa.record.pack import write_pack
-from moppa.utils.errors import UserError
 from moppa.utils.paths import user_path
 
 
+@prints_errors()
 def main() -> int:
     """Prints the path of the pack, or returns 1 if nothing was packed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -24,18 +25,14 @@ def main() -> int:
     parser.add_argument("--tensors", action="store_true", help="pack the kept tensors too, for --reevaluate")
     args = parser.parse_args()
     results = args.results.parent if args.results.name == "records" else args.results
-    try:
-        manifest = write_pack(
-            results,
-            args.pack,
-            sender=args.sender,
-            contact=args.contact,
-            pattern=args.only,
-            with_tensors=args.tensors,
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    manifest = write_pack(
+        results,
+        args.pack,
+        sender=args.sender,
+        contact=args.contact,
+        pattern=args.only,
+        with_tensors=args.tensors,
+    )
     count = sum(name.endswith(".json") for name in manifest["files"])
     print(f"{args.pack}: {count} records by {manifest['sender']}, commits {', '.join(manifest['commits'])}")
     return 0

@@ -11,6 +11,7 @@ import sys
 
 from rich.console import Console
 
+from moppa.cli.errors import prints_errors
 from moppa.report.build import list_excluded, no_records, write_tables
 from moppa.report.render.readme import quoting_files, update_readme
 from moppa.report.render.terminal import show
@@ -20,6 +21,7 @@ from moppa.utils.paths import CONFIGS, IS_CHECKOUT, ROOT, user_path
 EXCLUDED = 3  # exit status
 
 
+@prints_errors()
 def main() -> int:
     """Prints every table and the paths of the files written, and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,13 +30,9 @@ def main() -> int:
     parser.add_argument("--quiet", action="store_true", help="print paths only")
     args = parser.parse_args()
     is_own_results = IS_CHECKOUT and args.results.resolve() == ROOT.resolve() / "results"
-    try:
-        output = write_tables(args.results, CONFIGS, strict=args.strict)
-        if not output.written and not output.excluded:
-            raise no_records(args.results)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    output = write_tables(args.results, CONFIGS, strict=args.strict)
+    if not output.written and not output.excluded:
+        raise no_records(args.results)
     console = Console(soft_wrap=False)
     for table in output.tables if not args.quiet else []:
         show(table, console)

@@ -27,6 +27,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from moppa.cli.errors import prints_errors
 from moppa.record.pack import MANIFEST, find_pack_problems, opened, read_manifest
 from moppa.record.recount import find_other_count
 from moppa.record.schema import read_record
@@ -37,6 +38,7 @@ from moppa.utils.paths import ROOT, user_path
 from moppa.utils.provenance import has_commit
 
 
+@prints_errors()
 def main() -> int:
     """Prints one line for each problem, and how many records were verified."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,17 +49,33 @@ def main() -> int:
     parser.add_argument("--draw", type=int, metavar="SEED", help="which cells --rerun draws; default: at random")
     args = parser.parse_args()
     given = args.results.parent if args.results.name == "records" else args.results
-    try:
-        with opened(given) as results:
-            packs = submitted_packs(results)
-            return max([verify(results, given, args), *(verify(folder, folder, args) for folder in packs)])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with opened(given) as results:
+        places = {results: given, **{folder: folder for folder in submitted_packs(results)}}
+        return max(
+            verify(
+                folder,
+                shown,
+                counts_parameters=not args.no_recount,
+                reevaluate=args.reevaluate,
+                rerun=args.rerun,
+                draw=args.draw,
+            )
+            for folder, shown in places.items()
+        )
 
 
-def verify(results: Path, given: Path, args: argparse.Namespace) -> int:
+def verify(
+    results: Path,
+    given: Path,
+    *,
+    counts_parameters: bool = True,
+    reevaluate: Sequence[str] | None = None,
+    rerun: Sequence[str] | None = None,
+    draw: int | None = None,
+) -> int:
     """Prints the problems of a results folder, which the user gave as `given`, and returns the exit status.
+
+    The options are those of the command; without one its check is left out.
 
     Raises:
         UserError: if there are no records, or an option has a bad value.
@@ -72,13 +90,13 @@ def verify(results: Path, given: Path, args: argparse.Namespace) -> int:
     found = {finding.path for finding in findings}
     sound = [path for path in paths if path.relative_to(root).as_posix() not in found]
     for path in sound:
-        of_path = deep_problems(path, not args.no_recount)
+        of_path = deep_problems(path, counts_parameters)
         findings += [Finding(path=path.relative_to(root).as_posix(), problem=problem) for problem in of_path]
-    if args.reevaluate is not None:
-        settings = dict(parse_setting("--reevaluate", text) for text in args.reevaluate)
+    if reevaluate is not None:
+        settings = dict(parse_setting("--reevaluate", text) for text in reevaluate)
         findings += repeat_all(sound, root, "evaluated", reevaluator(settings))
-    if args.rerun is not None:
-        findings += rerun_some(sound, root, args.rerun, args.draw)
+    if rerun is not None:
+        findings += rerun_some(sound, root, rerun, draw)
     for warning in verification.warnings:
         print(f"warning: {shown / warning.path}: {warning.problem}")
     for problem in problems:
