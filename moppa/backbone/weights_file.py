@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moppa.utils.atomic import sha256_file
-from moppa.utils.errors import SettingError
+from moppa.utils.errors import SettingError, first_line
 from moppa.utils.network import PROXY_HINT, NoAnswerError, check_reachable, interruptible
 from moppa.utils.paths import user_path
 
@@ -75,14 +75,10 @@ def download_weights(timm_name: str) -> Path:
             check_reachable(f"{constants.ENDPOINT}/{repository}/resolve/main/{name}")
         return Path(interruptible(hf_hub_download, repository, name))
     except Exception as error:
-        reason = str(error) if isinstance(error, NoAnswerError) else f"{type(error).__name__}: {first_line(error)}"
+        line = first_line(error, otherwise="no reason given")
+        reason = str(error) if isinstance(error, NoAnswerError) else f"{type(error).__name__}: {line}"
         raise SettingError(
             "backbone.weights",
             f": cannot download {repository} ({reason}); connect once, copy the hub's cache from a machine that has it "
             f"(HF_HUB_CACHE=DIR HF_HUB_OFFLINE=1), or give a file: backbone.weights=FILE; {PROXY_HINT}",
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message."""
-    return (str(error).splitlines() or ["no reason given"])[0]

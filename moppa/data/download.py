@@ -12,7 +12,7 @@ from moppa.data.disk_space import format_bytes
 from moppa.data.task import Task
 from moppa.data.tfds_network import limited_downloads
 from moppa.data.tfds_without_tensorflow import without_tensorflow
-from moppa.utils.errors import UserError
+from moppa.utils.errors import UserError, first_line
 from moppa.utils.locks import file_lock
 from moppa.utils.network import PROXY_HINT, NoAnswerError
 from moppa.utils.paths import IS_CHECKOUT, user_path
@@ -116,8 +116,3 @@ def download_size(builder: Any) -> str:
     """Returns the maximum size of the download: the figure of TFDS, or the sum over all files of the builder."""
     num_bytes = int(builder.info.download_size) or sum(info.size for info in (builder.url_infos or {}).values())
     return f"at most {format_bytes(num_bytes)}" if num_bytes else "of unknown size"
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, or its type if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moppa.data.disk_space import check_free_space, format_bytes
-from moppa.data.tfds_network import named_errors
 from moppa.utils.atomic import sha256_file, write_error
 from moppa.utils.errors import UserError
 from moppa.utils.locks import file_lock
-from moppa.utils.network import PROXY_HINT, TIMEOUTS, NoAnswerError, check_reachable, interruptible
+from moppa.utils.network import PROXY_HINT, TIMEOUTS, NoAnswerError, check_reachable, interruptible, named_errors
 from moppa.utils.paths import user_path
 from moppa.utils.progress import progress_bar
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, ClassVar
 
-from moppa.data.download import download_and_prepare, first_line, how_to_get
+from moppa.data.download import download_and_prepare, how_to_get
 from moppa.data.source import Example
 from moppa.data.task import Task
 from moppa.data.tfds_mirror import copy_prepared
 from moppa.utils import validate
-from moppa.utils.errors import UserError
+from moppa.utils.errors import UserError, first_line
 from moppa.utils.paths import user_path
 
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from moppa.utils.network import TIMEOUTS, DaemonThreads, NoAnswerError, check_reachable, server, stalled
+from moppa.utils.network import TIMEOUTS, DaemonThreads, check_reachable, named_errors
 
 NUM_DOWNLOADS = 50  # at a time, as in TFDS, if the builder has no other number
 MAX_RETRIES = 2  # of a request, after the server answered once
@@ -38,19 +38,3 @@ def limited_downloads() -> Iterator[None]:
         patches.enter_context(patch.object(downloader, "MAX_RETRIES", MAX_RETRIES))
         patches.enter_context(patch.object(downloader, "get_downloader", get_downloader))
         yield
-
-
-@contextmanager
-def named_errors(url: str) -> Iterator[None]:
-    """Makes `NoAnswerError` of the errors of `requests` about a connection."""
-    from requests import ConnectionError, Timeout
-    from urllib3.exceptions import MaxRetryError, TimeoutError
-
-    try:
-        yield
-    except (ConnectionError, Timeout) as error:
-        cause = error.args[0] if error.args else error
-        reason = cause.reason if isinstance(cause, MaxRetryError) else cause
-        if isinstance(error, Timeout) or isinstance(reason, TimeoutError):
-            raise stalled(url) from error
-        raise NoAnswerError(f"the connection to {server(url)} failed ({reason})") from error

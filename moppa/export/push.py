@@ -12,7 +12,7 @@ from moppa.export.card import render_card
 from moppa.export.facts import plain_model, timm_settings
 from moppa.export.formats import FORMATS
 from moppa.record.files import copy_files, record_files
-from moppa.record.trained import Finished, load_finished
+from moppa.record.trained import Finished, load_finished, results_folders
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
 from moppa.utils.network import check_reachable, interruptible
@@ -45,7 +45,7 @@ def write_repository(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder: choose a new one")
-    results = results_of(path)
+    results, record = results_folders(path)[0]
     written = []
     for name in formats or ("timm", "peft"):
         finished = load_finished(path, weights=weights)  # a format merges the method into the model
@@ -61,22 +61,10 @@ def write_repository(
     finished = load_finished(path, weights=weights)
     if "timm" in written:
         write_timm_config(finished, out / "config.json")
-    copy_files(record_files(path, results, with_tensors=True), results, out)
+    copy_files(record_files(record, results, with_tensors=True), results, out)
     with atomic_write(out / "README.md") as temporary:
         temporary.write_text(render_card(finished.record, path, repository, written), encoding="utf-8")
     return written
-
-
-def results_of(path: Path) -> Path:
-    """Returns the results folder of a record.
-
-    Raises:
-        UserError: if it is in none.
-    """
-    root = next((folder for folder in path.absolute().parents if folder.name == "records"), None)
-    if root is None:
-        raise UserError(f"{path} is not in a results folder (.../records/...): give the record at its original path")
-    return root.parent
 
 
 def write_timm_config(finished: Finished, out: Path) -> None:

@@ -1,5 +1,6 @@
 """The files of a record below a results folder: its predictions, its trained tensors, and the tune records it names."""
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,9 +20,9 @@ def record_files(path: Path, results: Path, *, with_tensors: bool) -> list[Path]
     return [file for file in files if file.is_file()]
 
 
-def copy_files(files: Iterable[Path], results: Path, out: Path) -> None:
-    """Copies files below `results` to the same places below `out`."""
+def copy_files(files: Iterable[Path], folder: Path, out: Path) -> None:
+    """Copies files below `folder` to the same places below `out`."""
     for file in dict.fromkeys(files):
-        target = out / file.relative_to(results)
+        target = out / file.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(file.read_bytes())
+        shutil.copyfile(file, target)

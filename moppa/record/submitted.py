@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+from moppa.record.files import copy_files
 from moppa.record.pack import MANIFEST, read_manifest
 from moppa.utils.atomic import write_error
 from moppa.utils.errors import UserError
@@ -39,9 +40,7 @@ def add_pack(folder: Path, results: Path) -> Path:
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        for file in (MANIFEST, *manifest["files"]):
-            (temporary / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / file, temporary / file)
+        copy_files([folder / file for file in (MANIFEST, *manifest["files"])], folder, temporary)
         temporary.replace(target)
     except OSError as error:
         raise write_error(target, error) from error

@@ -70,14 +70,27 @@ def trained_path(path: Path) -> Path:
         UserError: if the record is not in a results folder.
     """
     files = [
-        root.parent / "checkpoints" / place.relative_to(root).with_suffix(".safetensors")
+        results / "checkpoints" / record.relative_to(results / "records").with_suffix(".safetensors")
+        for results, record in results_folders(path)
+    ]
+    return next((file for file in files if file.is_file()), files[0])
+
+
+def results_folders(path: Path) -> list[tuple[Path, Path]]:
+    """Returns the results folders that a record is in, each with the record's path below it, the likeliest first.
+
+    Raises:
+        UserError: if it is in none.
+    """
+    found = [
+        (root.parent, place)
         for place in (Path(os.path.abspath(path)), path.resolve())  # noqa: PTH100 - the folder may be a link
         for root in place.parents
         if root.name == "records"
     ]
-    if not files:
+    if not found:
         raise UserError(f"{path} is not in a results folder (.../records/...): give the record at its original path")
-    return next((file for file in files if file.is_file()), files[0])
+    return found
 
 
 def load_trained(model: nn.Module, path: Path, record: Mapping[str, Any]) -> None:

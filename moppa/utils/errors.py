@@ -28,6 +28,11 @@ class SettingError(UserError):
         return self if self.setting.startswith(f"{path}.") else SettingError(f"{path}.{self.setting}", self.message)
 
 
+def first_line(error: BaseException, *, otherwise: str | None = None) -> str:
+    """Returns the first line of an error's message; if it has none, `otherwise` or the type of the error."""
+    return (str(error).strip().splitlines() or [otherwise or type(error).__name__])[0]
+
+
 def traceback_file(error: Exception) -> Path:
     """Returns the file that holds the traceback of an error: that of its cell, else a new one in outputs/errors/."""
     if isinstance(file := getattr(error, "traceback_file", None), Path):

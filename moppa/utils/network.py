@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from ssl import SSLError
@@ -113,6 +114,22 @@ def no_answer(url: str, seconds: float) -> NoAnswerError:
 def stalled(url: str) -> NoAnswerError:
     """Returns the error for a download that receives nothing more."""
     return NoAnswerError(f"{url} sent nothing for {TIMEOUTS.stall:g} s")
+
+
+@contextmanager
+def named_errors(url: str) -> Iterator[None]:
+    """Makes `NoAnswerError` of the errors of `requests` about a connection."""
+    from requests import ConnectionError, Timeout
+    from urllib3.exceptions import MaxRetryError, TimeoutError
+
+    try:
+        yield
+    except (ConnectionError, Timeout) as error:
+        cause = error.args[0] if error.args else error
+        reason = cause.reason if isinstance(cause, MaxRetryError) else cause
+        if isinstance(error, Timeout) or isinstance(reason, TimeoutError):
+            raise stalled(url) from error
+        raise NoAnswerError(f"the connection to {server(url)} failed ({reason})") from error
 
 
 def server(url: str) -> str:

@@ -99,7 +99,8 @@ def test_a_repository_has_a_card_the_exports_and_what_verify_needs(record, hub, 
 
 
 def test_a_folder_is_written_and_a_full_one_is_left_alone(record, tmp_path, monkeypatch, capsys):
-    assert run_push(monkeypatch, record, tmp_path / "card", "--to", "peft") == 0
+    monkeypatch.chdir(record.parents[7])
+    assert run_push(monkeypatch, record.relative_to(record.parents[7]), tmp_path / "card", "--to", "peft") == 0
     files = {path.name for path in (tmp_path / "card").iterdir()}
     assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors", "checkpoints", "records"}
     assert run_push(monkeypatch, record, tmp_path / "card") == 1
