@@ -27,6 +27,7 @@ if not torch.cuda.is_available():
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+QUICK_METHODS = {"adapter", "bitfit", "linear", "lora", "moppa", "ssf", "vpt_deep"}  # one of each kind of insertion
 TOY = [
     "task=eurosat",
     "task.fingerprint=null",
@@ -64,6 +65,11 @@ def config_of(*overrides: str) -> DictConfig:
     config = copy.deepcopy(composed(tuple(override for override in overrides if override not in values)))
     ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
     return config
+
+
+def mostly_slow(names, quick):
+    """Returns the parameters of a test that is slow for all names but some."""
+    return [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in names]
 
 
 def pytest_collection_finish():

@@ -24,7 +24,7 @@ from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
 from moppa.utils.matmul import set_matmul_backend, use_backend
 from moppa.utils.seeds import generator_for, seeded
-from tests.conftest import CONFIGS, METHODS, config_of
+from tests.conftest import CONFIGS, METHODS, QUICK_METHODS, config_of
 from tests.models import (
     BACKBONES,
     FAMILIES,
@@ -80,10 +80,9 @@ def name_of(pair):
     return "-".join(pair).replace(" ", "_")
 
 
-# These are inserted in different ways. On Swin and ConvNeXt the laws of the other methods are slow tests.
-QUICK = {"adapter", "bitfit", "linear", "lora", "moppa", "ssf"}
+# On Swin and ConvNeXt the laws of most methods are slow tests.
 SHARED = [
-    pytest.param(pair, id=name_of(pair), marks=[] if pair in ON_VIT or pair[0] in QUICK else pytest.mark.slow)
+    pytest.param(pair, id=name_of(pair), marks=[] if pair in ON_VIT or pair[0] in QUICK_METHODS else pytest.mark.slow)
     for pair in DEFINED
 ]
 

@@ -18,7 +18,7 @@ from moppa.data.tfds import TfdsSource
 from moppa.demo import ALL_TASKS
 from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
-from tests.conftest import CONFIGS, config_of
+from tests.conftest import CONFIGS, config_of, mostly_slow
 
 MINI = sorted(path.stem for path in (CONFIGS / "task" / "mini").glob("*.yaml"))
 
@@ -80,9 +80,7 @@ def bounds(split):
     return int(first or 0), int(end)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in {"spots", "terrain"} else pytest.mark.slow) for name in MINI]
-)
+@pytest.mark.parametrize("name", mostly_slow(MINI, {"spots", "terrain"}))
 def test_an_image_depends_only_on_seed_and_index_and_every_class_occurs(name):
     task = task_of(name)
     draw = draw_function(task)

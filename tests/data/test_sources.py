@@ -24,7 +24,7 @@ from moppa.data.split import split_folder
 from moppa.data.task import SPLITS
 from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
-from tests.conftest import CONFIGS, ROOT, config_of
+from tests.conftest import CONFIGS, ROOT, config_of, mostly_slow
 from tests.run_script import script
 from tests.test_configs import TASKS
 
@@ -177,11 +177,8 @@ def append(folder, line):
         file.write(line + "\n")
 
 
-QUICK = {"a line without a label", "an image missing", "no folder", "no val200 list"}  # the others are slow tests
-
-
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FAULTS]
+    "name", mostly_slow(FAULTS, {"a line without a label", "an image missing", "no folder", "no val200 list"})
 )
 def test_a_fault_in_noahs_folder_is_reported_and_nothing_is_cached(name, noah_copy, tmp_path):
     damage, expected = FAULTS[name]

@@ -18,6 +18,7 @@ from moppa.data.task import check_split
 from moppa.data.tfds import to_example
 from moppa.data.tfds_without_tensorflow import read_tfrecords
 from moppa.utils.errors import UserError
+from tests.conftest import mostly_slow
 from tests.data import miniatures
 from tests.data.test_all_tasks import task_and_source
 
@@ -84,9 +85,7 @@ def pixels(image):
     return hashlib.sha256(np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))).hexdigest()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in MINIATURES]
-)
+@pytest.mark.parametrize("name", mostly_slow(MINIATURES, QUICK))
 def test_a_data_set_is_prepared_from_its_archives(name, tmp_path, monkeypatch):
     if name in NEEDED:
         pytest.importorskip(NEEDED[name])

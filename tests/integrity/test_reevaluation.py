@@ -1,22 +1,19 @@
 """`moppa verify --reevaluate` finds predictions that the kept tensors do not give, even if everything else agrees."""
 
-import json
-import shutil
 import sys
 
-import numpy as np
 import pytest
 
 from moppa.cli import verify
 from moppa.record.reevaluate import NotEvaluatedError, evaluation_config, is_same_machine, reevaluate
 from moppa.record.schema import read_record
 from moppa.record.verify import verify_records
-from moppa.utils.atomic import sha256_file
 from moppa.utils.device import get_device
 from moppa.utils.errors import UserError
 from run import run_cell
 from tests.conftest import config_of
 from tests.factories import write_record_file
+from tests.integrity.forgery import forge
 
 
 @pytest.fixture(scope="module")
@@ -27,26 +24,6 @@ def finished(tmp_path_factory):
 
     places = [f"run.results={folder / 'results'}", f"data.cache={folder / 'cache'}"]
     return run_cell(config_of(*TOY, *places, "method=lora", "train.epochs=1")).record
-
-
-@pytest.fixture
-def record(finished, tmp_path):
-    """A copy of the finished cell's results."""
-    results = shutil.copytree(finished.parents[6], tmp_path / "results")
-    return results / finished.relative_to(finished.parents[6])
-
-
-def forge(path, num_images):
-    """Makes predictions correct, with the count and the digest that go with them."""
-    file, content = path.with_suffix(".npz"), json.loads(path.read_text())
-    with np.load(file) as arrays:
-        edited = dict(arrays)
-    wrong = np.flatnonzero(edited["predicted"] != edited["label"])[:num_images]
-    assert len(wrong) == num_images
-    edited["predicted"][wrong] = edited["label"][wrong]
-    np.savez_compressed(file, **edited)
-    content |= {"correct": content["correct"] + num_images, "predictions": {"sha256": sha256_file(file)}}
-    path.write_text(json.dumps(content))
 
 
 def test_the_kept_tensors_give_the_recorded_predictions(record):

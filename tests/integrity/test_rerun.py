@@ -1,7 +1,5 @@
 """`moppa verify --rerun` runs cells again and finds numbers that nobody's cell gives."""
 
-import json
-import shutil
 import sys
 
 import numpy as np
@@ -11,9 +9,9 @@ from moppa.cli import verify
 from moppa.record.rerun import count_noise, draw_records, has_same_code
 from moppa.record.schema import read_record
 from moppa.record.verify import verify_records
-from moppa.utils.atomic import sha256_file
 from run import run_cell
 from tests.conftest import TOY, config_of
+from tests.integrity.forgery import forge
 
 
 @pytest.fixture(scope="module")
@@ -22,25 +20,6 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     places = [f"run.results={folder / 'results'}", f"data.cache={folder / 'cache'}", "task.num_test=400"]
     return run_cell(config_of(*TOY, *places, "method=bitfit", "train.epochs=1", "run.threads=1")).record
-
-
-@pytest.fixture
-def record(finished, tmp_path):
-    results = shutil.copytree(finished.parents[6], tmp_path / "results")
-    return results / finished.relative_to(finished.parents[6])
-
-
-def forge(path, num_images):
-    """Makes wrong predictions correct, with the count and the digest that go with them, and drops the tensors."""
-    file, content = path.with_suffix(".npz"), json.loads(path.read_text())
-    with np.load(file) as arrays:
-        edited = dict(arrays)
-    wrong = np.flatnonzero(edited["predicted"] != edited["label"])[:num_images]
-    assert len(wrong) == num_images
-    edited["predicted"][wrong] = edited["label"][wrong]
-    np.savez_compressed(file, **edited)
-    content |= {"correct": content["correct"] + num_images, "predictions": {"sha256": sha256_file(file)}}
-    path.write_text(json.dumps(content))
 
 
 def rerun(path, monkeypatch, capsys, *words):

@@ -28,7 +28,13 @@ def results(tmp_path_factory):
     for method, percent in (("linear", 50), ("lora", 70), ("moppa", 69)):
         for task in ("dtd", "eurosat"):
             write_record_file(
-                folder, "backbone=vit_b16_in21k", f"method={method}", f"task={task}", percent=percent, predictions=True
+                folder,
+                "backbone=vit_b16_in21k",
+                f"method={method}",
+                f"task={task}",
+                percent=percent,
+                predictions=True,
+                alone=True,
             )
     return folder
 

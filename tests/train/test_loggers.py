@@ -9,7 +9,7 @@ from moppa.train.loggers import SafeLogger, TensorBoardLogger, WandbLogger, auto
 from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
 from run import run_cell
-from tests.conftest import config_of
+from tests.conftest import config_of, mostly_slow
 
 
 class Failing:
@@ -38,7 +38,7 @@ def record_in(folder):
     return read_record(path)
 
 
-@pytest.mark.parametrize("at", ["log", *(pytest.param(name, marks=pytest.mark.slow) for name in ("start", "finish"))])
+@pytest.mark.parametrize("at", mostly_slow(["start", "log", "finish"], {"log"}))
 def test_a_failing_logger_is_reported_once_and_disabled(at, toy, tmp_path, monkeypatch, capsys):
     failing = Failing(at)
     monkeypatch.setattr(

@@ -7,19 +7,14 @@ import torch
 
 from moppa.train import step
 from moppa.utils.errors import UserError
-from tests.conftest import METHODS
+from tests.conftest import METHODS, QUICK_METHODS, mostly_slow
 from tests.train.recorder import record
 from tests.train.trainings import StopsAfter, train
 
 CPU = torch.device("cpu")
 
 
-QUICK = {"adapter", "linear", "lora", "moppa", "ssf", "vpt_deep"}  # one of each kind; the others are slow tests
-
-
-@pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in METHODS]
-)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, QUICK_METHODS))
 def test_replayed_steps_are_the_eager_steps(method, tmp_path):
     assert train(method, tmp_path / "a", recorder=record) == train(method, tmp_path / "b")
 
