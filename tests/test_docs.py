@@ -108,7 +108,8 @@ def test_a_new_method_is_one_py_and_one_yaml(tmp_path):
     tree = tmp_path / "tree"
     for name in ("moppa", "baselines", "configs", "docs", "tests"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("README.md", "run.py", "pyproject.toml"):
+    (tree / "results").mkdir()
+    for name in ("README.md", "run.py", "pyproject.toml", "results/official.csv"):
         shutil.copy(ROOT / name, tree / name)
     before = {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()}
 

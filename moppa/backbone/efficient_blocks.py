@@ -73,7 +73,9 @@ class EfficientBlock(Block):
         kept = x.new_empty(len(x)).bernoulli_(keep_prob).nonzero().flatten()
         if len(kept) in (0, len(x)):  # if no image is kept, the branch's gradients must be zero and not absent
             return residual.add(branch(x), alpha=1 / keep_prob if len(kept) else 0)
-        return residual.index_add(0, kept, branch(x.index_select(0, kept)), alpha=1 / keep_prob)
+        added = branch(x.index_select(0, kept))
+        dtype = torch.promote_types(residual.dtype, added.dtype)  # of residual + added: autocast gives other branches
+        return residual.to(dtype).index_add(0, kept, added.to(dtype), alpha=1 / keep_prob)
 
 
 def skip_unused(model: nn.Module, optimizations: Sequence[str]) -> nn.Module:

@@ -22,6 +22,7 @@ class NoiseSource:
     cache: str
     name: str
     download: bool
+    mirror: str | None
 
     def examples(self, task: Task, split: str) -> Iterator[Example]:
         """Yields the examples of a split."""

@@ -100,7 +100,10 @@ def table_view(index: int, table: Table) -> dict[str, Any]:
         "spans": [(group, count) for group, count in counts if count],
         "empty": [header.title for header, is_filled in zip(headers, filled, strict=True) if not is_filled],
         "notes": [note for note in table_notes(table) if note != PUBLISHED_NOTE],
-        "rows": [(row, list(compress(line, filled))) for row, line in zip(table.rows, cells, strict=True)],
+        "rows": [
+            (row, method_links(row.method, CONFIGS), list(compress(line, filled)))
+            for row, line in zip(table.rows, cells, strict=True)
+        ],
         "published_rows": [
             (row, row.flags(table.checkpoint), list(compress(line, filled)))
             for row, line in zip(table.published, published, strict=True)
@@ -147,7 +150,6 @@ def table_data(table: Table, config_ids: dict[str, int]) -> dict[str, Any]:
         "title": table.title,
         "columns": {column.task: column.title for column in table.columns},
         "rows": [row.name for row in table.rows],
-        "links": [method_links(row.method, CONFIGS) for row in table.rows],
         "cells": {
             f"{index} {task}": cell_data(records, config_ids)
             for index, row in enumerate(table.rows)

@@ -36,16 +36,22 @@ class Evaluator:
 
     @torch.inference_mode()
     def evaluate(
-        self, model: nn.Module, images: np.ndarray, *, title: str, keep_logits: bool
+        self, model: Any, images: np.ndarray, *, title: str, keep_logits: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the predicted classes (N,) int16 and, if they are kept, the logits (N, classes) float16."""
-        classes, kept = [], []
+        device = model.get_classifier().weight.device
+        # allocated once: small tensors that outlive each batch would leave holes that the next batch does not fit into
+        predicted = torch.empty(len(images), dtype=torch.int16, device=device)
+        kept, start = None, 0
         for logits in self.run(model, model, images, title=title):
-            classes.append(logits.argmax(dim=1))
-            kept += [logits.half()] if keep_logits else []
+            batch = slice(start, start + len(logits))
+            predicted[batch] = logits.argmax(dim=1)
+            if keep_logits:
+                kept = kept if kept is not None else logits.new_empty(len(images), logits.shape[1], dtype=torch.half)
+                kept[batch] = logits
+            start = batch.stop
         # copied to the host once, so that a GPU computes while the host reads images
-        predicted = torch.cat(classes).cpu().numpy().astype(np.int16) if classes else np.empty(0, dtype=np.int16)
-        return predicted, torch.cat(kept).cpu().numpy() if kept else None
+        return predicted.cpu().numpy(), kept.cpu().numpy() if kept is not None else None
 
     def run(
         self, model: Any, forward: Callable[[Tensor], Tensor], images: np.ndarray, *, title: str

@@ -67,6 +67,14 @@ def test_a_branch_computes_the_kept_images_only(share, monkeypatch):
     assert all(parameter.grad is not None for parameter in trainable_parameters(model).values())
 
 
+def test_dropped_samples_are_skipped_under_autocast():
+    model = skip_unused(with_drop_path(model_with("lora"), 0.5), ["dropped_samples"]).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = F.cross_entropy(model(batch()[0]).float(), batch()[1])
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in trainable_parameters(model).values())
+
+
 def test_an_unknown_optimization_is_named():
     with pytest.raises(UserError, match=r"run\.skip_unused='tokens': it must be one of last_block_tokens, dropped"):
         skip_unused(model_with("lora"), ["tokens"])

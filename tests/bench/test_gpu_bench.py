@@ -53,6 +53,7 @@ def test_a_part_writes_its_result_and_the_table_shows_it(tmp_path, monkeypatch):
         run_part(part, CPU, tmp_path / f"{part}.json")
     assert not (tmp_path / "compiled.json").exists()
     measured = {part: json.loads((tmp_path / f"{part}.json").read_text()) for part in ("machine", "steps")}
+    assert not any("error" in row for row in measured["steps"])
     lines = table(
         measured | {"evaluation": None, "peft": {"seconds_per_image": RATIOS}, "cells": {"vit": {"all": 2.0}}}, ON_CPU
     )
@@ -67,6 +68,12 @@ def test_a_part_writes_its_result_and_the_table_shows_it(tmp_path, monkeypatch):
         assert words in text
     assert max(map(len, lines)) < 120
     assert size_for(torch.device("cuda")) is gpu.ON_GPU
+
+
+def test_the_cells_read_noise(tmp_path):
+    config = config_of(*gpu.noise_cell(ON_CPU, "test_vit", tmp_path))
+    task = instantiate(config, "task")
+    assert len(list(instantiate(config, "data").examples(task, "test"))) == 20
 
 
 MACHINE = {"name": "a machine", "gemm_flops_per_second": 1e12, "gemm_dtype": "float32", "copy_bytes_per_second": 1e10}

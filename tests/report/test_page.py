@@ -1,6 +1,7 @@
 """The page in a headless Chromium, opened from its folder: sort, filter, cells, themes, keys, escaping, charts."""
 
 import json
+import re
 import shutil
 import time
 
@@ -271,7 +272,7 @@ def test_columns_without_a_number_are_named_below_the_table(browser, tmp_path):
 
 
 def test_the_page_requests_nothing_from_a_network(index):
-    text = index.read_text(encoding="utf-8")
+    text = re.sub(r"<a [^>]+>", "", index.read_text(encoding="utf-8"))  # links are followed by people only
     assert "http://" not in text
     assert "https://" not in text
 

@@ -9,9 +9,8 @@ const createElement = (name, text, attributes = {}) => {
 };
 
 const pageData = (async () => {
-  const bytes = Uint8Array.from(atob(find("#data").textContent), (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return JSON.parse(await new Response(stream).text());
+  const packed = await fetch(`data:application/gzip;base64,${find("#data").textContent}`);
+  return new Response(packed.body.pipeThrough(new DecompressionStream("gzip"))).json();
 })();
 
 const currentSection = () => find("section:not([hidden])");
@@ -33,17 +32,6 @@ function filterRows() {
   }
   saveState();
   find("#row-count").textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
-}
-
-// Adds links to paper and code behind the names of our rows.
-async function addLinks() {
-  const { tables } = await pageData;
-  for (const button of findAll("tbody tr:not(.published)")) {
-    const table = tables[Number(button.closest("section").dataset.table)];
-    for (const [text, address] of Object.entries(table.links[table.rows.indexOf(button.dataset.name)] ?? {})) {
-      find("th", button).append(" ", createElement("a", text, { href: address, rel: "noopener", class: "link" }));
-    }
-  }
 }
 
 // Returns the text of a cell without links.
@@ -127,6 +115,20 @@ const embedOptions = () => ({
   },
 });
 
+let chartLibrary; // a promise: the library is loaded with the first chart, because it is larger than most pages
+
+// Draws a chart into an element.
+async function drawChart(element, spec) {
+  chartLibrary ??= new Promise((resolve, reject) => {
+    const script = createElement("script", undefined, { src: "vega.js" });
+    script.addEventListener("load", resolve);
+    script.addEventListener("error", reject);
+    document.head.append(script);
+  });
+  await chartLibrary;
+  return vegaEmbed(element, spec, embedOptions());
+}
+
 // Adds the charts of the current table; each is drawn when it is scrolled into view.
 async function drawCharts() {
   const container = currentSection() && find(".charts", currentSection());
@@ -137,9 +139,13 @@ async function drawCharts() {
     for (const { isIntersecting, target } of entries) {
       if (!isIntersecting) continue;
       observer.unobserve(target);
+      if ("scatter" in target.dataset) {
+        drawScatter(target);
+        continue;
+      }
       const chart = charts[target.dataset.chart];
       const isOurs = !target.dataset.chart.endsWith("published rows");
-      vegaEmbed(find("div", target), isOurs ? withRows(chart, new Set(shown)) : chart, embedOptions());
+      drawChart(find("div", target), isOurs ? withRows(chart, new Set(shown)) : chart);
     }
   }, { rootMargin: "300px" });
   const shown = findAll("tbody tr:not([hidden]):not(.published)", currentSection()).map((row) => row.dataset.name);
@@ -151,7 +157,9 @@ async function drawCharts() {
     container.append(figure);
     observer.observe(figure);
   }
-  await drawScatter(container);
+  const scatter = createElement("figure", undefined, { "data-scatter": "" });
+  container.append(scatter);
+  observer.observe(scatter);
 }
 
 function createTable(titles, lines, className = "") {
@@ -234,7 +242,7 @@ async function openCell(button) {
   find("#cell-body").replaceChildren(seedTable(cell.seeds), factTable(cell), panels, details);
   find("#cell").showModal();
   if (cell.seeds.some((seed) => seed.curve.length)) {
-    await vegaEmbed(curve, learningCurve(cell.seeds), embedOptions());
+    await drawChart(curve, learningCurve(cell.seeds));
   }
 }
 
@@ -268,5 +276,4 @@ const savedSort = restoreState();
 for (const section of findAll("section")) section.hidden = section.dataset.table !== find("#table").value;
 restoreSort(savedSort);
 filterRows();
-addLinks();
 drawCharts().then(() => { document.documentElement.dataset.ready = "yes"; });

@@ -3,6 +3,18 @@ const COSTS = { "training time (s)": "time", "peak memory (MiB)": "memory" };
 const MAX_LABELS = 24; // more would cover each other: the pointer then shows a name
 const axes = { x: null, y: null }; // the chosen quantities, which the address keeps
 
+// Returns each cost of each row, averaged over its cells and seeds.
+function meanCosts(table) {
+  const seedsByRow = new Map();
+  for (const [name, cell] of Object.entries(table.cells)) {
+    const row = table.rows[parseInt(name, 10)];
+    seedsByRow.set(row, [...(seedsByRow.get(row) ?? []), ...cell.seeds]);
+  }
+  const meanOf = (seeds, field) => seeds.reduce((sum, seed) => sum + parseFloat(seed[field]), 0) / seeds.length;
+  const costOf = (field) => new Map([...seedsByRow].map(([row, seeds]) => [row, meanOf(seeds, field)]));
+  return Object.fromEntries(Object.entries(COSTS).map(([title, field]) => [title, costOf(field)]));
+}
+
 // Returns the quantities of the current table, each with its value by row, for those that two rows have.
 function quantities(section, table) {
   const rows = findAll("tbody tr", section).filter((row) => !row.hidden);
@@ -13,13 +25,8 @@ function quantities(section, table) {
     const unit = title.endsWith("(M)") ? 1e6 : 1;
     found.set(title, rows.map((row) => Number(row.children[column].dataset.value ?? NaN) / unit));
   });
-  for (const [title, field] of Object.entries(COSTS)) {
-    found.set(title, rows.map((row) => {
-      const cells = Object.entries(table.cells).filter(([name]) => table.rows[Number(name.split(" ")[0])] === row.dataset.name);
-      const numbers = cells.flatMap(([, cell]) => cell.seeds.map((seed) => parseFloat(seed[field])));
-      return numbers.length ? numbers.reduce((sum, number) => sum + number, 0) / numbers.length : NaN;
-    }));
-  }
+  const costs = meanCosts(table);
+  for (const title of Object.keys(COSTS)) found.set(title, rows.map((row) => costs[title].get(row.dataset.name) ?? NaN));
   for (const [title, values] of found) {
     if (values.filter(Number.isFinite).length < 2) found.delete(title);
   }
@@ -46,20 +53,22 @@ function scatterSpec(width, names, x, y, [xTitle, yTitle]) {
   };
 }
 
-// Adds the chart and its two menus behind the other charts.
-async function drawScatter(container) {
+// Draws the chart with its two menus into a figure.
+async function drawScatter(figure) {
   const section = currentSection();
   const { names, found } = quantities(section, (await pageData).tables[Number(section.dataset.table)]);
   const titles = [...found.keys()];
-  if (titles.length < 2) return;
+  if (titles.length < 2) {
+    figure.remove();
+    return;
+  }
   if (!found.has(axes.x)) axes.x = titles.find((title) => title.startsWith("Parameters")) ?? titles[0];
   if (!found.has(axes.y)) axes.y = titles.find((title) => title.startsWith("Mean of") && title !== axes.x) ?? titles.find((title) => title !== axes.x);
-  const figure = createElement("figure", undefined, { "data-scatter": "" });
   const caption = createElement("figcaption", "Any two quantities ");
   const drawing = createElement("div");
   const draw = () => {
-    const spec = scatterSpec(Math.min(560, container.clientWidth - 90), names, found.get(axes.x), found.get(axes.y), [axes.x, axes.y]);
-    if (spec) vegaEmbed(drawing, spec, embedOptions());
+    const spec = scatterSpec(Math.min(560, figure.parentElement.clientWidth - 90), names, found.get(axes.x), found.get(axes.y), [axes.x, axes.y]);
+    if (spec) drawChart(drawing, spec);
     else drawing.replaceChildren("No row has both.");
   };
   for (const axis of ["y", "x"]) {
@@ -70,6 +79,5 @@ async function drawScatter(container) {
     caption.append(select, axis === "y" ? " against " : "");
   }
   figure.append(caption, drawing);
-  container.append(figure);
   draw();
 }
