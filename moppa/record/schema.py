@@ -21,6 +21,7 @@ NEUTRAL = (
     "run",
     "logger",
     "hparams",  # how the settings were chosen; the settings themselves count
+    "hparams_fixed",
     "data.dir",
     "data.cache",
     "data.download",

@@ -179,18 +179,25 @@ def task_changes_of(content: str, configs: Path) -> list[str]:
 def method_overrides(record: ValidRecord, configs: Path, *, is_tuned: bool) -> dict[str, str]:
     """Returns the method's settings that differ from its YAML. A method without a version has version 1.
 
-    Of a tuned record it is the version alone: the settings that were tuned on val200 are not listed.
+    Of a tuned record these are the version and what `hparams_fixed` names: the settings that were tuned on val200 are
+    not listed.
     """
     method, defaults = record["config"]["method"], configs / "method" / f"{record['method']}.yaml"
     version = method.get("version", 1)
     is_other = version != read_defaults(defaults).get("version", 1)
     recipe = within(recipe_of(record, configs), "method")
     if recipe:
-        overrides = differing(method, {**read_defaults(defaults), **recipe})
+        overrides = differing(fixed_settings(record) if is_tuned else method, {**read_defaults(defaults), **recipe})
     else:
-        overrides = changed_settings(method, defaults)
-    overrides = {} if is_tuned else overrides
+        overrides = changed_settings(fixed_settings(record) if is_tuned else method, defaults)
     return overrides | ({"version": str(version)} if is_other else {})
+
+
+def fixed_settings(record: ValidRecord) -> dict[str, Any]:
+    """Returns the method's settings, by their dotted names, that `hparams=best` did not select."""
+    fixed = tuple(f"{name}." for name in record["config"].get("hparams_fixed", ()))
+    settings = flatten(record["config"]["method"]).items()
+    return {name: value for name, value in settings if f"method.{name}.".startswith(fixed)} if fixed else {}
 
 
 def recipe_overrides(record: ValidRecord, configs: Path, *, is_tuned: bool) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from moppa.record.cell import Cell
 from moppa.record.integrity import find_inconsistency, read_predictions
-from moppa.record.schema import NEUTRAL, identity_of, mean_accuracy, read_record, without_entries
+from moppa.record.schema import NEUTRAL, get_entry, identity_of, mean_accuracy, read_record, without_entries
 from moppa.utils import validate
 from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError
@@ -20,6 +20,7 @@ from moppa.utils.paths import user_path
 
 SELECTED = ("train", "method")  # the config nodes that make a setting, without the entries below
 LENGTH = ("epochs", "epoch_images")  # of a training; the settings of another length are not those of this one
+MISSING = object()
 NOT_SELECTED = tuple(f"train.{name}=" for name in LENGTH)
 
 
@@ -37,8 +38,8 @@ def select_hparams(config: DictConfig, *, weights_sha256: str) -> tuple[DictConf
     """Returns the config to run, and the evidence for its setting; `config` and None if the setting is given.
 
     Under `hparams=best` the settings in the tune records of the same backbone, weights, method, task, lineage and
-    number of epochs are compared by their mean accuracy on val200, over the seeds that all of them have. Among equal
-    ones the one with the fewest trainable parameters is selected.
+    number of epochs, and with the same values of `hparams_fixed`, are compared by their mean accuracy on val200, over
+    the seeds that all of them have. Among equal ones the one with the fewest trainable parameters is selected.
 
     Raises:
         UserError: if no setting was tuned, if an override sets what is to be selected, or if a search over settings
@@ -47,6 +48,7 @@ def select_hparams(config: DictConfig, *, weights_sha256: str) -> tuple[DictConf
     check_search(config)
     if validate.one_of("hparams", config.hparams, ("given", "best")) == "given":
         return config, None
+    check_fixed(config)
     check_overrides(config)
     records = user_path(config.run.results) / "records"
     settings = tuned_settings(config, records, weights_sha256)
@@ -86,6 +88,16 @@ def check_search(config: DictConfig) -> None:
         )
 
 
+def check_fixed(config: DictConfig) -> None:
+    """Raises `UserError` if `hparams_fixed` names something else than settings of the recipe or the method."""
+    for name in config.get("hparams_fixed", ()):
+        if str(name).split(".")[0] not in SELECTED or OmegaConf.select(config, str(name), default=MISSING) is MISSING:
+            raise UserError(
+                f"hparams_fixed={name}: it must be settings of {' or '.join(SELECTED)} that the config has, "
+                "such as method.attach or train.lr"
+            )
+
+
 def check_overrides(config: DictConfig) -> None:
     """Raises `UserError` if `hparams=best` would silently replace a setting of the command."""
     if config.protocol.name == "tune":
@@ -93,17 +105,23 @@ def check_overrides(config: DictConfig) -> None:
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
     for override in overrides:
         is_setting = override.startswith(tuple(f"{node}." for node in SELECTED))
-        if is_setting and not override.startswith(NOT_SELECTED):
-            raise UserError(f"{override} with hparams=best, which selects this setting: remove one of the two")
+        name = override.partition("=")[0]
+        is_fixed = any(f"{name}.".startswith(f"{fixed}.") for fixed in config.get("hparams_fixed", ()))
+        if is_setting and not is_fixed and not override.startswith(NOT_SELECTED):
+            raise UserError(
+                f"{override} with hparams=best, which selects this setting: remove one of the two, or select the "
+                f"other settings for this value with hparams_fixed=[{name}]"
+            )
 
 
 def tuned_settings(config: DictConfig, records: Path, weights_sha256: str) -> Settings:
     """Returns the settings of the tune records that differ from `config` in nothing but the setting and the seed."""
-    context = tuning_context(OmegaConf.to_container(config, resolve=True))
+    fixed = config.get("hparams_fixed", ())
+    context = tuning_context(OmegaConf.to_container(config, resolve=True), fixed)
     settings: Settings = {}
     for record in tune_records(config, records):
         content = record.content
-        if content["weights"]["sha256"] == weights_sha256 and tuning_context(content["config"]) == context:
+        if content["weights"]["sha256"] == weights_sha256 and tuning_context(content["config"], fixed) == context:
             setting = identity_of({node: content["config"][node] for node in SELECTED})
             settings.setdefault(json.dumps(setting, sort_keys=True), {})[content["seed"]] = record
     return settings
@@ -125,13 +143,14 @@ def tune_records(config: DictConfig, records: Path) -> Iterator[TuneRecord]:
             yield TuneRecord(path, content)
 
 
-def tuning_context(config: Any) -> dict[str, Any]:
+def tuning_context(config: Any, fixed: Sequence[str]) -> dict[str, Any]:
     """Returns what two cells must have in common for a setting of one to be valid for the other."""
     common = identity_of(without_entries(config, (*NEUTRAL, "protocol", *SELECTED)))
     draw = {name: config["protocol"].get(name) for name in ("shots", "draw")}
     return {
         **common,
         **draw,
+        **{name: identity_of(get_entry(config, name, None)) for name in fixed},
         **{name: config["train"].get(name) for name in LENGTH},
         "method_version": config["method"].get("version", 1),
     }

@@ -9,7 +9,7 @@ import pytest
 from moppa.data import cache
 from moppa.record.cell import cell_from_config
 from moppa.record.schema import read_record
-from moppa.report.build import write_tables
+from moppa.report.build import read_tables, write_tables
 from moppa.sweep.select_hparams import select_hparams
 from moppa.sweep.worker import lease
 from moppa.utils.atomic import sha256_file
@@ -105,6 +105,24 @@ def test_an_edited_tune_record_is_an_error(tmp_path, field, value):
     path.write_text(json.dumps(content | {field: value}))
     with pytest.raises(UserError, match=path.parent.name):
         select_best(tmp_path)
+
+
+def test_fixed_settings_are_not_selected_and_name_the_row(tmp_path):
+    write_tune_record(tmp_path, correct=190, train__lr=1e-2)
+    for lr, correct in ((1e-2, 140), (1e-3, 150)):
+        write_tune_record(tmp_path, correct=correct, train__lr=lr, method__attach__rank=4)
+    fixed = ["method.attach.rank=4", "hparams_fixed=[method.attach.rank]"]
+    config, evidence = select_best(tmp_path, *fixed)
+    assert (config.method.attach.rank, config.train.lr, evidence["num_settings"]) == (4, 1e-3, 2)
+    assert select_best(tmp_path)[0].method.attach.rank == 8
+
+    final = ["task=eurosat", "method=lora", "train.lr=1e-3", *fixed]
+    write_record_file(tmp_path, *final, tuned={"val200": 0.75, "num_settings": 2})
+    [table] = [table for table in read_tables(tmp_path, CONFIGS)[0] if table.protocol == "final"]
+    assert [row.name for row in table.rows] == ["lora (rank 4)"]
+
+    with pytest.raises(UserError, match=r"hparams_fixed=data\.dir: it must be settings of train or method"):
+        select_best(tmp_path, "hparams_fixed=[data.dir]")
 
 
 def test_settings_that_share_no_seed_are_not_compared(tmp_path):
