@@ -14,6 +14,7 @@ def test_the_numbers_of_parameters_are_the_papers_formulas():
         "ssf": 2 * (depth * (biases + 2 * dim) + 2 * dim),
         "fact_tt": 2 * dim * 16 + 12 * depth * 16**2,
         "fact_tk": 2 * dim * 32 + 12 * depth * 32 + 32**3,
+        "arc": 2 * dim * 50 + depth * 2 * (50 + dim),
         "freqfit": depth * (14 * 8 * dim * 2 + 2 * dim),
         "full": depth * (12 * dim**2 + biases + 4 * dim) + patch * dim + dim + 197 * dim + dim + 2 * dim,
     }
