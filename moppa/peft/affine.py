@@ -52,6 +52,12 @@ def append_scale_and_shift(layer: nn.Module, scale: nn.Parameter, shift: nn.Para
     parametrize_weights(layer, weight=ScaledWeight(scale), bias=ScaledShiftedBias(scale, shift))
 
 
+def append_scale(layer: nn.Module, scale: nn.Parameter) -> None:
+    """Makes `layer` return scale * y, with one number per output: W' = scale * W, c' = scale * c."""
+    has_bias = getattr(layer, "bias", None) is not None
+    parametrize_weights(layer, weight=ScaledWeight(scale), **({"bias": ScaledBias(scale)} if has_bias else {}))
+
+
 class ScaledWeight(nn.Module):
     """W' = scale * W by rows."""
 
@@ -77,3 +83,19 @@ class ScaledShiftedBias(nn.Module):
         """Returns scale * y + shift, where y is the output of the pretrained layer."""
         y = layer.pretrained_output(x)
         return torch.addcmul(self.shift, self.scale, y).to(y.dtype)
+
+
+class ScaledBias(nn.Module):
+    """c' = scale * c. A training step of a linear layer computes scale * y instead."""
+
+    def __init__(self, scale: nn.Parameter) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, bias: Float[Tensor, " d_out"]) -> Float[Tensor, " d_out"]:
+        return self.scale * bias
+
+    def layer_output(self, layer: ParametrizedLinear, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """Returns scale * y, where y is the output of the layer without it."""
+        y = layer.pretrained_output(x)
+        return (self.scale * y).to(y.dtype)
