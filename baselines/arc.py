@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from moppa.peft.affine import prepend_affine
-from moppa.peft.low_rank import check_rank
 from moppa.peft.targets import target_linears
 from moppa.utils import validate
 from moppa.utils.errors import UserError
@@ -51,12 +50,12 @@ def attach(model: nn.Module, *, rank: int, positions: Sequence[str], generator: 
     There is one projection for all attentions and one for all MLPs; in a Swin one for each width. The authors' code
     also has dropout in the bottleneck, which a merged weight cannot have.
     """
+    validate.integer("rank", rank, minimum=1)
     validate.subset("positions", positions, POSITIONS)
     projections: dict[tuple[str, int], Projection] = {}
     targets = [name for position in positions for name in POSITIONS[position]]
     for target in target_linears(model, targets, method="ARC"):
         layer = target.layer
-        check_rank(rank, (layer.in_features, layer.in_features))
         if layer.bias is None:
             raise UserError(
                 f"ARC shifts the biases of qkv and fc1, which {type(model).__name__} does not have: "

@@ -17,8 +17,9 @@ def test_the_numbers_of_parameters_are_the_papers_formulas():
         "arc": 2 * dim * 50 + depth * 2 * (50 + dim),
         "freqfit": depth * (14 * 8 * dim * 2 + 2 * dim),
         "rlrr": depth * (4 * 3 * dim + 2 * (2 * hidden + dim) - hidden + dim + 4 * dim) + 4 * dim,
-        "difffit": depth * (biases + 4 * dim + 2 * dim) + 2 * dim,
-        "glora": depth * (2 * 4 * (4 * dim + 2 * dim + 2 * (dim + hidden)) + 2 * biases + 4 * (3 * dim + hidden) + 4 * 4),
+        "difffit": depth * (biases + 6 * dim) + 3 * dim,
+        "glora": depth
+        * (2 * 4 * (4 * dim + 2 * dim + 2 * (dim + hidden)) + 2 * biases + 4 * (3 * dim + hidden) + 4 * 4),
         "full": depth * (12 * dim**2 + biases + 4 * dim) + patch * dim + dim + 197 * dim + dim + 2 * dim,
     }
     assert {method: facts_of(method)[0] for method in expected} == expected
