@@ -47,8 +47,9 @@ FACTS = re.compile(
     r"(at most )?([\d,]+) trainable parameters on ViT-B/16 at 224 px, without the head; "
     r"defined on ((?:ViT|Swin|ConvNeXt|, | and )+)\."
 )
-# Prompts are additional tokens, so that no initial value gives the logits of the frozen model. NOAH's code draws Up.
-STARTS_WITH_OTHER_LOGITS = {"vpt_shallow", "vpt_deep", "adapter_noah", "lora_noah"}
+# Prompts and prefixes are additional tokens, so that no initial value gives the logits of the frozen model. NOAH's code
+# draws Up.
+STARTS_WITH_OTHER_LOGITS = {"vpt_shallow", "vpt_deep", "mam", "adapter_noah", "lora_noah"}
 
 
 @functools.cache

@@ -20,6 +20,7 @@ def test_the_numbers_of_parameters_are_the_papers_formulas():
         "difffit": depth * (biases + 6 * dim) + 3 * dim,
         "glora": depth
         * (2 * 4 * (4 * dim + 2 * dim + 2 * (dim + hidden)) + 2 * biases + 4 * (3 * dim + hidden) + 4 * 4),
+        "mam": depth * (2 * 30 * dim + 2 * 8 * dim + 8 + dim),
         "full": depth * (12 * dim**2 + biases + 4 * dim) + patch * dim + dim + 197 * dim + dim + 2 * dim,
     }
     assert {method: facts_of(method)[0] for method in expected} == expected
