@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
@@ -48,7 +47,7 @@ class GeneralizedBias(nn.Module):
         self.prompt_up, self.prompt_down = low_rank(rank, layer.in_features, 1, generator)
 
     def forward(self, bias: Float[Tensor, " d_out"]) -> Float[Tensor, " d_out"]:
-        prompt = F.linear((self.prompt_up @ self.prompt_down)[:, 0], self.pretrained)
+        prompt = self.pretrained @ (self.prompt_up @ self.prompt_down[:, 0])
         return bias + self.scale * bias + self.shift + prompt
 
 
