@@ -16,6 +16,9 @@ def vit(depth=2):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = timm.create_model("test_vit", depth=depth, img_size=64, num_classes=10).requires_grad_(False)
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # no norm or bias is at its initial value
+                parameter.add_(0.1 * torch.randn_like(parameter))
     model.get_classifier().requires_grad_(True)
     return model.eval()
 
@@ -43,7 +46,7 @@ def batch():
 def backward(model):
     """Computes the gradients of a batch and returns its logits."""
     images, labels = batch()
-    logits = model(images)
+    logits = model(images.to(model.head.weight.dtype))
     F.cross_entropy(logits, labels).backward()
     return logits.detach()
 
