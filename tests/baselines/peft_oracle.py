@@ -20,7 +20,7 @@ def injected(config_name, targets, **settings):
         block.attn.qkv = SplitQKV(block.attn.qkv)
     names = {(depth, target): f"blocks.{depth}.{PATHS[target]}" for depth in range(2) for target in targets}
     config = getattr(peft, config_name)(target_modules=list(names.values()), **settings)
-    model = peft.inject_adapter_in_model(config, model).eval()
+    model = peft.get_peft_model(model, config).base_model.model.eval()
     model.get_classifier().requires_grad_(True)
     return model, {key: model.get_submodule(name) for key, name in names.items()}
 

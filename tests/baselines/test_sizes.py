@@ -22,6 +22,7 @@ def test_the_numbers_of_parameters_are_the_papers_formulas():
         * (2 * 4 * (4 * dim + 2 * dim + 2 * (dim + hidden)) + 2 * biases + 4 * (3 * dim + hidden) + 4 * 4),
         "mam": depth * (2 * 30 * dim + 2 * 8 * dim + 8 + dim),
         "ia3": depth * (2 * dim + hidden),
+        "vera": depth * 2 * (dim + 256),
         "full": depth * (12 * dim**2 + biases + 4 * dim) + patch * dim + dim + 197 * dim + dim + 2 * dim,
     }
     assert {method: facts_of(method)[0] for method in expected} == expected
