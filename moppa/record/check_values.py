@@ -94,11 +94,14 @@ def try_to_attach(backbone: str, method: str) -> None:
 
 
 def empty_model(backbone: Backbone) -> Any:
-    """Returns a frozen model with a head of two classes on the CPU, whose weights are not initialized."""
+    """Returns a frozen model with a head of two classes on the CPU, whose weights are zero."""
     with torch.device("meta"), SkipInitialization():
         model: Any = backbone.create_model(drop_path=0.0)
         model.reset_classifier(2)
-    return model.to_empty(device="cpu").requires_grad_(False)
+    model.to_empty(device="cpu").requires_grad_(False)
+    for parameter in model.parameters():  # a method may decompose a weight, which must be finite
+        parameter.zero_()
+    return model
 
 
 class SkipInitialization(TorchFunctionMode):

@@ -23,6 +23,9 @@ def test_the_numbers_of_parameters_are_the_papers_formulas():
         "mam": depth * (2 * 30 * dim + 2 * 8 * dim + 8 + dim),
         "ia3": depth * (2 * dim + hidden),
         "vera": depth * 2 * (dim + 256),
+        "pissa": depth * 2 * 2 * dim * 8,
+        "olora": depth * 2 * 2 * dim * 8,
+        "lora_xs": depth * 4 * 16**2,
         "full": depth * (12 * dim**2 + biases + 4 * dim) + patch * dim + dim + 197 * dim + dim + 2 * dim,
     }
     assert {method: facts_of(method)[0] for method in expected} == expected
