@@ -4,7 +4,7 @@ He et al., "Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning", ICCV 2023
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,25 +70,35 @@ def sensitivities(
     totals = {id(parameter): torch.zeros_like(parameter) for parameter in parameters}
     head = model.get_classifier()
     initial_head = [(tensor, tensor.detach().clone()) for tensor in head.parameters()]
-    was_training = model.training
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(images), labels)
 
     with torch.no_grad():
         head.weight.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(head_seed)).mul_(0.02))
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    model.eval()
-    for images, labels in divided(batches, num_images, batch_size):
-        gradients = torch.autograd.grad(F.cross_entropy(model(images), labels), parameters)
+    for gradients in batch_gradients(model, parameters, divided(batches, num_images, batch_size), loss):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             totals[id(parameter)] += gradient**2
 
-    model.train(was_training)
     with torch.no_grad():
         for tensor, value in initial_head:
             tensor.copy_(value)
+    return [totals[id(piece.parameter)][piece.start : piece.stop].flatten() for piece in pieces]
+
+
+def batch_gradients(
+    model: nn.Module, parameters: Sequence[Tensor], batches: Batches, loss: Callable[[Tensor, Tensor], Tensor]
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yields the gradients of `loss(images, labels)` for each batch, in eval mode; the parameters are frozen again."""
+    was_training = model.training
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    model.eval()
+    for images, labels in batches:
+        yield torch.autograd.grad(loss(images, labels), parameters)
+    model.train(was_training)
     for parameter in parameters:
         parameter.requires_grad_(False)
-    return [totals[id(piece.parameter)][piece.start : piece.stop].flatten() for piece in pieces]
 
 
 def divided(batches: Batches, num_images: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
