@@ -55,7 +55,7 @@ def test_the_largest_gradients_of_each_output_are_tuned():
 
 
 def test_logits_and_gradients_are_those_of_weights_that_are_changed_at_the_selected_places():
-    model = vit()
+    stock, model = vit(), vit()
     gps.attach(model, **SETTINGS, examples=lambda: [batch()])
     perturbed(model)
 
@@ -66,14 +66,14 @@ def test_logits_and_gradients_are_those_of_weights_that_are_changed_at_the_selec
             if not rest:
                 weights[name] = tensor
                 continue
-            weight = vit().get_parameter(f"{layer}.weight")
+            weight = stock.get_parameter(f"{layer}.weight")
             [delta] = model.get_submodule(layer).parametrizations.weight
             update = torch.zeros(weight.numel(), dtype=weight.dtype)
             update[delta.index] = tensor
             weights[f"{layer}.weight"] = weight + update.view_as(weight)
         return weights
 
-    assert_equal_to(model, lambda tensors: functional_call(vit(), changed_weights(tensors), equations.images()))
+    assert_equal_to(model, lambda tensors: functional_call(stock, changed_weights(tensors), equations.images()))
 
 
 @pytest.mark.parametrize("setting", ["num_connections", "temperature", "num_images", "batch_size"])
