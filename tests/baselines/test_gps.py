@@ -54,6 +54,7 @@ def test_the_largest_gradients_of_each_output_are_tuned():
     assert not any("norm" in name for name in trainable_parameters(model))
 
 
+@pytest.mark.slow
 def test_logits_and_gradients_are_those_of_weights_that_are_changed_at_the_selected_places():
     stock, model = vit(), vit()
     gps.attach(model, **SETTINGS, examples=lambda: [batch()])
