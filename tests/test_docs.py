@@ -124,8 +124,8 @@ def test_a_new_method_is_one_py_and_one_yaml(tmp_path):
 
     changed = python("-m", "moppa.cli.main", "docs").splitlines()
     assert changed == ["README.md", "docs/methods.md", "configs/sweep/vtab1k_all.yaml"]
-    for page in ("README.md", "docs/methods.md"):
-        assert "| [Nobody et al.](https://arxiv.org/abs/2401.00001) | 768 |" in (tree / page).read_text()
+    assert "| [`toy`](https://arxiv.org/abs/2401.00001) | 768 |" in (tree / "README.md").read_text()
+    assert "| [Nobody et al.](https://arxiv.org/abs/2401.00001) | 768 |" in (tree / "docs" / "methods.md").read_text()
     number = len(METHODS) + 1
     assert f"{number} methods x 19 tasks x 3 seeds = {57 * number} cells" in (tree / changed[2]).read_text()
 

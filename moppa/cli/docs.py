@@ -44,9 +44,14 @@ class Method:
     families: str
 
     @property
+    def address(self) -> str:
+        """The address of the paper."""
+        return f"https://arxiv.org/abs/{self.arxiv}"
+
+    @property
     def paper(self) -> str:
         """The authors, linked to the paper."""
-        return f"[{self.authors}](https://arxiv.org/abs/{self.arxiv})" if self.arxiv else ""
+        return f"[{self.authors}]({self.address})" if self.arxiv else ""
 
 
 @prints_errors()
@@ -113,21 +118,14 @@ def read_method(path: Path) -> Method:
     )
 
 
-def short_table(methods: list[Method]) -> str:
-    """Returns the table of the README, with the methods of one paper in one row."""
-    by_paper: dict[str, list[Method]] = {}
-    for method in methods:
-        by_paper.setdefault(method.paper or method.name, []).append(method)
-    rows = [
-        [
-            ", ".join(f"`{method.name}`" for method in group),
-            group[0].paper,
-            "; ".join(dict.fromkeys(method.num_parameters for method in group)),
-            group[0].families,
-        ]
-        for group in by_paper.values()
-    ]
-    return grid(["method", "paper", "parameters", "backbones"], rows)
+def short_table(methods: list[Method], num_columns: int = 3) -> str:
+    """Returns the table of the README, in which the methods run down several columns."""
+    names = [f"[`{method.name}`]({method.address})" if method.arxiv else f"`{method.name}`" for method in methods]
+    cells = [[name, method.num_parameters] for name, method in zip(names, methods, strict=True)]
+    num_rows = -(-len(cells) // num_columns)
+    cells += [["", ""]] * (num_rows * num_columns - len(cells))
+    rows = [[text for cell in cells[row::num_rows] for text in cell] for row in range(num_rows)]
+    return grid(["method", "parameters"] * num_columns, rows)
 
 
 def full_table(methods: list[Method]) -> str:
