@@ -81,8 +81,9 @@ def stated_number(group, name):
 
 
 def slow_if_large(overrides):
+    """Returns the parameter of a sweep. `make check` compares the numbers of all of them, without composing cells."""
     group, _, name = overrides[-1].removeprefix("+").partition("=")
-    return pytest.param(overrides, marks=pytest.mark.slow if stated_number(group, name) > 50 else ())
+    return pytest.param(overrides, marks=pytest.mark.slow if stated_number(group, name) > 12 else ())
 
 
 @pytest.mark.parametrize(

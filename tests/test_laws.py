@@ -81,14 +81,19 @@ def name_of(pair):
     return "-".join(pair).replace(" ", "_")
 
 
-# On Swin and ConvNeXt the laws of most methods are slow tests.
-SHARED = [
-    pytest.param(pair, id=name_of(pair), marks=[] if pair in ON_VIT or pair[0] in QUICK_METHODS else pytest.mark.slow)
-    for pair in DEFINED
-]
+def mostly_slow_pairs(pairs):
+    """Returns the parameters of a law: of most methods only those on one vision transformer are fast tests."""
+    return [
+        pytest.param(
+            pair,
+            id=name_of(pair),
+            marks=[] if pair[1] == "class token" or pair[0] in QUICK_METHODS else pytest.mark.slow,
+        )
+        for pair in pairs
+    ]
 
 
-@pytest.fixture(scope="module", params=SHARED)
+@pytest.fixture(scope="module", params=mostly_slow_pairs(DEFINED))
 def trained(request):
     """A trained model that the laws of one method and backbone share. They run in succession and change copies only."""
     return trained_with(*request.param)
@@ -245,9 +250,9 @@ def test_parametrized_layers_compute_the_output_of_their_weight(method):
     assert_close(outputs_and_gradients(disable_output_deltas(model)), expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("method", "backbone"), ON_VIT, ids=map(name_of, ON_VIT))
-def test_9_skipping_unused_computation_changes_neither_logits_nor_gradients(method, backbone, unchecked):
-    model = without_dropout(with_drop_path(perturbed(model_with(method, backbone)), 0.4))
+@pytest.mark.parametrize("pair", mostly_slow_pairs(ON_VIT))
+def test_9_skipping_unused_computation_changes_neither_logits_nor_gradients(pair, unchecked):
+    model = without_dropout(with_drop_path(perturbed(model_with(*pair)), 0.4))
     expected = {training: outputs_and_gradients(model, training=training) for training in (False, True)}
     for optimizations in (*([name] for name in SKIPPABLE), SKIPPABLE):
         efficient = skip_unused(copy.deepcopy(model), optimizations)
@@ -256,17 +261,9 @@ def test_9_skipping_unused_computation_changes_neither_logits_nor_gradients(meth
             assert_close(actual, expected[training], rtol=1e-4)
 
 
-def slow_but_on_vit(pairs):
-    """Returns the parameters of a law about linear layers, which other backbones have, too: those are slow tests."""
-    return [
-        pytest.param(*pair, id=name_of(pair), marks=() if pair[1] == "class token" else pytest.mark.slow)
-        for pair in pairs
-    ]
-
-
-@pytest.mark.parametrize(("method", "backbone"), slow_but_on_vit(DEFINED))
-def test_10_the_matmul_backend_changes_neither_logits_nor_gradients(method, backbone, unchecked):
-    model = perturbed(model_with(method, backbone))
+@pytest.mark.parametrize("pair", mostly_slow_pairs(DEFINED))
+def test_10_the_matmul_backend_changes_neither_logits_nor_gradients(pair, unchecked):
+    model = perturbed(model_with(*pair))
     results = []
     for name in ("torch", "onednn"):
         set_matmul_backend(name)

@@ -11,7 +11,7 @@ from moppa.peft.collect import trainable_parameters
 from moppa.peft.inject import merge
 from moppa.utils.device import forward_context
 from moppa.utils.gpu import dtype_name, precision_name
-from tests.conftest import METHODS, config_of
+from tests.conftest import METHODS, QUICK_METHODS, config_of, mostly_slow
 from tests.models import batch, model_with, perturbed
 from tests.test_laws import is_defined
 
@@ -23,7 +23,7 @@ def built(method):
     return perturbed(model_with(method, "class token" if is_defined(method, "class token") else "convnext"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, QUICK_METHODS))
 def test_a_step_in_bf16_is_the_step_in_float32_up_to_rounding(method):
     model = built(method)
     low = to_precision(copy.deepcopy(model), "bf16")
