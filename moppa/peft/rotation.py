@@ -1,0 +1,111 @@
+"""Rotations of what linear layers read, by blocks of inputs: OFT and BOFT.
+
+All products are computed as differences from the identity, which are exactly zero at the start.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from moppa.peft.inject import ParametrizedLinear
+from moppa.peft.targets import TargetLinear
+from moppa.utils import validate
+from moppa.utils.errors import SettingError
+
+Blocks = Float[Tensor, "factors blocks size size"]  # of B_1, ..., B_m, less the identity
+
+
+class RotationDelta(nn.Module):
+    """W' = W R^T with R = B_m ... B_1 for each adapted one of the matrices stacked in W; R = I at the start.
+
+    B_1 rotates blocks of b inputs. B_i rotates pairs of b / 2 neighboring inputs that are 2^(i - 1) b / 2 apart, a
+    butterfly. Each block is (I - Q) (I + Q)^-1, Cayley's transform of a skew-symmetric Q, whose entries are trained.
+    """
+
+    def __init__(self, target: TargetLinear, *, block_size: int, num_factors: int) -> None:
+        super().__init__()
+        d_in = target.matrix_shape[1]
+        check_blocks(d_in, block_size, num_factors)
+        self.is_adapted, self.block_size = target.is_adapted, block_size
+        rows, columns = torch.triu_indices(block_size, block_size, 1, device="cpu")
+        self.register_buffer("above_diagonal", rows * block_size + columns, persistent=False)
+        shape = (num_factors, d_in // block_size, len(rows))
+        self.skew = nn.ParameterList(torch.zeros(shape) for _ in range(sum(self.is_adapted)))
+
+    def blocks(self) -> list[Blocks]:
+        """Returns the blocks of B_i - I for each adapted matrix."""
+        return list(cayley(torch.stack(list(self.skew)), self.get_buffer("above_diagonal"), self.block_size))
+
+    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
+        blocks, matrices = iter(self.blocks()), zip(weight.chunk(len(self.is_adapted)), self.is_adapted, strict=True)
+        return torch.cat([rotate_back(matrix, next(blocks)) if adapted else matrix for matrix, adapted in matrices])
+
+    def layer_output(self, layer: ParametrizedLinear, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """Returns W R^T x + c, whose gradients are as small as the blocks."""
+        blocks, num_matrices = iter(self.blocks()), len(self.is_adapted)
+        bias = layer.pretrained("bias")
+        stacked = zip(
+            layer.pretrained("weight").chunk(num_matrices),
+            [None] * num_matrices if bias is None else bias.chunk(num_matrices),
+            self.is_adapted,
+            strict=True,
+        )
+        return torch.cat(
+            [F.linear(rotate(x, next(blocks)) if adapted else x, matrix, part) for matrix, part, adapted in stacked],
+            dim=-1,
+        )
+
+
+def check_blocks(d_in: int, block_size: int, num_factors: int) -> None:
+    """Raises `SettingError` if `d_in` inputs cannot be divided into the blocks of all factors."""
+    validate.integer("block_size", block_size, minimum=2)
+    validate.integer("num_factors", num_factors, minimum=1)
+    if d_in % block_size:
+        raise SettingError(
+            "block_size", f"={block_size} does not divide the {d_in} inputs of a layer; choose a divisor of them"
+        )
+    if num_factors > 1 and (block_size % 2 or d_in % (block_size * 2 ** (num_factors - 1))):
+        most = 1 if block_size % 2 else 1 + int(math.log2((d_in // block_size) & -(d_in // block_size)))
+        raise SettingError(
+            "num_factors",
+            f"={num_factors}: {d_in} inputs in blocks of {block_size} have at most {most}; choose fewer factors",
+        )
+
+
+def cayley(
+    entries: Float[Tensor, "*factors entries"], above_diagonal: Int[Tensor, " entries"], size: int
+) -> Float[Tensor, "*factors size size"]:
+    """Returns (I - Q) (I + Q)^-1 - I = -2 Q (I + Q)^-1 for each Q with these entries, in at least float32."""
+    upper = entries.new_zeros(*entries.shape[:-1], size * size).index_copy(-1, above_diagonal, entries)
+    upper = upper.unflatten(-1, (size, size)).to(torch.promote_types(entries.dtype, torch.float32))
+    q, identity = upper - upper.mT, torch.eye(size, dtype=upper.dtype, device=upper.device)
+    return torch.linalg.solve_ex(identity + q, -2 * q, left=False)[0]  # I + Q has an inverse: there is no error to read
+
+
+def rotate(x: Float[Tensor, "*batch d_in"], blocks: Blocks) -> Float[Tensor, "*batch d_in"]:
+    """Returns x R = x B_m ... B_1."""
+    for level, factor in reversed(list(enumerate(blocks))):
+        x = x + block_product(x, factor, level)
+    return x
+
+
+def rotate_back(x: Float[Tensor, "*batch d_in"], blocks: Blocks) -> Float[Tensor, "*batch d_in"]:
+    """Returns x R^T = x B_1^T ... B_m^T."""
+    for level, factor in enumerate(blocks):
+        x = x + block_product(x, factor.mT, level)
+    return x
+
+
+def block_product(
+    x: Float[Tensor, "*batch d_in"], factor: Float[Tensor, "blocks size size"], level: int
+) -> Float[Tensor, "*batch d_in"]:
+    """Returns x times a matrix whose blocks act on pairs of half blocks that are 2^level halves apart."""
+    factor = factor.to(x.dtype)
+    if level == 0:
+        return torch.einsum("...kb,kbc->...kc", x.unflatten(-1, (len(factor), -1)), factor).flatten(-2)
+    pairs = x.unflatten(-1, (-1, 2, 2**level, factor.shape[1] // 2)).transpose(-2, -3)
+    products = torch.einsum("...kb,kbc->...kc", pairs.flatten(-2).flatten(-3, -2), factor)
+    return products.unflatten(-1, (2, -1)).unflatten(-3, (-1, 2**level)).transpose(-2, -3).flatten(-4)
