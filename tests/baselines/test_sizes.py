@@ -11,6 +11,7 @@ def test_the_numbers_of_parameters_are_the_papers_formulas():
         "lntune": depth * 4 * dim + 2 * dim,
         "vpt_shallow": dim * 100,
         "vpt_deep": depth * dim * 10,
+        "vfpt": depth * dim * 10,
         "ssf": 2 * (depth * (biases + 2 * dim) + 2 * dim),
         "fact_tt": 2 * dim * 16 + 12 * depth * 16**2,
         "fact_tk": 2 * dim * 32 + 12 * depth * 32 + 32**3,
