@@ -48,8 +48,8 @@ FACTS = re.compile(
     r"defined on ((?:ViT|Swin|ConvNeXt|, | and )+)\."
 )
 # Prompts and prefixes are additional tokens, so that no initial value gives the logits of the frozen model. NOAH's code
-# draws Up.
-STARTS_WITH_OTHER_LOGITS = {"vpt_shallow", "vpt_deep", "vfpt", "mam", "adapter_noah", "lora_noah"}
+# draws Up. SNELL's gradient is zero at the frozen model, and its points are drawn.
+STARTS_WITH_OTHER_LOGITS = {"vpt_shallow", "vpt_deep", "vfpt", "mam", "snell", "adapter_noah", "lora_noah"}
 
 
 @functools.cache

@@ -33,6 +33,14 @@ def sparse_deltas(layer: nn.Module, members: Members) -> dict[str, nn.Module]:
     return {name: SparseDelta(torch.cat(single), like=getattr(layer, name)) for name, single in positions.items()}
 
 
+def order_statistic(values: Float[Tensor, "..."], q: float) -> Float[Tensor, ""]:
+    """Returns the value below which a fraction q lies, without interpolation and for any number of values.
+
+    The values above it are those above `torch.quantile(values, q)`, which refuses more than 16 million.
+    """
+    return values.flatten().topk(values.numel() - int(q * (values.numel() - 1)), sorted=False).values.amin()
+
+
 class SparseLowRankDelta(nn.Module):
     """W' = W + values at some positions, if any, + B A. The layer's bias may have a delta of its own."""
 

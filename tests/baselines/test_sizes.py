@@ -28,6 +28,7 @@ def test_the_numbers_of_parameters_are_the_papers_formulas():
         "olora": depth * 2 * 2 * dim * 8,
         "lora_xs": depth * 4 * 16**2,
         "fourierft": depth * 2 * 3000,
+        "snell": depth * 8 * (4 * 2 * dim + 2 * (dim + hidden)),
         "gps": depth * 2 * biases + 2 * dim,  # a weight and a bias per output, also of the patch embedding
         "oft": depth * (5 * dim + hidden) * (16 - 1) // 2,
         "boft": depth * ((5 * dim + hidden) * 2 * (8 - 1) // 2 + 3 * dim + dim + hidden + dim),
