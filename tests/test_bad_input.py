@@ -28,7 +28,7 @@ class Code:
         return (print, ("pickled code ran",))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def files(tmp_path_factory):
     """Weights and images with every kind of defect."""
     folder = tmp_path_factory.mktemp("files")
@@ -47,7 +47,7 @@ def files(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def mounts(tmp_path_factory):
     """A full and a read-only file system, or None if this machine does not allow mounts."""
     folder = tmp_path_factory.mktemp("mounts")
@@ -66,14 +66,17 @@ def mounts(tmp_path_factory):
         subprocess.run(["umount", str(path)], check=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def results(tmp_path_factory):
     return tmp_path_factory.mktemp("bad")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def outcomes(files, mounts, results):
-    """Runs all cases in one fresh process, as a user would: without the type checks of the tests."""
+    """Runs all cases in one fresh process, as a user would: without the type checks of the tests.
+
+    A worker may come back to this module, hence the scope.
+    """
     standard = [*TOY, "method=moppa", f"run.results={results / 'results'}", f"data.cache={results / 'cache'}"]
 
     def resolved(override):

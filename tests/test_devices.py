@@ -16,7 +16,7 @@ from moppa.peft.collect import penalty, trainable_parameters
 from moppa.peft.inject import merge
 from moppa.peft.method import attach_method
 from moppa.utils.seeds import generator_for
-from tests.conftest import METHODS
+from tests.conftest import METHODS, QUICK_METHODS, mostly_slow
 from tests.models import frozen_model, method_from_yaml
 
 
@@ -67,7 +67,7 @@ def meta_device(monkeypatch):
 
 
 @pytest.mark.usefixtures("meta_device")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, QUICK_METHODS | {"gps", "nola", "spt_lora"}))
 def test_a_method_attached_to_a_model_on_another_device_trains_and_evaluates_there(method):
     with GeneratorsOfTheSameDevice():
         model, images, labels = on_meta_device(method)

@@ -24,7 +24,7 @@ from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
 from moppa.utils.matmul import set_matmul_backend, use_backend
 from moppa.utils.seeds import generator_for, seeded
-from tests.conftest import CONFIGS, METHODS, QUICK_METHODS, config_of
+from tests.conftest import CONFIGS, METHODS, QUICK_METHODS, config_of, mostly_slow
 from tests.models import (
     BACKBONES,
     FAMILIES,
@@ -81,19 +81,19 @@ def name_of(pair):
     return "-".join(pair).replace(" ", "_")
 
 
-def mostly_slow_pairs(pairs):
-    """Returns the parameters of a law: of most methods only those on one vision transformer are fast tests."""
+def mostly_slow_pairs(pairs, fast_backbone=None):
+    """Returns the parameters of a law: of most methods only those on `fast_backbone` are fast tests."""
     return [
         pytest.param(
             pair,
             id=name_of(pair),
-            marks=[] if pair[1] == "class token" or pair[0] in QUICK_METHODS else pytest.mark.slow,
+            marks=[] if pair[1] == fast_backbone or pair[0] in QUICK_METHODS else pytest.mark.slow,
         )
         for pair in pairs
     ]
 
 
-@pytest.fixture(scope="module", params=mostly_slow_pairs(DEFINED))
+@pytest.fixture(scope="module", params=mostly_slow_pairs(DEFINED, "class token"))
 def trained(request):
     """A trained model that the laws of one method and backbone share. They run in succession and change copies only."""
     return trained_with(*request.param)
@@ -241,7 +241,9 @@ def assert_close(actual, expected, *, rtol):
         )
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if is_defined(method, "class token")])
+@pytest.mark.parametrize(
+    "method", mostly_slow([method for method in METHODS if is_defined(method, "class token")], QUICK_METHODS)
+)
 def test_parametrized_layers_compute_the_output_of_their_weight(method):
     """The fast path of a parametrized layer and its full weight give the same outputs and the same gradients."""
     model = model_with(method)
@@ -292,7 +294,7 @@ class HostSynchronizations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, QUICK_METHODS))
 def test_11_no_step_makes_the_host_wait(method, tmp_path, unchecked):
     def count_synchronizations(num_steps):
         backbone = "class token" if is_defined(method, "class token") else "convnext"
