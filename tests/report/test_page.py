@@ -46,12 +46,12 @@ def make_page(results):
     return write_page(tables, results / "report")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def index(tmp_path_factory):
     return make_page(tmp_path_factory.mktemp("page"))[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a worker may come back to this module
 def browser():
     selenium = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser: pip install selenium")
     if not CHROMIUM or not DRIVER:
@@ -260,6 +260,7 @@ def test_numbers_and_charts_are_visible_at_the_width_of_a_phone_and_of_a_desk(pa
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.slow  # makes another page
 def test_columns_without_a_number_are_named_below_the_table(browser, tmp_path):
     for method in ("lora", "linear"):
         write_record_file(tmp_path, "backbone=dinov2_vits14", f"method={method}", "task=eurosat")
