@@ -2,10 +2,12 @@
 
 import math
 
+import pytest
 import timm
 import torch
 
 from moppa.peft.collect import trainable_parameters
+from moppa.utils.errors import SettingError
 
 BOTTLENECK = 6
 
@@ -31,6 +33,14 @@ def attached(attach, settings, **model_settings):
     model = vit(**model_settings)
     attach(model, **settings, generator=seeded())
     return perturbed(model.double())
+
+
+def assert_setting_is_named(attach, settings, message):
+    """Asserts that an error names a bad setting, and that nothing is trained."""
+    model = vit()
+    with pytest.raises(SettingError, match=message):
+        attach(model, **settings, generator=seeded())
+    assert not trainable_parameters(model)
 
 
 def images():

@@ -9,11 +9,11 @@ from torch import einsum
 from baselines import adapter, houlsby
 from moppa.peft.bottleneck import ParallelAdapter, SequentialAdapter
 from moppa.peft.collect import trainable_parameters
-from moppa.utils.errors import SettingError
 from tests.baselines.equations import (
     BOTTLENECK,
     assert_equal_to,
     assert_masks_pass_through,
+    assert_setting_is_named,
     attached,
     forward,
     gelu,
@@ -160,7 +160,4 @@ def test_the_norms_may_be_trained_too():
     ],
 )
 def test_a_bad_setting_is_named(setting, message):
-    model = vit()
-    with pytest.raises(SettingError, match=message):
-        adapter.attach(model, **{**SETTINGS, **setting}, generator=seeded())
-    assert not trainable_parameters(model)
+    assert_setting_is_named(adapter.attach, {**SETTINGS, **setting}, message)

@@ -8,12 +8,12 @@ import torch
 from torch import einsum
 
 from baselines import adaptformer
-from moppa.peft.collect import trainable_parameters
-from moppa.utils.errors import SettingError, UserError
+from moppa.utils.errors import UserError
 from tests.baselines.equations import (
     BOTTLENECK,
     assert_equal_to,
     assert_masks_pass_through,
+    assert_setting_is_named,
     attached,
     forward_with_tokens,
     seeded,
@@ -77,7 +77,4 @@ def test_an_attention_mask_passes_through():
     [({"bottleneck": 0}, r"^bottleneck=0"), ({"reads": "norm"}, r"^reads='norm'.*before_norm, after_norm")],
 )
 def test_a_bad_setting_is_named(setting, message):
-    model = vit()
-    with pytest.raises(SettingError, match=message):
-        adaptformer.attach(model, **{**SETTINGS, **setting}, generator=seeded())
-    assert not trainable_parameters(model)
+    assert_setting_is_named(adaptformer.attach, {**SETTINGS, **setting}, message)

@@ -9,8 +9,17 @@ from torch import einsum
 from baselines import arc
 from moppa.peft.collect import trainable_parameters
 from moppa.peft.inject import merge
-from moppa.utils.errors import SettingError, UserError
-from tests.baselines.equations import assert_equal_to, assert_masks_pass_through, attached, forward, images, seeded, vit
+from moppa.utils.errors import UserError
+from tests.baselines.equations import (
+    assert_equal_to,
+    assert_masks_pass_through,
+    assert_setting_is_named,
+    attached,
+    forward,
+    images,
+    seeded,
+    vit,
+)
 
 SETTINGS = {"rank": 6, "positions": ["attn", "mlp"]}
 LAYERS = {"attn": "attn.qkv", "mlp": "mlp.fc1"}
@@ -67,10 +76,7 @@ def test_an_attention_mask_passes_through():
     [({"rank": 0}, r"^rank=0"), ({"positions": ["q"]}, r"^positions='q'.*attn, mlp")],
 )
 def test_a_bad_setting_is_named(setting, message):
-    model = vit()
-    with pytest.raises(SettingError, match=message):
-        arc.attach(model, **{**SETTINGS, **setting}, generator=seeded())
-    assert not trainable_parameters(model)
+    assert_setting_is_named(arc.attach, {**SETTINGS, **setting}, message)
 
 
 def test_a_model_without_biases_is_named():

@@ -8,12 +8,11 @@ from torch import einsum
 
 from baselines import bi_adaptformer
 from moppa.peft.binary import binarize
-from moppa.peft.collect import trainable_parameters
-from moppa.utils.errors import SettingError
 from tests.baselines.equations import (
     BOTTLENECK,
     assert_equal_to,
     assert_masks_pass_through,
+    assert_setting_is_named,
     attached,
     forward_with_tokens,
     seeded,
@@ -76,7 +75,4 @@ def test_an_attention_mask_passes_through():
     ],
 )
 def test_a_bad_setting_is_named(setting, message):
-    model = vit()
-    with pytest.raises(SettingError, match=message):
-        bi_adaptformer.attach(model, **{**SETTINGS, **setting}, generator=seeded())
-    assert not trainable_parameters(model)
+    assert_setting_is_named(bi_adaptformer.attach, {**SETTINGS, **setting}, message)

@@ -6,15 +6,13 @@ import pytest
 from torch import einsum
 
 from baselines import bi_lora
-from moppa.peft.collect import trainable_parameters
-from moppa.utils.errors import SettingError
 from tests.baselines.equations import (
     BOTTLENECK,
     assert_equal_to,
     assert_masks_pass_through,
+    assert_setting_is_named,
     attached,
     forward,
-    seeded,
     two_levels,
     vit,
 )
@@ -54,7 +52,4 @@ def test_an_attention_mask_passes_through():
     ],
 )
 def test_a_bad_setting_is_named(setting, message):
-    model = vit()
-    with pytest.raises(SettingError, match=message):
-        bi_lora.attach(model, **{**SETTINGS, **setting}, generator=seeded())
-    assert not trainable_parameters(model)
+    assert_setting_is_named(bi_lora.attach, {**SETTINGS, **setting}, message)

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import einsum
 
 from baselines import glora
-from moppa.peft.collect import trainable_parameters
 from moppa.peft.inject import merge
-from moppa.utils.errors import SettingError, UserError
+from moppa.utils.errors import UserError
 from tests.baselines.equations import (
     assert_equal_to,
     assert_masks_pass_through,
+    assert_setting_is_named,
     attached,
     images,
     seeded,
@@ -64,10 +64,7 @@ def test_an_attention_mask_passes_through():
     [({"rank": 0}, r"^rank=0"), ({"rank": 65}, r"^rank=65"), ({"targets": ["w"]}, r"^targets='w'")],
 )
 def test_a_bad_setting_is_named(setting, message):
-    model = vit()
-    with pytest.raises(SettingError, match=message):
-        glora.attach(model, **{**SETTINGS, **setting}, generator=seeded())
-    assert not trainable_parameters(model)
+    assert_setting_is_named(glora.attach, {**SETTINGS, **setting}, message)
 
 
 def test_a_model_without_biases_is_named():

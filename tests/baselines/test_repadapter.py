@@ -9,11 +9,12 @@ from torch import einsum
 from baselines import repadapter
 from moppa.peft.collect import trainable_parameters
 from moppa.peft.inject import merge
-from moppa.utils.errors import SettingError, UserError
+from moppa.utils.errors import UserError
 from tests.baselines.equations import (
     BOTTLENECK,
     assert_equal_to,
     assert_masks_pass_through,
+    assert_setting_is_named,
     attached,
     forward,
     images,
@@ -91,10 +92,7 @@ def test_an_attention_mask_passes_through():
     ],
 )
 def test_a_bad_setting_is_named(setting, message):
-    model = vit()
-    with pytest.raises(SettingError, match=message):
-        repadapter.attach(model, **{**SETTINGS, **setting}, generator=seeded())
-    assert not trainable_parameters(model)
+    assert_setting_is_named(repadapter.attach, {**SETTINGS, **setting}, message)
 
 
 def test_a_model_without_biases_is_named():
