@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from moppa.peft.affine import prepend_affine
+from moppa.peft.affine import check_bias, prepend_affine
 from moppa.peft.targets import target_linears
 from moppa.utils import validate
-from moppa.utils.errors import UserError
 
 POSITIONS = {"attn": ("q", "k", "v"), "mlp": ("fc1",)}  # the layers that read the adapter
 
@@ -56,11 +55,7 @@ def attach(model: nn.Module, *, rank: int, positions: Sequence[str], generator: 
     targets = [name for position in positions for name in POSITIONS[position]]
     for target in target_linears(model, targets, method="ARC"):
         layer = target.layer
-        if layer.bias is None:
-            raise UserError(
-                f"ARC shifts the biases of qkv and fc1, which {type(model).__name__} does not have: "
-                f"choose a backbone that has them"
-            )
+        check_bias(layer, model, method="ARC")
         key = ("mlp" if target.name.startswith("fc1") else "attn", layer.in_features)
         if key not in projections:
             projections[key] = Projection(rank, layer.in_features, generator)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa.peft.inject import ParametrizedLinear, parametrize_weights
+from moppa.peft.low_rank import stacked_gains
 from moppa.peft.rotation import RotationDelta
 from moppa.peft.targets import TargetLinear, target_linears
 
@@ -22,14 +23,12 @@ class ScaledRotationDelta(RotationDelta):
 
     def __init__(self, target: TargetLinear, *, block_size: int, num_factors: int) -> None:
         super().__init__(target, block_size=block_size, num_factors=num_factors)
-        self.width = target.matrix_shape[0]
-        self.gains = nn.ParameterList(torch.zeros(self.width) for _ in self.skew)
+        self.gains = nn.ParameterList(torch.zeros(target.matrix_shape[0]) for _ in self.skew)
 
     @property
     def gain(self) -> Float[Tensor, " d_out"]:
         """g of all outputs of the layer, 0 for the matrices that are not adapted."""
-        gains, zeros = iter(self.gains), self.gains[0].new_zeros(self.width)
-        return torch.cat([next(gains) if adapted else zeros for adapted in self.is_adapted])
+        return stacked_gains(self.is_adapted, list(self.gains), otherwise=0)
 
     def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
         return (1 + self.gain)[:, None] * super().forward(weight)

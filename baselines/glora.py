@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from moppa.peft.affine import check_bias
 from moppa.peft.dense import DenseDelta
 from moppa.peft.inject import parametrize_weights
 from moppa.peft.low_rank import check_rank
 from moppa.peft.targets import TARGETS, target_linears
 from moppa.utils import validate
-from moppa.utils.errors import UserError
 
 LAYERS = ("qkv", "proj", "fc1", "fc2")
 
@@ -61,11 +61,7 @@ def attach(model: nn.Module, *, rank: int, targets: Sequence[str], generator: Ge
     layers = [target.layer for target in target_linears(model, expanded(targets), method="GLoRA")]
     for layer in layers:
         check_rank(rank, (layer.out_features, layer.in_features))
-        if layer.bias is None:
-            raise UserError(
-                f"GLoRA changes the biases of its layers, and {layer} of {type(model).__name__} has none: "
-                f"choose another backbone or other targets"
-            )
+        check_bias(layer, model, method="GLoRA")
     for layer in layers:
         weight, bias = GeneralizedWeight(layer, rank, generator), GeneralizedBias(layer, rank, generator)
         parametrize_weights(layer, weight=weight, bias=bias)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa.peft.inject import ParametrizedLinear, parametrize_weights
+from moppa.peft.low_rank import stacked_gains
 from moppa.peft.targets import check_calls_qkv, target_linears
 
 
@@ -17,14 +18,13 @@ class ScaledOutputs(nn.Module):
 
     def __init__(self, is_adapted: tuple[bool, ...], width: int) -> None:
         super().__init__()
-        self.is_adapted, self.width = is_adapted, width
+        self.is_adapted = is_adapted
         self.scales = nn.ParameterList(torch.ones(width) for _ in range(sum(is_adapted)))
 
     @property
     def scale(self) -> Float[Tensor, " d_out"]:
         """One number per output of the layer, 1 if its matrix is not adapted."""
-        scales, one = iter(self.scales), self.scales[0].new_ones(self.width)
-        return torch.cat([next(scales) if adapted else one for adapted in self.is_adapted])
+        return stacked_gains(self.is_adapted, list(self.scales), otherwise=1)
 
     def forward(self, tensor: Float[Tensor, "d_out *rest"]) -> Float[Tensor, "d_out *rest"]:
         return self.scale.view(-1, *[1] * (tensor.ndim - 1)) * tensor

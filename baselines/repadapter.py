@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moppa.peft.affine import prepend_affine
+from moppa.peft.affine import check_bias, prepend_affine
 from moppa.peft.targets import target_linears
 from moppa.utils import validate
-from moppa.utils.errors import SettingError, UserError
+from moppa.utils.errors import SettingError
 
 TARGETS = ("q", "k", "v", "fc1")  # the layers that read the adapters before attention and before the MLP
 
@@ -51,10 +51,6 @@ def attach(model: nn.Module, *, bottleneck: int, groups: int, scale: float, gene
                 "groups",
                 f"={groups}: it must divide the bottleneck {bottleneck} and the backbone's width {layer.in_features}",
             )
-        if layer.bias is None:
-            raise UserError(
-                f"RepAdapter shifts the biases of qkv and fc1, which {type(model).__name__} does not have: "
-                f"choose a backbone that has them"
-            )
+        check_bias(layer, model, method="RepAdapter")
         adapter = Adapter(layer.in_features, bottleneck=bottleneck, groups=groups, scale=scale, generator=generator)
         prepend_affine(layer, adapter)

@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from moppa.peft.affine import append_scale_and_shift
+from moppa.peft.affine import append_scale_and_shift, check_bias
 from moppa.peft.dense import DenseDelta
 from moppa.peft.inject import parametrize_weights
 from moppa.peft.targets import TARGETS, TargetLinear, target_linears
 from moppa.utils import validate
-from moppa.utils.errors import UserError
 
 from .ssf import scaled_operations
 
@@ -60,11 +59,8 @@ def attach(model: Any, *, norms: bool, generator: Generator | None) -> None:
     validate.boolean("norms", norms)
     targets = target_linears(model, TARGETS, method="RLRR")
     others = [layer for layer in scaled_operations(model).values() if norms and not isinstance(layer, nn.Linear)]
-    if missing := [layer for layer in [*(target.layer for target in targets), *others] if layer.bias is None]:
-        raise UserError(
-            f"RLRR shifts the biases of all layers, and {missing[0]} of {type(model).__name__} has none: "
-            f"choose another backbone or another method"
-        )
+    for layer in [*(target.layer for target in targets), *others]:
+        check_bias(layer, model, method="RLRR")
     for target in targets:
         shift = ShiftedBias(target.layer.out_features)
         parametrize_weights(target.layer, weight=RescaledWeight(target, generator), bias=shift)

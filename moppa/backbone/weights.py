@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from moppa.backbone.checkpoint_file import read_network
 from moppa.utils.errors import SettingError
+from moppa.utils.flatten import is_inside
 
 
 def load_weights(model: nn.Module, file: Path, *, untrained: Sequence[str], unused: Sequence[str]) -> None:
@@ -86,11 +87,6 @@ def shorten(names: Sequence[str], max_names: int = 3) -> str:
 def without_modules(tensors: Mapping[str, Tensor], modules: Sequence[str]) -> dict[str, Tensor]:
     """Returns the tensors that belong to none of the named modules."""
     return {name: tensor for name, tensor in tensors.items() if not is_inside(name, modules)}
-
-
-def is_inside(name: str, modules: Sequence[str]) -> bool:
-    """Returns whether a tensor is one of the named ones, or belongs to one of the named modules."""
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def architecture(model: Any) -> str:

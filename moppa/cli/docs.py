@@ -29,6 +29,7 @@ PAPER = re.compile(r" \(([^()]*?),? arXiv (\d{4}\.\d{5})\)")
 FACTS = re.compile(
     r"(?:at most )?([\d,]+) trainable parameters on ViT-B/16 at 224 px, without the head; defined on ([\w, ]+)\."
 )
+NUM_COLUMNS = 3  # of methods in the README
 PLURALS = {"lr": "learning rates", "priors": "sets of priors"}
 
 
@@ -118,14 +119,14 @@ def read_method(path: Path) -> Method:
     )
 
 
-def short_table(methods: list[Method], num_columns: int = 3) -> str:
+def short_table(methods: list[Method]) -> str:
     """Returns the table of the README, in which the methods run down several columns."""
     names = [f"[`{method.name}`]({method.address})" if method.arxiv else f"`{method.name}`" for method in methods]
     cells = [[name, method.num_parameters] for name, method in zip(names, methods, strict=True)]
-    num_rows = -(-len(cells) // num_columns)
-    cells += [["", ""]] * (num_rows * num_columns - len(cells))
+    num_rows = -(-len(cells) // NUM_COLUMNS)
+    cells += [["", ""]] * (num_rows * NUM_COLUMNS - len(cells))
     rows = [[text for cell in cells[row::num_rows] for text in cell] for row in range(num_rows)]
-    return grid(["method", "parameters"] * num_columns, rows)
+    return grid(["method", "parameters"] * NUM_COLUMNS, rows)
 
 
 def full_table(methods: list[Method]) -> str:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa.peft.inject import ParametrizedLinear, parametrize_weights
+from moppa.utils.errors import UserError
 
 
 def prepend_affine(layer: nn.Linear, adapter: nn.Module) -> None:
@@ -13,6 +14,14 @@ def prepend_affine(layer: nn.Linear, adapter: nn.Module) -> None:
     parametrize_weights(
         layer, bias=PrependedBias(adapter, layer.get_parameter("weight")), weight=PrependedWeight(adapter)
     )
+
+
+def check_bias(layer: nn.Module, model: nn.Module, *, method: str) -> None:
+    """Raises `UserError` if a layer of a model lacks the bias that a method shifts."""
+    if getattr(layer, "bias", None) is None:
+        raise UserError(
+            f"{method} shifts biases, and {layer} of {type(model).__name__} has none: choose a backbone that has them"
+        )
 
 
 class PrependedWeight(nn.Module):

@@ -78,6 +78,14 @@ def add_updates(
     return torch.cat([matrix + next(remaining) if adapted else matrix for matrix, adapted in matrices])
 
 
+def stacked_gains(
+    is_adapted: Sequence[bool], gains: Sequence[Float[Tensor, " d_matrix"]], *, otherwise: float
+) -> Float[Tensor, " d_out"]:
+    """Returns one number per output of the stacked matrices: `otherwise` for those that are not adapted."""
+    remaining, filled = iter(gains), torch.full_like(gains[0], otherwise)
+    return torch.cat([next(remaining) if adapted else filled for adapted in is_adapted])
+
+
 def low_rank_linear(
     x: Float[Tensor, "*batch d_in"],
     weight: Float[Tensor, "d_out d_in"],

@@ -18,7 +18,7 @@ from moppa.record.task_changes import recorded_task_changes
 from moppa.report.budget import Budget, cell_budget
 from moppa.report.load import Excluded, ValidRecord, exclude_record
 from moppa.utils.errors import UserError
-from moppa.utils.flatten import flatten
+from moppa.utils.flatten import flatten, is_inside
 from moppa.utils.for_task import recipe_settings
 from moppa.utils.yaml_files import read_yaml
 
@@ -195,9 +195,9 @@ def method_overrides(record: ValidRecord, configs: Path, *, is_tuned: bool) -> d
 
 def fixed_settings(record: ValidRecord) -> dict[str, Any]:
     """Returns the method's settings, by their dotted names, that `hparams=best` did not select."""
-    fixed = tuple(f"{name}." for name in record["config"].get("hparams_fixed", ()))
+    fixed = record["config"].get("hparams_fixed", ())
     settings = flatten(record["config"]["method"]).items()
-    return {name: value for name, value in settings if f"method.{name}.".startswith(fixed)} if fixed else {}
+    return {name: value for name, value in settings if is_inside(f"method.{name}", fixed)}
 
 
 def recipe_overrides(record: ValidRecord, configs: Path, *, is_tuned: bool) -> dict[str, str]:

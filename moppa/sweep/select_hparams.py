@@ -16,12 +16,13 @@ from moppa.record.schema import NEUTRAL, get_entry, identity_of, mean_accuracy, 
 from moppa.utils import validate
 from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError
+from moppa.utils.flatten import is_inside
 from moppa.utils.paths import user_path
 
 SELECTED = ("train", "method")  # the config nodes that make a setting, without the entries below
 LENGTH = ("epochs", "epoch_images")  # of a training; the settings of another length are not those of this one
 MISSING = object()
-NOT_SELECTED = tuple(f"train.{name}=" for name in LENGTH)
+NOT_SELECTED = tuple(f"train.{name}" for name in LENGTH)
 
 
 class TuneRecord(NamedTuple):
@@ -91,7 +92,7 @@ def check_search(config: DictConfig) -> None:
 def check_fixed(config: DictConfig) -> None:
     """Raises `UserError` if `hparams_fixed` names something else than settings of the recipe or the method."""
     for name in config.get("hparams_fixed", ()):
-        if str(name).split(".")[0] not in SELECTED or OmegaConf.select(config, str(name), default=MISSING) is MISSING:
+        if not is_inside(str(name), SELECTED) or OmegaConf.select(config, str(name), default=MISSING) is MISSING:
             raise UserError(
                 f"hparams_fixed={name}: it must be settings of {' or '.join(SELECTED)} that the config has, "
                 "such as method.attach or train.lr"
@@ -104,10 +105,9 @@ def check_overrides(config: DictConfig) -> None:
         raise UserError("hparams=best with protocol=tune: the tune records are its input; use protocol=final")
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
     for override in overrides:
-        is_setting = override.startswith(tuple(f"{node}." for node in SELECTED))
         name = override.partition("=")[0]
-        is_fixed = any(f"{name}.".startswith(f"{fixed}.") for fixed in config.get("hparams_fixed", ()))
-        if is_setting and not is_fixed and not override.startswith(NOT_SELECTED):
+        is_setting = name not in SELECTED and is_inside(name, SELECTED)  # method=lora chooses a YAML
+        if is_setting and not is_inside(name, [*NOT_SELECTED, *config.get("hparams_fixed", ())]):
             raise UserError(
                 f"{override} with hparams=best, which selects this setting: remove one of the two, or select the "
                 f"other settings for this value with hparams_fixed=[{name}]"

@@ -1,6 +1,6 @@
-"""Nested configs as flat ones."""
+"""Nested configs as flat ones, and dotted names."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 HYDRA_KEYS = ("_target_", "_partial_")  # where code lives is not a setting
@@ -15,3 +15,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         elif name not in HYDRA_KEYS:
             settings[f"{prefix}{name}"] = value
     return settings
+
+
+def is_inside(name: str, owners: Iterable[str]) -> bool:
+    """Returns whether a dotted name is one of `owners`, or lies below one of them."""
+    return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
