@@ -42,7 +42,9 @@ def resize_rgb(picture: Image.Image, image_format: ImageFormat) -> np.ndarray:
 
 def hash_picture(picture: Image.Image) -> bytes:
     """Returns the sha256 of the width, height and pixels of a picture."""
-    return hashlib.sha256(b"%d %d\n" % picture.size + picture.tobytes()).digest()
+    digest = hashlib.sha256(b"%d %d\n" % picture.size)
+    digest.update(picture.tobytes())  # apart from the size: joining them would copy the pixels
+    return digest.digest()
 
 
 def hash_array(array: np.ndarray) -> bytes:
