@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from moppa.pretrain.images import normalize
 from moppa.utils.atomic import atomic_write
+from moppa.utils.bf16_matmul import bf16_products
+from moppa.utils.device import forward_context
 from moppa.utils.progress import progress_bar
 from moppa.utils.seeds import generator_for
 
+CPU, PRECISION = torch.device("cpu"), "bf16-mixed"
 View = tuple[np.ndarray, np.ndarray | None]  # images (N, 64, 64, 3), tokens of the teacher (N, 65, D)
 
 
@@ -110,10 +113,11 @@ def train_step(
     clip: float,
 ) -> Tensor:
     """Takes one optimizer step in bfloat16 autocast and returns the loss."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with forward_context(CPU, PRECISION):
         loss = objective(images, target, generator)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    with bf16_products(CPU, PRECISION):
+        loss.backward()
     nn.utils.clip_grad_norm_(objective.parameters(), clip)
     optimizer.step()
     return loss.detach()

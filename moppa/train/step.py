@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from moppa.train.compiled_blocks import compiled_blocks
 from moppa.train.graph import GraphRecorder, undone
 from moppa.utils import validate
+from moppa.utils.bf16_matmul import bf16_products
 from moppa.utils.device import forward_context
 from moppa.utils.errors import SettingError
 
@@ -36,7 +37,8 @@ def train_step(
     with forward_context(images.device, precision):
         loss = F.cross_entropy(forward(images), labels, label_smoothing=label_smoothing) + penalty()
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    with bf16_products(images.device, precision):
+        loss.backward()
     if clip_norm is not None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, clip_norm)

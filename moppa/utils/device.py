@@ -2,7 +2,8 @@
 
 import ctypes
 import platform
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from moppa.utils import validate
+from moppa.utils.bf16_matmul import bf16_products
 from moppa.utils.gpu import device_type
 from moppa.utils.matmul import matmul_backend, set_matmul_backend, use_backend
 
@@ -48,9 +50,15 @@ def keep_freed_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, MAX_MMAP_THRESHOLD)
 
 
-def forward_context(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Returns the context of a forward pass: bfloat16 autocast, or in float32 `run.matmul_backend`."""
-    return use_backend() if precision == "float32" else torch.autocast(device.type, dtype=torch.bfloat16)
+@contextmanager
+def forward_context(device: torch.device, precision: str) -> Iterator[None]:
+    """Runs a forward pass in its precision: in bfloat16 autocast, or in float32 with `run.matmul_backend`."""
+    if precision == "float32":
+        with use_backend():
+            yield
+    else:
+        with torch.autocast(device.type, dtype=torch.bfloat16), bf16_products(device, precision):
+            yield
 
 
 def device_info(device: torch.device) -> dict[str, Any]:
