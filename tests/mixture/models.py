@@ -9,6 +9,14 @@ from moppa.utils.config import instantiate
 from tests.conftest import config_of
 
 SETTINGS = instantiate(config_of("task=eurosat", "method=moppa"), "method.attach", _partial_=True).keywords
+BEFORE_ATTENTION = {  # a unit per block, on which most tests of single parts are built
+    **SETTINGS,
+    "rank": 8,
+    "priors": ["heat", "wave", "poisson"],
+    "position": "attn_input",
+    "start": {"diffusivity": 1.0, "speed": 1.0, "time": 1.0},
+    "physics_rate": 1.0,
+}
 
 
 def vit(**settings):
@@ -16,7 +24,7 @@ def vit(**settings):
 
 
 def attach_to(model, **settings):
-    attach(model, **{**SETTINGS, **settings}, generator=torch.Generator().manual_seed(0))
+    attach(model, **{**BEFORE_ATTENTION, **settings}, generator=torch.Generator().manual_seed(0))
     return model
 
 

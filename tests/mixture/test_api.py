@@ -51,8 +51,8 @@ def test_attach_uses_the_default_settings():
 def test_only_units_and_head_are_trainable():
     model = moppa.attach(vit())
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert all(".unit." in name or name.startswith("head.") for name in trainable)
-    assert sum("unit.up" in name for name in trainable) == 6
+    assert all(".units." in name or name.startswith("head.") for name in trainable)
+    assert sum(name.endswith(".up") for name in trainable) == 6 * 2  # of queries and values
 
 
 def test_a_saved_and_loaded_adapter_gives_the_same_logits(tmp_path):
@@ -83,7 +83,7 @@ def test_load_and_save_report_what_does_not_fit(tmp_path):
     with pytest.raises(UserError, match=r"belongs to the backbone test_vit\.r160_in1k, not to test_vit2"):
         moppa.load(timm.create_model("test_vit2", img_size=64), path)
     with pytest.raises(
-        UserError, match=r"unit\.operator\.source is \(4, 4\) in the file and \(6, 6\) in the model.*image size"
+        UserError, match=r"units\.q\.operator\.source is \(4, 4\) in the file and \(6, 6\) in the model.*image size"
     ):
         moppa.load(vit(96), path)
     save_file({"x": torch.zeros(1)}, path)

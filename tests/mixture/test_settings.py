@@ -23,7 +23,7 @@ def test_the_defaults_are_those_of_the_yaml():
 def test_the_signature_of_attach_lists_the_settings():
     parameters = inspect.signature(insert.attach).parameters
     assert list(parameters) == ["model", "generator", *SETTINGS]
-    assert parameters["rank"].default == 8
+    assert parameters["rank"].default == SETTINGS["rank"]
 
 
 def test_the_harness_names_the_full_path_of_a_wrong_setting():

@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from moppa.mixture import physics
 from moppa.mixture.fused import MixtureSolve
 from moppa.peft.collect import collect_diagnostics, penalty, trainable_parameters
-from tests.mixture.models import SETTINGS, attach_to, random_unit, units_in, vit
+from tests.mixture.models import BEFORE_ATTENTION, attach_to, random_unit, units_in, vit
 
 
 def test_the_unit_is_its_equation():
     unit = random_unit(router="dynamic", poisson_gain="exact")
-    rate, scale, operator = SETTINGS["physics_rate"], unit.scale, unit.operator
+    rate, scale, operator = BEFORE_ATTENTION["physics_rate"], unit.scale, unit.operator
     z = torch.randn(3, 17, 64)
     x = torch.einsum("bnd,rd->bnr", z, unit.down)
     a = torch.softmax(rate * (x.mean(1) @ unit.router.weight.T + unit.router.bias), dim=1)
-    start = {name: math.log(math.expm1(value)) for name, value in SETTINGS["start"].items()}
+    start = {name: math.log(math.expm1(value)) for name, value in BEFORE_ATTENTION["start"].items()}
     k, c, t = (
         F.softplus(start[name] + rate * operator.positive[name].offset) for name in ("diffusivity", "speed", "time")
     )
@@ -118,7 +118,7 @@ def test_the_route_penalty_is_the_divergence_from_uniform_and_ends_at_half_of_th
     model = attach_to(vit(), route_weight=0.5).train()
     with torch.no_grad():
         for unit in units_in(model):
-            unit.router.bias.copy_(torch.tensor([2.0, 0.0, -1.0]) / SETTINGS["physics_rate"])
+            unit.router.bias.copy_(torch.tensor([2.0, 0.0, -1.0]) / BEFORE_ATTENTION["physics_rate"])
     a = torch.softmax(torch.tensor([2.0, 0.0, -1.0]), dim=0)
     divergence = float((a * torch.log(a / (1 / 3))).sum())
     for progress, share in [(0.0, 1.0), (0.25, 0.5), (0.5, 0.0), (0.9, 0.0)]:
@@ -141,7 +141,7 @@ def test_diagnostics_are_the_mean_mixing_weights_and_the_constants():
             assert torch.equal(before[name], torch.zeros(3))
             torch.testing.assert_close(value, torch.full((3,), 1 / 3))
         else:
-            torch.testing.assert_close(value, torch.full((8,), SETTINGS["start"][name.rpartition("/")[2]]))
+            torch.testing.assert_close(value, torch.full((8,), BEFORE_ATTENTION["start"][name.rpartition("/")[2]]))
     last = collect_diagnostics(model, is_last=True)
     assert {tuple(value.shape) for name, value in last.items() if "source" in name} == {(4, 4)}
     assert {tuple(value.shape) for name, value in last.items() if "response" in name} == {(4, 4)}

@@ -12,7 +12,7 @@ from torch import nn
 
 import moppa
 from moppa.utils.errors import UserError
-from tests.mixture.models import attach_to, vit
+from tests.mixture.models import attach_to, units_in, vit
 
 
 def images(count=2):
@@ -52,7 +52,7 @@ def test_the_adapter_of_a_wrapped_model_is_saved_under_its_own_names(wrap, tmp_p
     moppa.save(wrap(copy.deepcopy(model)), tmp_path / "wrapped.safetensors")
     assert load_file(tmp_path / "wrapped.safetensors").keys() == load_file(tmp_path / "plain.safetensors").keys()
     loaded = moppa.load(nn.DataParallel(small()), tmp_path / "wrapped.safetensors").module
-    assert torch.equal(loaded.blocks[0].norm1.unit.down, model.blocks[0].norm1.unit.down)
+    assert torch.equal(units_in(loaded)[0].down, units_in(model)[0].down)
 
 
 def test_a_path_with_a_tilde_leads_to_the_home_folder(tmp_path, monkeypatch):
