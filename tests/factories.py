@@ -13,7 +13,7 @@ from tests.conftest import config_of
 PARAMS = {
     "linear": 0,
     "lora": 294912,
-    "moppa": 152928,
+    "moppa": 150420,
     "adaptformer": 156768,
     "bitfit": 102912,
     "ssf": 205824,

@@ -23,7 +23,7 @@ def results(tmp_path):
 
 
 def test_the_gain_is_the_difference_by_task_with_its_interval(results, monkeypatch, capsys):
-    names = ["moppa (priors heat)", "moppa (priors identity)"]
+    names = ["moppa (priors heat)", "moppa (variant control)"]
     arguments = ["mini-vit_micro-final", *names, "--results", str(results), "--out", str(results)]
     drawn = {}
     monkeypatch.setattr(gain, "write_figure", lambda chart, path: drawn.update({path: chart}) or [])
