@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[harness,dev]'
 	touch $@
 
-demo: $(STAMP) ## run six methods on one task of the mini suite, without downloads (FULL=1: on all eight)
+demo: $(STAMP) ## run six methods on one task of the mini suite, without downloads (FULL=1: on all ten)
 	$(BIN)/moppa demo $(if $(FULL),--full)
 
 test: $(STAMP) ## run the fast tests (minutes)

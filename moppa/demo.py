@@ -25,6 +25,8 @@ ALL_TASKS = (
     "mini/shapes_count",
     "mini/terrain",
     "mini/shapes_distance",
+    "mini/ripples_location",
+    "mini/pairs_direction",
 )
 NUM_WORKERS = 2
 NUM_ERROR_LINES = 20

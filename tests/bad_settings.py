@@ -136,6 +136,7 @@ SETTING_CASES = {
     "too many images": (["+data.surplus=1", "task.version=2"], ["more than 800", "800"]),
     "one class": (["task.num_classes=1"], ["task.num_classes=1", "at least 2"]),
     "title a number": (["task.title=2024"], ["task.title=2024", "put it in quotes"]),
+    "version of a suite 0": (["+task.suite_version=0"], ["task.suite_version=0", "at least 1"]),
     "column a word": (["task.column=first"], ["task.column='first'", "an integer of at least 0"]),
     "version of a task 0": (["task.version=0"], ["task.version=0", "at least 1"]),
     "split a word of YAML": (["task.splits.val200=true"], ["task.splits.val200=True", "put it in quotes"]),

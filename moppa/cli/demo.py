@@ -1,6 +1,6 @@
 """Runs the whole pipeline on the mini suite, without a GPU or downloads: moppa demo [--full] [OVERRIDES].
 
-Six methods on one task, or on all eight with --full. OVERRIDES are passed to run.py (train.epochs=2). Run the same
+Six methods on one task, or on all ten with --full. OVERRIDES are passed to run.py (train.epochs=2). Run the same
 command again to resume an interrupted demo.
 """
 
@@ -49,14 +49,14 @@ def main() -> int:
     print("\nThis table:         " + ", ".join(str(path) for path in built.written if path.suffix in {".md", ".html"}))
     print(f"A cell's record:    {next(iter(demo.records().values()))}")
     print("Run a single cell:  python run.py method=moppa task=mini/terrain backbone=vit_micro train=mini")
-    print("Read next:          README.md, docs/mini.md; `make demo FULL=1` runs all eight tasks")
+    print("Read next:          README.md, docs/mini.md; `make demo FULL=1` runs all ten tasks")
     return 0
 
 
 def parse_arguments() -> argparse.Namespace:
     """Returns the command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="run all eight tasks")
+    parser.add_argument("--full", action="store_true", help="run all ten tasks")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="run these tasks, for example mini/terrain")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", default=METHODS, help=f"default: {' '.join(METHODS)}")
     parser.add_argument("--results", type=user_path, default=Path("results/demo"), metavar="DIR", help="(%(default)s)")

@@ -54,6 +54,7 @@ class Task:
     test_sha256: Mapping[str, str] | None = None  # records from before this setting do not have it
     num_train: int = 800  # the sizes of VTAB-1K, which the YAMLs of other tasks replace
     num_val: int = 200
+    suite_version: int = 1  # the first version of the suite that has the task
 
     def __post_init__(self) -> None:
         for name in ("name", "suite", "title", "builder"):
@@ -65,6 +66,7 @@ class Task:
             raise SettingError("label", f"={self.label!r}: it must name a function of moppa/data/labels.py")
         validate.integer("version", self.version, minimum=1)
         validate.integer("column", self.column, minimum=0)
+        validate.integer("suite_version", self.suite_version, minimum=1)
         validate.one_of("group", self.group, GROUPS)
         validate.integer("num_classes", self.num_classes, minimum=2)
         for name in ("num_train", "num_val", "num_test"):

@@ -35,6 +35,7 @@ NEUTRAL = (
     "train.published",
     "task.title",
     "task.column",
+    "task.suite_version",
     "task.test_sha256",  # a check of the images; it does not decide which are read
     "backbone.weights",  # a path; the sha256 of the file counts instead
 )

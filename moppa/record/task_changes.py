@@ -11,7 +11,7 @@ from moppa.utils.errors import UserError
 from moppa.utils.flatten import flatten
 from moppa.utils.yaml_files import read_yaml, yaml_files
 
-DISPLAY = ("title", "column")
+DISPLAY = ("title", "column", "suite_version")
 TEST_DIGESTS = "test_sha256"
 
 

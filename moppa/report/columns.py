@@ -11,6 +11,7 @@ from moppa.utils import validate
 from moppa.utils.errors import SettingError, UserError
 from moppa.utils.yaml_files import read_yaml, yaml_files
 
+FIRST_VERSION = {"suite_version": 1}  # of a suite; tasks that joined it later name the version that they joined in
 NEEDED = ("suite", "name", "title", "group", "column", "num_test", "num_classes")  # of a task's YAML
 
 
@@ -21,10 +22,11 @@ class Column:
     task: str
     title: str
     group: str
+    suite_version: int = 1  # the first one that has the task
 
 
 def suite_columns(suite: str, configs: Path) -> list[Column]:
-    """Returns the tasks of a suite in the papers' order.
+    """Returns the tasks of a suite in the papers' order, those of its newest version.
 
     Raises:
         UserError: if no task's YAML names the suite.
@@ -37,12 +39,32 @@ def suite_columns(suite: str, configs: Path) -> list[Column]:
             f"restore its YAML files"
         )
     tasks.sort(key=lambda task: (GROUPS.index(task["group"]), task["column"]))
-    return [Column(task=task["name"], title=task["title"], group=task["group"]) for task in tasks]
+    return [
+        Column(task=task["name"], title=task["title"], group=task["group"], suite_version=task["suite_version"])
+        for task in tasks
+    ]
+
+
+def suite_versions(suite: str, configs: Path) -> dict[str, list[Column]]:
+    """Returns the tasks of each version of a suite by its name in tables: mini, mini_v2, and so on.
+
+    A version has the tasks of the versions before it, so that a mean over tasks is always one over the same tasks.
+
+    Raises:
+        UserError: as `suite_columns`.
+    """
+    columns = suite_columns(suite, configs)
+    return {
+        suite if version == 1 else f"{suite}_v{version}": [
+            column for column in columns if column.suite_version <= version
+        ]
+        for version in sorted({column.suite_version for column in columns})
+    }
 
 
 @lru_cache
 def read_tasks(configs: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Returns suite, name, title, group and column of every task that has a YAML, and why others cannot be read."""
+    """Returns suite, name, title, group, column and version of every task's YAML, and why others cannot be read."""
     tasks, problems = [], []
     for path in yaml_files(configs / "task"):
         try:
@@ -58,18 +80,18 @@ def read_task(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if its YAML cannot be read, lacks one of the settings, or has a value of another kind.
     """
-    settings = read_yaml(path)
+    settings = FIRST_VERSION | read_yaml(path)
     if missing := [name for name in NEEDED if name not in settings]:
         raise UserError(f"{path} lacks {', '.join(missing)}: complete it, as its neighbors")
     try:
         for name in ("suite", "name", "title"):
             validate.text(name, settings[name])
         validate.one_of("group", settings["group"], GROUPS)
-        for name, minimum in {"column": 0, "num_test": 1, "num_classes": 2}.items():
+        for name, minimum in {"column": 0, "num_test": 1, "num_classes": 2, "suite_version": 1}.items():
             validate.integer(name, settings[name], minimum=minimum)
     except SettingError as error:
         raise UserError(f"{path}: {error}") from error
-    return {name: settings[name] for name in ("suite", "name", "title", "group", "column")}
+    return {name: settings[name] for name in ("suite", "name", "title", "group", "column", "suite_version")}
 
 
 def task_groups(columns: Sequence[Column]) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from moppa.report.aggregate import Value, aggregate_values
 from moppa.report.budget import Budget
-from moppa.report.columns import Column, suite_columns, task_groups
+from moppa.report.columns import Column, suite_versions, task_groups
 from moppa.report.facts import table_caption, table_facts
 from moppa.report.hardware import MIXED, mixed_cells
 from moppa.report.load import Excluded, ValidRecord, digest_records, exclude_record
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Everything that a format renders."""
+    """Everything that a format renders. `suite` names the version of the suite, too: mini, mini_v2."""
 
     suite: str
     backbone: str
@@ -99,7 +99,8 @@ class Table:
 def build_tables(results: Path, configs: Path, records: Sequence[ValidRecord], excluded: list[Excluded]) -> list[Table]:
     """Returns one table for each suite, backbone and protocol that has records, in alphabetical order.
 
-    The records of a suite whose tasks have no YAMLs any more are added to `excluded`.
+    A version of a suite has a table of its own if there are records of the tasks that joined the suite with it. The
+    records of a suite whose tasks have no YAMLs any more are added to `excluded`.
     """
     groups: dict[tuple[str, str, str], list[ValidRecord]] = {}
     for record in records:
@@ -107,20 +108,38 @@ def build_tables(results: Path, configs: Path, records: Sequence[ValidRecord], e
     tables = []
     for (suite, _, _), group in sorted(groups.items()):
         try:
-            suite_columns(suite, configs)
+            versions = suite_versions(suite, configs)
         except UserError as error:  # costs the tables of this suite alone
             excluded += [exclude_record(record, str(error)) for record in group]
             continue
-        tables.append(build_table(group, excluded, results / "published.csv", configs))
+        for name, of_version in records_by_version(versions, group).items():
+            tables.append(build_table(name, versions[name], of_version, excluded, results / "published.csv", configs))
     return tables
 
 
+def records_by_version(
+    versions: Mapping[str, Sequence[Column]], records: Sequence[ValidRecord]
+) -> dict[str, list[ValidRecord]]:
+    """Returns the records of each version of a suite that has records of the tasks that joined with it."""
+    joined = {column.task: column.suite_version for columns in versions.values() for column in columns}
+    found = {}
+    for name, columns in versions.items():
+        version = max(column.suite_version for column in columns)
+        if any(joined.get(record["task"]) == version for record in records):
+            found[name] = [record for record in records if joined.get(record["task"], 0) <= version]
+    return found or {next(iter(versions)): list(records)}  # of tasks without YAMLs
+
+
 def build_table(
-    records: Sequence[ValidRecord], excluded: Sequence[Excluded], published_file: Path, configs: Path
+    name: str,
+    columns: Sequence[Column],
+    records: Sequence[ValidRecord],
+    excluded: Sequence[Excluded],
+    published_file: Path,
+    configs: Path,
 ) -> Table:
-    """Returns the table of records that share one suite, backbone and protocol."""
+    """Returns the table of records that share one suite, backbone and protocol; `name` is that of the version."""
     suite, backbone, protocol = (records[0][name] for name in ("suite", "backbone", "protocol"))
-    columns = suite_columns(suite, configs)
     tasks = {column.task for column in columns}
     unknown = [exclude_record(rec, NO_TASK.format(rec["task"], suite)) for rec in records if rec["task"] not in tasks]
     shared, rows, mixed = group_rows([record for record in records if record["task"] in tasks], configs)
@@ -137,7 +156,7 @@ def build_table(
         marks = row_marks(row, len(columns), omitted_keys, rowless_methods)
         built.append(build_row(row, values[row.name], marks, len(columns), published))
     return Table(
-        suite=suite,
+        suite=name,
         backbone=backbone,
         checkpoint=records[0]["config"]["backbone"]["timm"],
         protocol=protocol,

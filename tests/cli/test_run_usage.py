@@ -13,4 +13,4 @@ def test_a_sweep_needs_no_m_and_its_cells_are_counted(words, monkeypatch):
     monkeypatch.setenv(run.NUM_CELLS, "")
     monkeypatch.setattr(run, "start_hydra", lambda folders: 0)
     assert run.main() == 0
-    assert os.environ[run.NUM_CELLS] == "96"  # 6 methods, 8 tasks, 2 seeds
+    assert os.environ[run.NUM_CELLS] == "120"  # 6 methods, 10 tasks, 2 seeds

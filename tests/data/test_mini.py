@@ -31,12 +31,12 @@ def source_in(folder):
     return MiniSource(name="mini", cache=str(folder))
 
 
-def test_the_suite_has_eight_tasks_in_the_three_groups():
-    tasks = [task_of(name) for name in MINI]
-    assert sorted(task.column for task in tasks) == list(range(1, 9))
+def test_the_suite_has_ten_tasks_in_the_three_groups_and_two_joined_with_its_second_version():
+    tasks = sorted((task_of(name) for name in MINI), key=lambda task: task.column)
+    assert [task.column for task in tasks] == list(range(1, 11))
     assert {task.suite for task in tasks} == {"mini"}
-    groups = [task.group for task in sorted(tasks, key=lambda task: task.column)]
-    assert groups == ["natural"] * 2 + ["specialized"] * 2 + ["structured"] * 4
+    assert [task.group for task in tasks] == ["natural"] * 2 + ["specialized"] * 2 + ["structured"] * 6
+    assert [task.suite_version for task in tasks] == [1] * 8 + [2] * 2
     assert sorted(ALL_TASKS) == [f"mini/{name}" for name in MINI]
 
 

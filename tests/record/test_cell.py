@@ -63,6 +63,7 @@ def test_a_setting_that_can_change_the_outcome_changes_the_key(override):
         "data.cache=elsewhere",
         "backbone.weights=elsewhere.pth",
         "task.title=Other",
+        "+task.suite_version=2",
         "run.matmul_backend=onednn",
     ],
 )
