@@ -65,6 +65,12 @@ SETTING_CASES = {
         ["method.fit=lbfgs", "remove +augmentation"],
     ),
     "worker processes of augmentation": (["run.augment_workers=-1"], ["run.augment_workers=-1", "at least 0"]),
+    "weight of PACE": (["train.pace=-1"], ["train.pace=-1", "at least 0"]),
+    "noise of PACE": (["train.pace=1", "train.pace_sigma=high"], ["train.pace_sigma='high'", "number"]),
+    "PACE of a head that is solved for": (
+        ["train.pace=1", "method=linear", "method.fit=lbfgs"],
+        ["train.pace=1", "null"],
+    ),
     "unknown optimizer": (["train.optimizer=adam"], ["train.optimizer='adam'", "adamw, sgd"]),
     "lr that diverges": (["train.lr=1e30", "train.warmup=0"], ["not finite at step", "lower train.lr"]),
     "seed negative": (["seed=-1"], ["seed=-1", "at least 0"]),

@@ -82,10 +82,10 @@ def skip_unused(model: nn.Module, optimizations: Sequence[str]) -> nn.Module:
     """Makes the blocks of a plain vision transformer compute less, in place, with the same logits and gradients.
 
     `last_block_tokens` applies if the head reads only the class token. It excludes an MLP in which a method mixes
-    tokens, and an attention that a method wraps. `dropped_samples` applies on a CPU without torch.compile, since
-    elsewhere the host would wait for the number of kept images. It excludes blocks with an auxiliary loss, which is a
-    mean over all images. Dropout in a block then draws fewer numbers. If the installed timm computes its blocks in an
-    unknown way, one line says so and nothing is changed.
+    tokens, an attention that a method wraps, and a block whose output a method reads. `dropped_samples` applies on a
+    CPU without torch.compile, since elsewhere the host would wait for the number of kept images. It excludes blocks
+    with an auxiliary loss, which is a mean over all images. Dropout in a block then draws fewer numbers. If the
+    installed timm computes its blocks in an unknown way, one line says so and nothing is changed.
 
     Raises:
         SettingError: if an optimization is unknown.
@@ -99,7 +99,7 @@ def skip_unused(model: nn.Module, optimizations: Sequence[str]) -> nn.Module:
         for block in timm_blocks(blocks):
             if not any(isinstance(module, HasPenalty) for module in block.modules()):
                 as_efficient(block).skips_dropped = True
-    if "last_block_tokens" in optimizations and reads_class_token_only(model):
+    if "last_block_tokens" in optimizations and reads_class_token_only(model) and not is_read(blocks[-1]):
         for block in timm_blocks(blocks[-1]):
             if not needs_all_tokens(block.get_submodule("mlp")):
                 return_class_token(as_efficient(block))
@@ -143,6 +143,11 @@ def return_class_token(block: EfficientBlock) -> None:
     attention = block.attn
     if type(attention) is Attention and attention.gate is None and not needs_all_tokens(attention.proj):
         attention.__class__ = ClassTokenAttention
+
+
+def is_read(block: nn.Module) -> bool:
+    """Returns whether a method reads all tokens that a block returns, as it states by `reads_all_tokens`."""
+    return any(getattr(part, "reads_all_tokens", False) for part in block.modules())
 
 
 def needs_all_tokens(module: nn.Module) -> bool:

@@ -141,6 +141,9 @@ def recipe_for(setup: Setup) -> Recipe:
         epoch_images=None,
         normalization=None,
         augmentation=None,
+        pace=None,
+        pace_sigma=0.0,
+        pace_from_block=0,
         recipe=None,
         published=None,
     )

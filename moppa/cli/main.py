@@ -12,6 +12,7 @@ from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
+from moppa.cli.errors import ends_with_its_pipe
 from moppa.utils.output import allow_any_text
 
 COMMANDS = {
@@ -58,6 +59,7 @@ MODULES = {
 }
 
 
+@ends_with_its_pipe
 def main() -> int:
     """Runs the command that `sys.argv` names and returns its exit status."""
     words = sys.argv[1:]
@@ -72,6 +74,7 @@ def main() -> int:
     return run_command(name, words[len(name.split()) :])
 
 
+@ends_with_its_pipe
 def run_command(name: str, words: Sequence[str]) -> int:
     """Runs a command with the rest of the command line, and returns its exit status."""
     sys.argv = ["moppa" if words[:1] == ["-sc"] else f"moppa {name}", *words]  # Hydra's script names the program

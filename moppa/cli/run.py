@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from moppa.cli.composition_errors import explain
+from moppa.cli.errors import ends_with_its_pipe
 from moppa.cli.run_usage import task_lines, usage
 from moppa.sweep.expand import count_cells
 from moppa.sweep.resolve import finished_cell
@@ -36,6 +37,7 @@ PROGRAM = "python run.py" if IS_CHECKOUT else "moppa run"
 cell_seconds: list[float] = []  # of the cells that this process has trained
 
 
+@ends_with_its_pipe
 def main() -> int:
     """Runs the cells that `sys.argv` describes, or prints what it asks for; returns 1 after an error."""
     allow_any_text()
@@ -85,6 +87,8 @@ def start_hydra(folders: Sequence[Path]) -> int:
     os.environ[FULL_ERROR] = "1"  # Hydra then raises an error instead of printing it with a hint at this variable
     try:
         command()
+    except BrokenPipeError:
+        raise
     except Exception as error:
         print(explain(error, folders, sys.argv[1:]), file=sys.stderr)
         return 1

@@ -62,6 +62,7 @@ class Unit(nn.Module):
             penalty_weight=route_weight,
         )
         self.gate = Gate(width, generator=generator) if settings.gate else None
+        self.noise = nn.Identity()  # of delta in training, if the trainer sets one
 
     def forward(self, z: Tokens) -> Tokens:
         if z.shape[1] != self.num_prefix_tokens + self.grid[0] * self.grid[1]:
@@ -74,7 +75,7 @@ class Unit(nn.Module):
         y = self.operator(x, self.router(x), self.output_gain)
         if self.gate is not None:
             y = self.gate(y, x)
-        return y if self.down is None else F.linear(y, self.scale * self.up)
+        return self.noise(y if self.down is None else F.linear(y, self.scale * self.up))
 
     @property
     def output_gain(self) -> Float[Tensor, " channels"] | None:

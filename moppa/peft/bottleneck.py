@@ -62,6 +62,7 @@ class Adapter(nn.Module):
             raise SettingError("scale", f"={scale!r}: it must be a number above 0, or channel")
         self.activation, self.dropout, self.drop_path = ACTIVATIONS[activation], dropout, DropPath(drop_path)
         self.scale = nn.Parameter(torch.ones(dim)) if scale == "channel" else scale
+        self.noise = nn.Identity()  # of A(x) in training, if the trainer sets one
         self.down, self.down_bias = nn.Parameter(torch.empty(bottleneck, dim)), nn.Parameter(torch.zeros(bottleneck))
         self.up, self.up_bias = nn.Parameter(torch.zeros(dim, bottleneck)), nn.Parameter(torch.zeros(dim))
         initialize([self.down], [self.up], init, generator)
@@ -70,7 +71,7 @@ class Adapter(nn.Module):
         hidden = self.activation(F.linear(x, self.down, self.down_bias))
         hidden = F.dropout(hidden, self.dropout, self.training)
         y = F.linear(hidden, self.up, self.up_bias)
-        return self.drop_path((self.scale * y).to(y.dtype))
+        return self.noise(self.drop_path((self.scale * y).to(y.dtype)))
 
 
 class ParallelAdapter(nn.Module):

@@ -1,7 +1,8 @@
-"""Initial values of the two matrices of an adapter or of a low-rank update."""
+"""Initial values: of the two matrices of an adapter or of a low-rank update, and of whole modules."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,3 +26,18 @@ def initialize(downs: Iterable[Tensor], ups: Iterable[Tensor], init: str, genera
             nn.init.normal_(matrix, std=0.02, generator=generator)
         else:
             nn.init.xavier_uniform_(matrix, generator=generator)
+
+
+def draw_module(make: Callable[..., nn.Module], *args: Any, generator: torch.Generator | None, **settings: Any) -> Any:
+    """Returns a module whose matrices are drawn with a standard deviation of 0.02; its biases are 0, its gains 1.
+
+    What `make` draws itself is replaced, and torch's global generator stays as it is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        module = make(*args, **settings)
+    for name, parameter in module.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+        else:
+            nn.init.constant_(parameter, float(name.endswith("weight")))
+    return module

@@ -83,7 +83,27 @@ class ParametrizedLinear:
     output_deltas: list["OutputDelta"]
 
     def forward(self: Any, x: Tensor) -> Tensor:
+        noise = self._modules.get("noise")
+        if noise is not None and self.training:
+            y = self.pretrained_output(x)
+            return y + noise(self.update_output(x, y))
         return self.output_deltas[0].layer_output(self, x) if self.output_deltas else super().forward(x)  # type: ignore[misc]
+
+    def update_output(self: Any, x: Tensor, y: Tensor) -> Tensor:
+        """Returns the layer's output minus the pretrained one, y; without a difference if the update is low-rank."""
+        delta = self.output_deltas[0] if self.output_deltas else None
+        low_rank_update = getattr(delta, "layer_update", None)
+        update = None if low_rank_update is None else low_rank_update(self, x)
+        if update is not None:
+            return update
+        return (super().forward(x) if delta is None else delta.layer_output(self, x)) - y  # type: ignore[misc]
+
+    def set_noise(self: Any, noise: nn.Module | None) -> None:
+        """Applies a module to what the update adds to the output in training, or nothing."""
+        if noise is None:
+            self._modules.pop("noise", None)
+        else:
+            self.add_module("noise", noise)
 
     def pretrained_output(self: Any, x: Tensor) -> Tensor:
         """Returns the output of the pretrained layer."""

@@ -60,6 +60,12 @@ class LowRankDelta(nn.Module):
         y, gains = low_rank_linear(x, weight, None, self.is_adapted, *self.factors()), gains.flatten()
         return gains * y if bias is None else torch.addcmul(bias, gains, y)
 
+    def layer_update(
+        self, layer: ParametrizedLinear, x: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, "*batch d_out"] | None:
+        """Returns B A x, which is all that the update adds to the output, or None if gains scale W too."""
+        return self.update_output(x) if self.gains(layer.pretrained("weight")) is None else None
+
     def update_output(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """Returns B A x of all stacked matrices, 0 for those that are not adapted; in training x has dropout."""
         downs, ups = self.factors()

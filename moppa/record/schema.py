@@ -57,6 +57,9 @@ ADDED: dict[str, Any] = {
     "train.epoch_images": None,
     "train.normalization": None,
     "train.augmentation": None,
+    "train.pace": None,
+    "train.pace_sigma": 1.0,
+    "train.pace_from_block": 1,
     "train.recipe": None,
     "train.published": None,
 }

@@ -15,6 +15,7 @@ from moppa.peft.collect import (
     collect_diagnostics,
     count_parameters,
     penalties,
+    step_updates,
     trainable_parameters,
     trains_only_head,
 )
@@ -23,6 +24,7 @@ from moppa.train.batches import training_batches
 from moppa.train.checkpoint import Checkpoint, generator_states, set_generator_states
 from moppa.train.images import train_images
 from moppa.train.loggers import Logger
+from moppa.train.pace import noisy_features, with_consistency
 from moppa.train.recipe import Recipe
 from moppa.train.step import StepRunner, forward_of, recorder_for, step_mode, train_step
 from moppa.utils.errors import UserError
@@ -139,16 +141,19 @@ def train(
     # model and optimizer
     mode, precision = step_mode(step, device), precision_name(precision, device.type)
     optimizer = recipe.create_optimizer(trainable_parameters(model).values(), capturable=device.type == "cuda")
-    penalty = penalties(model)
+    after_step = step_updates(model)
     state = TrainState(model=model, optimizer=optimizer, losses=torch.zeros(num_steps, device=device))
 
     with (
         seeded(derive_seed(seed, "noise")),
         StopRequest() as stop,
         progress_bar() as bar,
-        forward_of(model, mode, batch_size=batch_size) as forward,
+        noisy_features(model, recipe.consistency),
+        forward_of(model, mode, batch_size=batch_size * (1 if recipe.consistency is None else 2)) as single_pass,
     ):
         # a step, from the indices of its images
+        forward, penalty = with_consistency(model, single_pass, penalties(model), recipe.consistency)
+
         def compute(batch: Tensor, progress: Tensor) -> Tensor:
             inputs, labels = images.read(batch)
             return train_step(
@@ -157,6 +162,7 @@ def train(
                 inputs,
                 labels,
                 partial(penalty, progress),
+                partial(after_step, progress),
                 precision=precision,
                 label_smoothing=recipe.label_smoothing,
                 clip_norm=recipe.clip_norm,

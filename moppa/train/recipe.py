@@ -11,6 +11,7 @@ from torch import nn
 from moppa.backbone.preprocess import Preprocess
 from moppa.data.task import NORMALIZATIONS
 from moppa.train.augmentation import Augmenter, parse_augmentation
+from moppa.train.pace import Pace
 from moppa.utils import validate
 from moppa.utils.errors import SettingError
 from moppa.utils.optimizers import SGD, AdamW
@@ -29,7 +30,8 @@ class Recipe:
     `drop_last` leaves out the last batch of an epoch if it is smaller. `normalization` replaces the checkpoint's own:
     one of `NORMALIZATIONS`, or None. A recipe that reproduces a published row is named by `recipe`, and is
     compared with the row `published` of `results/published.csv`. Both have no effect on the training.
-    `augmentation` holds the settings of an `Augmentation`, or is None.
+    `augmentation` holds the settings of an `Augmentation`, or is None. `pace` is the weight of PACE's penalty, or None
+    for no PACE; `pace_sigma` and `pace_from_block` are its other settings.
     """
 
     epochs: int
@@ -48,6 +50,9 @@ class Recipe:
     epoch_images: int | None
     normalization: str | None
     augmentation: Mapping[str, Any] | None
+    pace: float | None
+    pace_sigma: float
+    pace_from_block: int
     recipe: str | None
     published: str | None
 
@@ -72,6 +77,14 @@ class Recipe:
             validate.one_of("normalization", self.normalization, NORMALIZATIONS)
         if self.augmentation is not None:
             parse_augmentation(self.augmentation)
+        Pace(weight=self.pace or 0.0, sigma=self.pace_sigma, from_block=self.pace_from_block)  # checks them
+
+    @property
+    def consistency(self) -> Pace | None:
+        """The settings of PACE, or None without it."""
+        if self.pace is None:
+            return None
+        return Pace(weight=self.pace, sigma=self.pace_sigma, from_block=self.pace_from_block)
 
     def augmenter(self, preprocess: Preprocess, *, seed: int, num_workers: int) -> Augmenter | None:
         """Returns what augments the training images of a cell with this seed; None without augmentation."""

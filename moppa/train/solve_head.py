@@ -12,7 +12,7 @@ from moppa.peft.collect import count_parameters, trains_only_head
 from moppa.train.loggers import Logger
 from moppa.train.loop import EpochCallback, TrainingResult, stacked
 from moppa.train.recipe import Recipe
-from moppa.utils.errors import UserError
+from moppa.utils.errors import SettingError, UserError
 from moppa.utils.logistic import TOLERANCE, fit_logistic
 
 
@@ -56,6 +56,8 @@ def check_solvable(model: Any, recipe: Recipe) -> None:
     """Raises `UserError` unless a linear head on fixed images is all that is trained, so that it can be solved for."""
     if recipe.augmentation is not None:
         raise UserError("method.fit=lbfgs solves for a head on images that do not change: remove +augmentation")
+    if recipe.pace is not None:
+        raise SettingError("train.pace", f"={recipe.pace}: method.fit=lbfgs takes no steps; set it to null")
     if not trains_only_head(model):
         count = count_parameters(model)["trainable_params"]
         raise UserError(

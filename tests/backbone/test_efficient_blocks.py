@@ -26,7 +26,13 @@ def test_the_last_block_returns_the_class_token_if_only_that_is_read():
         return [block.output_tokens for block in efficient_blocks_of(method, backbone, "last_block_tokens")]
 
     assert output_tokens("lora", "class token") == output_tokens("vpt_deep", "registers") == [slice(1)]
-    for method, backbone in [("lora", "no prefix"), ("lora", "swin"), ("ssf", "convnext"), ("convpass", "registers")]:
+    for method, backbone in [
+        ("lora", "no prefix"),
+        ("lora", "swin"),
+        ("ssf", "convnext"),
+        ("convpass", "registers"),
+        ("lst", "registers"),
+    ]:
         assert output_tokens(method, backbone) == []
 
 

@@ -32,6 +32,11 @@ def test_the_numbers_of_parameters_are_the_papers_formulas():
         "gps": depth * 2 * biases + 2 * dim,  # a weight and a bias per output, also of the patch embedding
         "oft": depth * (5 * dim + hidden) * (16 - 1) // 2,
         "boft": depth * ((5 * dim + hidden) * 2 * (8 - 1) // 2 + 3 * dim + dim + hidden + dim),
+        "adalora": depth * 2 * (4 * (2 * dim + 1) + 2 * (dim + hidden + 1)),
+        "lst": (depth + 1) * (dim + 1) * 96  # Down
+        + depth * (12 * 96**2 + (3 + 1 + 4 + 1 + 4) * 96 + 1)  # side blocks: matrices, biases, norms; gate
+        + 2 * 96
+        + (96 + 1) * dim,
         "full": depth * (12 * dim**2 + biases + 4 * dim) + patch * dim + dim + 197 * dim + dim + 2 * dim,
     }
     assert {method: facts_of(method)[0] for method in expected} == expected

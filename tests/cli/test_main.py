@@ -1,6 +1,7 @@
 """The command `moppa`: its usage, its dispatch, and what it says about a missing extra."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from moppa.cli import count, docs
 from moppa.cli import main as cli
+from moppa.cli.errors import ends_with_its_pipe
 from tests.conftest import METHODS, ROOT, config_of
 
 
@@ -197,3 +199,38 @@ def test_tab_completes_commands_and_overrides(line, expected, monkeypatch, capsy
 def test_the_script_for_tab_registers_moppa(monkeypatch, capsys):
     assert moppa(monkeypatch, "run", "-sc", "install=bash") == 0
     assert capsys.readouterr().out.rstrip().endswith("-F hydra_bash_completion moppa")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "moppa.cli.main", "--help"],
+        pytest.param(["run.py", "--help"], marks=pytest.mark.slow),
+        pytest.param(["run.py", "task=eurosat", "--cfg", "job"], marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("unbuffered", ["", pytest.param("1", marks=pytest.mark.slow)], ids=["buffered", "unbuffered"])
+def test_a_command_whose_output_is_closed_ends_without_a_traceback(words, unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_connection_that_is_closed_is_an_error_of_its_own():
+    @ends_with_its_pipe
+    def upload():
+        raise BrokenPipeError("the server has closed the connection")
+
+    with pytest.raises(BrokenPipeError, match="the server"):
+        upload()

@@ -126,7 +126,7 @@ def test_label_smoothing_and_clipping_are_those_of_torch():
         nn.init.constant_(layer.bias, 0.0)
         optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
         images, labels = torch.arange(6.0).view(2, 3), torch.tensor([1, 3])
-        loss = train_step(layer, optimizer, images, labels, lambda: 0.0, precision="float32", **settings)
+        loss = train_step(layer, optimizer, images, labels, lambda: 0.0, lambda: None, precision="float32", **settings)
         return loss, torch.cat([(0.5 - layer.weight.detach()).flatten(), layer.bias.detach()])
 
     plain_loss, plain = step()

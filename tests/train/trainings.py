@@ -56,12 +56,16 @@ def train(
     optimizer="adamw",
     epochs=2,
     logger=None,
+    recipe=(),
 ):
     """Trains for epochs of two steps, the second with a smaller batch; returns losses, tensors and diagnostics.
 
-    A `recorder` replaces CUDA graphs on a CPU. The optimizer is always one that a recording can read.
+    A `recorder` replaces CUDA graphs on a CPU. The optimizer is always one that a recording can read. `recipe` holds
+    further overrides.
     """
-    config = config_of("task=eurosat", f"train.epochs={epochs}", "train.batch_size=6", f"train.optimizer={optimizer}")
+    config = config_of(
+        "task=eurosat", f"train.epochs={epochs}", "train.batch_size=6", f"train.optimizer={optimizer}", *recipe
+    )
     model = skip_unused(model_for(method, drop_path).to(device), ["last_block_tokens"])
     to_precision(model, precision_name(precision, device))
     normalize = instantiate(config, "backbone").preprocess(model).normalize
