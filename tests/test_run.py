@@ -116,7 +116,7 @@ def wait_for(condition, process, seconds=120):
 
 @pytest.mark.slow
 def test_methods_are_clearly_above_the_linear_probe(shared, cache, tmp_path):
-    """EuroSAT at 56 px and 10 epochs takes minutes. The learning rates of linear and LoRA are those of docs/log/eurosat.md."""
+    """EuroSAT at 56 px and 10 epochs takes minutes. The learning rates are about those of docs/log/eurosat.md."""
     for method, lr in {"linear": 1e-3, "lora": 5e-3, "moppa": 5e-3}.items():
         run([*eurosat(shared, cache, tmp_path, method=method, image_size=56, epochs=10), f"train.lr={lr}"])
     accuracy = {}
