@@ -1,6 +1,7 @@
-"""The hidden states of a model over depth as the points of a polyline, and which of them Ramer-Douglas-Peucker keeps."""
+"""The hidden states of a model over depth as points of a polyline, and those that Ramer-Douglas-Peucker keeps."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def pivots(products: Products, count: int) -> list[int]:
     """
     kept = [0, len(products) - 1]
     while len(kept) <= count:
-        farthest = [farthest_point(products, first, last) for first, last in zip(kept[:-1], kept[1:], strict=True)]
+        farthest = [farthest_point(products, first, last) for first, last in pairwise(kept)]
         kept = sorted([*kept, max(farthest)[1]])
     return kept[1:]
 
