@@ -19,10 +19,7 @@ from moppa.utils import validate
 
 
 class MaskDelta(nn.Module):
-    """W' = m W at some positions, with m = 1 for a latent above the threshold, else 0, which gets the gradient of m.
-
-    In training a gradient is dropped with probability `dropout`.
-    """
+    """W' = m W at some positions; m = 1 for a latent above the threshold, else 0. The latent has the gradient of m."""
 
     def __init__(
         self, index: Int[Tensor, " positions"], like: Tensor, *, initial: float, threshold: float, dropout: float
@@ -33,7 +30,7 @@ class MaskDelta(nn.Module):
         self.threshold, self.dropout = threshold, dropout
 
     def mask(self) -> Float[Tensor, " positions"]:
-        """Returns m."""
+        """Returns m. In training each gradient is dropped with probability `dropout`."""
         latent = self.latent
         if self.dropout and self.training:
             latent = torch.where(torch.rand_like(latent) < self.dropout, latent.detach(), latent)
