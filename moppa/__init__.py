@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moppa.peft.api import attach, load, save
-    from moppa.peft.collect import penalty
+    from moppa.peft.collect import after_step, penalty
     from moppa.peft.inject import merge
 
-__all__ = ["attach", "load", "merge", "penalty", "save"]
+__all__ = ["after_step", "attach", "load", "merge", "penalty", "save"]
 
 MODULES = {
+    "after_step": "moppa.peft.collect",
     "attach": "moppa.peft.api",
     "load": "moppa.peft.api",
     "merge": "moppa.peft.inject",

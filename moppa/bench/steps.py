@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from moppa.backbone.efficient_blocks import SKIPPABLE, skip_unused
 from moppa.backbone.precision import to_precision
 from moppa.bench.timing import interleaved
-from moppa.peft.collect import count_parameters, penalties, trainable_parameters
+from moppa.peft.collect import count_parameters, penalties, step_updates, trainable_parameters
 from moppa.peft.inject import disable_output_deltas, merge
 from moppa.peft.method import attach_method
 from moppa.sweep.cost import count_flops
@@ -161,11 +161,18 @@ def training_step(
     mode, on_gpu = step_mode(setup.step, setup.device), setup.device.type == "cuda"
     lr = torch.tensor(LR, device=setup.device) if on_gpu else LR
     optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=lr, fused=fused, capturable=on_gpu)
-    penalty, forward = penalties(model), ExitStack().enter_context(forward_of(model, mode, batch_size=len(images)))
+    penalty, after_step = penalties(model), step_updates(model)
+    forward = ExitStack().enter_context(forward_of(model, mode, batch_size=len(images)))
 
     def compute(_: Tensor, progress: Tensor) -> Tensor:
         return train_step(
-            forward, optimizer, images, labels, partial(penalty, progress), precision=setup.precision_name
+            forward,
+            optimizer,
+            images,
+            labels,
+            partial(penalty, progress),
+            partial(after_step, progress),
+            precision=setup.precision_name,
         )
 
     take_step = StepRunner(

@@ -27,6 +27,36 @@ class HasPenalty(Protocol):
         ...
 
 
+@runtime_checkable
+class HasStepUpdate(Protocol):
+    """A module that changes after each step of the optimizer, for example one that prunes what it trains."""
+
+    def after_step(self, progress: Tensor | float) -> None:
+        """Changes trained tensors and buffers in place; the gradients of the step are still there.
+
+        The training loop passes the progress as a tensor on the device, and may record the step as a CUDA graph: no
+        value is read on the host, no shape depends on one, and what is kept from step to step is in buffers, which a
+        checkpoint holds.
+        """
+        ...
+
+
+def after_step(model: nn.Module, progress: Tensor | float) -> None:
+    """Lets a method act after a step of the optimizer, before its gradients are cleared. `progress` is from 0 to 1."""
+    step_updates(model)(progress)
+
+
+def step_updates(model: nn.Module) -> Callable[[Tensor | float], None]:
+    """Returns `after_step` of this model as a function of `progress`, for a loop: it searches the modules only once."""
+    modules = [module for module in model.modules() if isinstance(module, HasStepUpdate)]
+
+    def update(progress: Tensor | float) -> None:
+        for module in modules:
+            module.after_step(progress)
+
+    return update
+
+
 def penalty(model: nn.Module, progress: Tensor | float) -> Tensor | float:
     """Returns the sum of all auxiliary losses, to be added to the loss. `progress` runs from 0 to 1."""
     return penalties(model)(progress)

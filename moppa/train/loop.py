@@ -15,6 +15,7 @@ from moppa.peft.collect import (
     collect_diagnostics,
     count_parameters,
     penalties,
+    step_updates,
     trainable_parameters,
     trains_only_head,
 )
@@ -139,7 +140,7 @@ def train(
     # model and optimizer
     mode, precision = step_mode(step, device), precision_name(precision, device.type)
     optimizer = recipe.create_optimizer(trainable_parameters(model).values(), capturable=device.type == "cuda")
-    penalty = penalties(model)
+    penalty, after_step = penalties(model), step_updates(model)
     state = TrainState(model=model, optimizer=optimizer, losses=torch.zeros(num_steps, device=device))
 
     with (
@@ -157,6 +158,7 @@ def train(
                 inputs,
                 labels,
                 partial(penalty, progress),
+                partial(after_step, progress),
                 precision=precision,
                 label_smoothing=recipe.label_smoothing,
                 clip_norm=recipe.clip_norm,

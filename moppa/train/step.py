@@ -27,12 +27,13 @@ def train_step(
     images: Tensor,
     labels: Tensor,
     penalty: Callable[[], Tensor | float],
+    after_step: Callable[[], None],
     *,
     precision: str,
     label_smoothing: float = 0.0,
     clip_norm: float | None = None,
 ) -> Tensor:
-    """Takes one step on the cross-entropy plus `penalty()` and returns the loss, still on the device."""
+    """Takes one step on the cross-entropy plus `penalty()`, then calls `after_step`; returns the loss on the device."""
     with forward_context(images.device, precision):
         loss = F.cross_entropy(forward(images), labels, label_smoothing=label_smoothing) + penalty()
     optimizer.zero_grad(set_to_none=True)
@@ -41,6 +42,7 @@ def train_step(
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
     optimizer.step()
+    after_step()
     return loss.detach()
 
 

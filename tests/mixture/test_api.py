@@ -92,7 +92,7 @@ def test_load_and_save_report_what_does_not_fit(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(UserError, match="cannot be read"):
         moppa.load(vit(), path)
-    with pytest.raises(AttributeError, match="it has attach, load, merge, penalty, save"):
+    with pytest.raises(AttributeError, match="it has after_step, attach, load, merge, penalty, save"):
         _ = moppa.atach
 
 
