@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from moppa.backbone.efficient_blocks import SKIPPABLE, skip_unused
 from moppa.data.split import Split
-from moppa.peft.collect import count_parameters, penalty, trainable_parameters
+from moppa.peft.collect import count_parameters, penalty, trainable_parameters, trained_tensors
 from moppa.peft.inject import disable_output_deltas, merge
 from moppa.peft.method import attach_method
 from moppa.train.checkpoint import Checkpoint
@@ -142,8 +142,8 @@ def test_5_the_same_seed_gives_the_same_bytes(trained, unchecked):
 
 def test_6_trained_tensors_loaded_into_a_new_model_give_the_same_logits(trained):
     other = model_with(trained.method, trained.backbone, seed=7)
-    saved = {name: parameter.detach().clone() for name, parameter in trainable_parameters(trained.model).items()}
-    assert saved.keys() == trainable_parameters(other).keys()
+    saved = {name: tensor.detach().clone() for name, tensor in trained_tensors(trained.model).items()}
+    assert saved.keys() == trained_tensors(other).keys()
     other.load_state_dict(saved, strict=False)
     assert torch.equal(logits_of(other), trained.logits)
 
