@@ -32,6 +32,7 @@ def test_the_numbers_of_parameters_are_the_papers_formulas():
         "gps": depth * 2 * biases + 2 * dim,  # a weight and a bias per output, also of the patch embedding
         "oft": depth * (5 * dim + hidden) * (16 - 1) // 2,
         "boft": depth * ((5 * dim + hidden) * 2 * (8 - 1) // 2 + 3 * dim + dim + hidden + dim),
+        "expert_pyramid": depth * 2 * (8 * (dim // 2) * 2 + 2 * (4 + 16 + 36 + 64) + 8),
         "id3": depth * 2 * 2 * dim * 8,  # the budget is the size of LoRA
         "mask_tuning": depth * 4 * int(0.1 * dim**2),
         "polyhistor": 2 * 16 * 4 * (dim + 32) + depth * 2 * (16 + 2),
