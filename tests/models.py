@@ -10,7 +10,7 @@ from timm.layers.drop import DropPath
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from moppa.peft.collect import penalty, trainable_parameters
+from moppa.peft.collect import after_step, penalty, trainable_parameters
 from moppa.peft.method import attach_method
 from moppa.utils.config import instantiate
 from moppa.utils.seeds import generator_for, seeded
@@ -96,12 +96,13 @@ def take_steps(model, count=2):
     largest = dict.fromkeys(trained, 0.0)
     model.train()
     images, labels = batch()
-    for _ in range(count):
+    for step in range(count):
         optimizer.zero_grad()
         (F.cross_entropy(model(images), labels) + penalty(model, 0.0)).backward()
         for name, parameter in trained.items():
             largest[name] = max(largest[name], 0.0 if parameter.grad is None else float(parameter.grad.abs().max()))
         optimizer.step()
+        after_step(model, (step + 1) / count)
     return largest
 
 

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 import moppa
 from moppa.backbone.efficient_blocks import skip_unused
-from moppa.peft import sensitivity
+from moppa.peft import sensitivity, trajectory
 from moppa.peft.collect import penalty, trainable_parameters
 from moppa.peft.inject import merge
 from moppa.peft.method import attach_method
@@ -52,8 +52,8 @@ def trunc_normal_without_values(tensor, *, generator=None, **_):
 def meta_device(monkeypatch):
     """Replaces what torch's meta device lacks.
 
-    It has no autocast, it does not draw from a truncated normal distribution, and it has no values for SPT to compare:
-    every tenth weight of each tensor is taken as sensitive.
+    It has no autocast, it does not draw from a truncated normal distribution, and it has no values for SPT and RDP LoRA
+    to compare: every tenth weight of each tensor is taken as sensitive, and the first blocks as pivots.
     """
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
     monkeypatch.setattr(torch, "autocast", lambda device, **_: contextlib.nullcontext())
@@ -64,6 +64,7 @@ def meta_device(monkeypatch):
         return [torch.arange(0, len(score), 10, device=score.device) for score in scores]
 
     monkeypatch.setattr(sensitivity, "select_sensitive", select)
+    monkeypatch.setattr(trajectory, "pivots", lambda _, count: list(range(1, count + 1)))
 
 
 @pytest.mark.usefixtures("meta_device")

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from moppa.backbone.efficient_blocks import SKIPPABLE, skip_unused
 from moppa.data.split import Split
-from moppa.peft.collect import count_parameters, penalty, trainable_parameters
+from moppa.peft.collect import count_parameters, penalty, trainable_parameters, trained_tensors
 from moppa.peft.inject import disable_output_deltas, merge
 from moppa.peft.method import attach_method
 from moppa.train.checkpoint import Checkpoint
@@ -48,8 +48,9 @@ FACTS = re.compile(
     r"defined on ((?:ViT|Swin|ConvNeXt|, | and )+)\."
 )
 # Prompts and prefixes are additional tokens, so that no initial value gives the logits of the frozen model. NOAH's code
-# draws Up. SNELL's gradient is zero at the frozen model, and its points are drawn.
-STARTS_WITH_OTHER_LOGITS = {"vpt_shallow", "vpt_deep", "vfpt", "mam", "snell", "adapter_noah", "lora_noah"}
+# draws Up. SNELL's gradient is zero at the frozen model, and its points are drawn. Tied blocks are other blocks.
+STARTS_WITH_OTHER_LOGITS = {"vpt_shallow", "vpt_deep", "vfpt", "tap_slf", "mam", "snell", "adapter_noah", "lora_noah"}
+STARTS_WITH_OTHER_LOGITS |= {"relaxed_recursive"}
 
 
 @functools.cache
@@ -146,8 +147,8 @@ def test_5_the_same_seed_gives_the_same_bytes(trained, unchecked):
 
 def test_6_trained_tensors_loaded_into_a_new_model_give_the_same_logits(trained):
     other = model_with(trained.method, trained.backbone, seed=7)
-    saved = {name: parameter.detach().clone() for name, parameter in trainable_parameters(trained.model).items()}
-    assert saved.keys() == trainable_parameters(other).keys()
+    saved = {name: tensor.detach().clone() for name, tensor in trained_tensors(trained.model).items()}
+    assert saved.keys() == trained_tensors(other).keys()
     other.load_state_dict(saved, strict=False)
     assert torch.equal(logits_of(other), trained.logits)
 

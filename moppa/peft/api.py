@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from moppa.peft.collect import head_parameter_ids
+from moppa.peft.collect import head_parameter_ids, persistent_buffers
 from moppa.peft.method import attach_method
 from moppa.utils import validate
 from moppa.utils.atomic import atomic_write
@@ -169,12 +169,6 @@ def method_tensors(model: Any) -> dict[str, Tensor]:
     names = set(model.moppa_tensors)
     plain = {".".join(part for part in name.split(".") if part not in WRAPPERS): tensors[name] for name in tensors}
     return {name: tensor for name, tensor in plain.items() if name in names}
-
-
-def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Returns the buffers that belong to the model's state."""
-    state = model.state_dict().keys()
-    return {name: buffer for name, buffer in model.named_buffers() if name in state}
 
 
 def backbone_name(model: nn.Module) -> str:

@@ -79,8 +79,19 @@ def collect_diagnostics(model: nn.Module, *, is_last: bool) -> dict[str, Tensor]
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Returns the parameters of the method and of the head by name: all that a checkpoint needs."""
+    """Returns the parameters of the method and of the head by name: all that the optimizer changes."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Returns all that a training changes, by name: the trainable parameters, and buffers such as positions."""
+    return {**trainable_parameters(model), **persistent_buffers(model)}
+
+
+def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the buffers that belong to the model's state."""
+    state = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name in state}
 
 
 def trains_only_head(model: nn.Module) -> bool:

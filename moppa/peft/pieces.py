@@ -1,6 +1,7 @@
 """The matrices and vectors of a transformer of which SPT tunes some as a whole and some in part."""
 
 from dataclasses import dataclass, replace
+from itertools import compress
 
 from torch import Tensor, nn
 
@@ -54,7 +55,7 @@ def find_pieces(model: nn.Module, structure: str, rank: int, matrix_ratio: float
 
 
 def vector_pieces(layer: nn.Module, tensor: str, vector_ratio: float, *, count: int, is_divisible: bool) -> list[Piece]:
-    """Returns `count` equal pieces of a vector, or none if the layer has no such vector."""
+    """Returns `count` equal pieces of a vector or of stacked matrices, or none if the layer has no such tensor."""
     vector = getattr(layer, tensor, None)
     if vector is None:
         return []
@@ -71,6 +72,12 @@ def vector_pieces(layer: nn.Module, tensor: str, vector_ratio: float, *, count: 
         )
         for index in range(count)
     ]
+
+
+def adapted_matrices(target: TargetLinear) -> list[Piece]:
+    """Returns the adapted ones of the matrices that are stacked in a layer's weight."""
+    matrices = vector_pieces(target.layer, "weight", 1.0, count=len(target.is_adapted), is_divisible=True)
+    return list(compress(matrices, target.is_adapted))
 
 
 def structured_target(members: Members) -> TargetLinear | None:

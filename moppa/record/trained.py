@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from moppa.backbone.model import compute_weights_sha256
-from moppa.peft.collect import trainable_parameters
+from moppa.peft.collect import trained_tensors
 from moppa.record.cell import cell_from_config
 from moppa.record.parts import instantiate_parts
 from moppa.record.schema import read_record
@@ -108,7 +108,7 @@ def load_trained(model: nn.Module, path: Path, record: Mapping[str, Any]) -> Non
     if sha256_file(file) != record.get("trained", {}).get("sha256"):
         raise UserError(f"{file} is not the file that {path} was evaluated with: delete both and run the cell again")
     tensors = safetensors.torch.load_file(file)
-    parameters = trainable_parameters(model)
+    parameters = trained_tensors(model)
     if {name: t.shape for name, t in tensors.items()} != {name: p.shape for name, p in parameters.items()}:
         raise UserError(
             f"{file} holds other tensors than {record['method']} trains in this version: delete {path} and run the "

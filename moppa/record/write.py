@@ -10,7 +10,7 @@ from torch import nn
 
 from moppa.backbone.preprocess import Preprocess
 from moppa.data.split import Split
-from moppa.peft.collect import trainable_parameters
+from moppa.peft.collect import trained_tensors
 from moppa.record.cell import Cell
 from moppa.record.schema import draw_of, with_relative_paths
 from moppa.record.task_changes import changed_task_settings
@@ -31,7 +31,7 @@ def save_trained(cell: Cell, model: nn.Module) -> str | None:
     """Writes the trained tensors of method and head and returns their sha256; None if `run.keep_trained` is false."""
     if not validate.boolean("run.keep_trained", cell.config["run"]["keep_trained"]):
         return None
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainable_parameters(model).items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained_tensors(model).items()}
     with atomic_write(cell.trained) as temporary:
         # a single metadata entry: safetensors writes several in an order that varies, and the bytes must not
         safetensors.torch.save_file(tensors, temporary, metadata={"cell": f"{cell.name} {cell.key}"})

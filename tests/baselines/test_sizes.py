@@ -37,6 +37,15 @@ def test_the_numbers_of_parameters_are_the_papers_formulas():
         + depth * (12 * 96**2 + (3 + 1 + 4 + 1 + 4) * 96 + 1)  # side blocks: matrices, biases, norms; gate
         + 2 * 96
         + (96 + 1) * dim,
+        "expert_pyramid": depth * 2 * (8 * (dim // 2) * 2 + 2 * (4 + 16 + 36 + 64) + 8),
+        "id3": depth * 2 * 2 * dim * 8,  # the budget is the size of LoRA
+        "mask_tuning": depth * 4 * int(0.1 * dim**2),
+        "polyhistor": 2 * 16 * 4 * (dim + 32) + depth * 2 * (16 + 2),
+        "queryable_lora": depth * 2 * 2 * dim * 8 + 8 * 8**2 + 8 * 16 + 16 * 8 + 16 * dim,
+        "relaxed_recursive": depth * 16 * (4 * 2 * dim + 2 * (dim + hidden)),
+        "rdp_lora": 4 * 2 * 2 * dim * 8,  # 4 blocks
+        "tap_slf": dim * 10 + 3 * 8 * (dim + 3 * dim + dim + dim),
+        "adalora": depth * 2 * (4 * (2 * dim + 1) + 2 * (dim + hidden + 1)),
         "full": depth * (12 * dim**2 + biases + 4 * dim) + patch * dim + dim + 197 * dim + dim + 2 * dim,
     }
     assert {method: facts_of(method)[0] for method in expected} == expected
