@@ -13,6 +13,7 @@ from tests.conftest import CONFIGS
 from tests.merging.deltas import MERGES, assert_close, dense_deltas, draw, low_rank_deltas, made_dense
 
 SEEDED = {"dare", "dare_ties", "opcm"}
+FOR_TESTS = {name: {"seed": 0} for name in SEEDED} | {"wudi": {"steps": 5}}
 
 
 def settings_of(name):
@@ -30,8 +31,7 @@ def data_free():
 
 def algorithm(name, **others):
     function, values = settings_of(name)
-    seed = {"seed": 0} if name in SEEDED else {}
-    return partial(function, **values | seed | others)
+    return partial(function, **values | FOR_TESTS.get(name, {}) | others)
 
 
 DATA_FREE = list(data_free())
