@@ -3,7 +3,7 @@ arXiv 2410.17146.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -27,8 +27,17 @@ def merge(deltas: Sequence[Delta], *, alpha: float | None, beta: float | None) -
     return {name: (alpha + beta * depths[name]) * tensor for name, tensor in summed.items()}
 
 
-def relative_depths(names: Sequence[str] | dict[str, Tensor]) -> dict[str, float]:
+def relative_depths(names: Iterable[str]) -> dict[str, float]:
     """Returns l / (L - 1) of the block l that each tensor belongs to, and 0 outside of the blocks."""
-    blocks = {name: tuple(map(int, (found[1] or 0, found[2]))) for name in names if (found := BLOCK.match(name))}
-    order = sorted(set(blocks.values()))
-    return {name: order.index(blocks[name]) / max(1, len(order) - 1) if name in blocks else 0.0 for name in names}
+    numbers = block_numbers(names)
+    last = max(1, max(numbers.values(), default=0) - 1)
+    return {name: max(0, number - 1) / last for name, number in numbers.items()}
+
+
+def block_numbers(names: Iterable[str]) -> dict[str, int]:
+    """Returns the number of the block that each tensor belongs to, from 1 in depth order, and 0 outside of blocks."""
+    blocks = {
+        name: tuple(map(int, (found[1] or 0, found[2]))) if (found := BLOCK.match(name)) else None for name in names
+    }
+    order = sorted({block for block in blocks.values() if block is not None})
+    return {name: 0 if block is None else 1 + order.index(block) for name, block in blocks.items()}
