@@ -1,0 +1,300 @@
+"""Tables of merged models, computed from the records below results/records/merge."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from moppa.report.render.markdown import escape_markdown, grid
+from moppa.report.rounding import round_text
+from moppa.utils.atomic import atomic_write
+from moppa.utils.errors import UserError
+
+FOLDER = "merge"  # below results/records
+REFERENCE = "frozen"  # the algorithm that changes nothing
+HEADS = {
+    "trained_head": "the heads of the experts",
+    "fitted_head": "heads fitted again on features of the merged backbone",
+}
+READS_IMAGES = "*"  # the mark of an algorithm that reads training images
+METRICS = {
+    "average": "accuracy, mean over the tasks",
+    "normalized": "accuracy divided by that of the expert, mean over the tasks",
+    "chance_corrected": "(accuracy - chance) / (expert's accuracy - chance), mean over the tasks",
+    "worst": "accuracy divided by that of the expert, on the worst task",
+}
+
+
+@dataclass(frozen=True)
+class MergeRecord:
+    """One record of a merge."""
+
+    content: Mapping[str, Any]
+    sha256: str
+
+    def __getitem__(self, name: str) -> Any:
+        return self.content[name]
+
+    @property
+    def num_tasks(self) -> int:
+        """The number of merged tasks."""
+        return len(self.content["tasks"])
+
+    def accuracies(self, head: str) -> dict[str, Fraction]:
+        """Returns the accuracy by task in percent, with trained heads, fitted ones, or of the experts themselves."""
+        tasks = self.content["tasks"]
+        if head == "expert":
+            finals = {name: task["expert"]["final"] for name, task in tasks.items()}
+            return {name: Fraction(100 * final["correct"], final["total"]) for name, final in finals.items()}
+        return {name: Fraction(100 * task[head], task["total"]) for name, task in tasks.items()}
+
+    def metrics(self, head: str) -> dict[str, Fraction | None]:
+        """Returns the numbers of METRICS and the mean of every group of tasks, in percent."""
+        tasks, own, experts = self.content["tasks"], self.accuracies(head), self.accuracies("expert")
+        chances = {name: Fraction(100, task["num_classes"]) for name, task in tasks.items()}
+        shares = [100 * own[name] / experts[name] if experts[name] else None for name in tasks]
+        corrected = [
+            100 * (own[name] - chances[name]) / (experts[name] - chances[name])
+            if experts[name] > chances[name]
+            else None
+            for name in tasks
+        ]
+        groups = {
+            task["group"]: [own[name] for name in tasks if tasks[name]["group"] == task["group"]]
+            for task in tasks.values()
+        }
+        return {
+            **{group: mean(values) for group, values in groups.items()},
+            "average": mean(own.values()),
+            "normalized": mean(shares),
+            "chance_corrected": mean(corrected),
+            "worst": None if None in shares else min(share for share in shares if share is not None),
+        }
+
+
+def mean(values: Iterable[Fraction | None]) -> Fraction | None:
+    """Returns the mean, or None if a value is missing."""
+    known = list(values)
+    return (
+        None
+        if None in known or not known
+        else sum((value for value in known if value is not None), Fraction(0)) / len(known)
+    )
+
+
+@dataclass(frozen=True)
+class MergeRow:
+    """The runs of one algorithm on the experts of one method: all seeds, and all draws of masks or orders."""
+
+    method: str
+    algorithm: str
+    mark: str
+    kind: str  # reference or merged
+    values: Mapping[str, Sequence[Fraction | None]]  # of every run, by task and by metric
+    scales: Sequence[float]
+    records: Sequence[MergeRecord]
+
+    def mean(self, name: str) -> Fraction | None:
+        """Returns the mean over the runs."""
+        return mean(self.values.get(name, ()))
+
+    def sd(self, name: str) -> float | None:
+        """Returns the standard deviation over the runs, None for a single one."""
+        values = self.values.get(name, ())
+        return (
+            None if len(values) < 2 or None in values else stdev(float(value) for value in values if value is not None)
+        )
+
+    @property
+    def num_tasks(self) -> int:
+        """The number of merged tasks."""
+        return self.records[0].num_tasks
+
+
+@dataclass(frozen=True)
+class MergeTable:
+    """The rows of one suite and backbone, with one kind of heads; those of all numbers of tasks."""
+
+    suite: str
+    backbone: str
+    head: str
+    rows: Sequence[MergeRow]
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        return f"{FOLDER}-{self.suite}-{self.backbone}" + ("-fitted-heads" if self.head == "fitted_head" else "")
+
+    @property
+    def complete_rows(self) -> list[MergeRow]:
+        """The rows of the merges of all tasks: references first, then the best on average first."""
+        largest = max(row.num_tasks for row in self.rows)
+        rows = [row for row in self.rows if row.num_tasks == largest]
+        return sorted(
+            rows, key=lambda row: (row.method, row.kind != "reference", -(row.mean("normalized") or 0), row.algorithm)
+        )
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The titles of the tasks and metrics by name."""
+        tasks = {name: task for row in self.complete_rows for name, task in row.records[0]["tasks"].items()}
+        ordered = sorted(tasks, key=lambda name: tasks[name]["column"])
+        groups = dict.fromkeys(tasks[name]["group"] for name in ordered)
+        names = {name: name.replace("_", "-").capitalize() for name in (*groups, *METRICS)}
+        return {name: tasks[name]["title"] for name in ordered} | names
+
+
+def read_merge_records(results: Path) -> list[MergeRecord]:
+    """Returns the records of merges, sorted by path.
+
+    Raises:
+        UserError: if a file is not one.
+    """
+    records = []
+    for path in sorted((results / "records" / FOLDER).rglob("merge-seed*.json")):
+        data = path.read_bytes()
+        try:
+            content = json.loads(data)
+            record = MergeRecord(content, hashlib.sha256(data).hexdigest())
+            for head in (*HEADS, "expert"):
+                record.accuracies(head)
+        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            raise UserError(
+                f"{path} is not the record of a merge ({error}); delete it and run the merge again"
+            ) from error
+        records.append(record)
+    return records
+
+
+def merge_tables(results: Path) -> list[MergeTable]:
+    """Returns two tables for every suite and backbone: with trained heads, and with fitted ones."""
+    groups: dict[tuple[str, str], list[MergeRecord]] = {}
+    for record in read_merge_records(results):
+        groups.setdefault((record["suite"], record["backbone"]), []).append(record)
+    return [
+        MergeTable(suite, backbone, head, merge_rows(records, head))
+        for (suite, backbone), records in sorted(groups.items())
+        for head in HEADS
+    ]
+
+
+def merge_rows(records: Sequence[MergeRecord], head: str) -> list[MergeRow]:
+    """Returns the rows of the records, and the references: the experts, and the frozen backbone's linear probe."""
+    settings: dict[tuple[str, str, int, str], list[MergeRecord]] = {}
+    for record in records:
+        name = record["method"], record["algorithm"], record.num_tasks, setting_of(record)
+        settings.setdefault(name, []).append(record)
+    shown = {name[:3]: [other for other in settings if other[:3] == name[:3]] for name in settings}
+    rows = []
+    for (method, algorithm, number, setting), own in settings.items():
+        is_reference = algorithm == REFERENCE
+        suffix = f" {setting[:6]}" if len(shown[method, algorithm, number]) > 1 else ""
+        mark = READS_IMAGES if own[0]["config"]["merge"].get("images") else ""
+        label = (
+            "linear probe of the frozen backbone" if is_reference and head == "fitted_head" else f"{algorithm}{suffix}"
+        )
+        rows.append(row_of(method, label, mark, "reference" if is_reference else "merged", own, head))
+        if is_reference and head == "trained_head":
+            rows.append(row_of(method, "linear probe of the frozen backbone", "", "reference", own, "fitted_head"))
+        if is_reference:
+            rows.append(row_of(method, "experts", "", "reference", own, "expert"))
+    return rows
+
+
+def setting_of(record: MergeRecord) -> str:
+    """Returns a digest of the settings of a merge, which its records share."""
+    return hashlib.sha256(json.dumps(record["config"], sort_keys=True).encode()).hexdigest()
+
+
+def row_of(method: str, label: str, mark: str, kind: str, records: Sequence[MergeRecord], head: str) -> MergeRow:
+    """Returns the row of some runs."""
+    runs = [{**record.accuracies(head), **record.metrics(head)} for record in records]
+    values = {name: [run.get(name) for run in runs] for name in dict.fromkeys(name for run in runs for name in run)}
+    return MergeRow(method, label, mark, kind, values, [record["scale"] for record in records], records)
+
+
+def render_markdown(table: MergeTable) -> str:
+    """Returns a table with its title, caption and notes."""
+    columns, rows = table.columns, table.complete_rows
+    cells = [
+        [f"{row.method}: {row.algorithm}{row.mark}", scale_text(row), *(cell(row, name) for name in columns)]
+        for row in rows
+    ]
+    number = rows[0].num_tasks
+    notes = [f"{name.replace('_', '-').capitalize()}: {text}." for name, text in METRICS.items()]
+    notes += ["Mean ± standard deviation over the seeds of the experts, and over draws of masks or orders."]
+    notes += ["Scale: of the merged delta, chosen on val200 with experts of protocol=tune; the mean over the runs."]
+    notes += [f"{READS_IMAGES} reads training images."] if any(row.mark for row in rows) else []
+    lines = [
+        f"# Merged models: {escape_markdown(table.suite)}, {escape_markdown(table.backbone)}",
+        f"One backbone out of {number} experts, in percent; {HEADS[table.head]}.",
+        grid(["experts: algorithm", "Scale", *map(escape_markdown, columns.values())], cells),
+        "\n".join(f"- {escape_markdown(note)}" for note in notes),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def cell(row: MergeRow, name: str) -> str:
+    """Returns the text of a value."""
+    value, sd = row.mean(name), row.sd(name)
+    if value is None:
+        return "–"
+    return round_text(value) + ("" if sd is None else f" ± {round_text(sd)}")
+
+
+def scale_text(row: MergeRow) -> str:
+    """Returns the mean scale of the runs."""
+    return "" if row.kind == "reference" else round_text(round(fmean(row.scales), 4), 2)
+
+
+def render_csv(table: MergeTable) -> str:
+    """Returns the rows of all numbers of tasks, with four decimals. Missing numbers are empty."""
+    names = [name for name in table.columns for name in (name, f"{name}_sd")]
+    identity = ["suite", "backbone", "method", "row", "kind", "images", "heads", "num_tasks", "runs", "scale"]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [*identity, *names, "records_digest"], restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in sorted(table.rows, key=lambda row: (row.method, row.num_tasks, row.algorithm)):
+        digests = sorted(record.sha256 for record in row.records)
+        fields: dict[str, Any] = {
+            "suite": table.suite,
+            "backbone": table.backbone,
+            "method": row.method,
+            "row": row.algorithm,
+            "kind": row.kind,
+            "images": "train" if row.mark else "",
+            "heads": table.head.removesuffix("_head"),
+            "num_tasks": row.num_tasks,
+            "runs": len(row.records),
+            "scale": "" if row.kind == "reference" else round_text(round(fmean(row.scales), 6), 4),
+            "records_digest": hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16],
+        }
+        for name in table.columns:
+            value, sd = row.mean(name), row.sd(name)
+            fields |= {
+                name: "" if value is None else round_text(value, 4),
+                f"{name}_sd": "" if sd is None else round_text(sd, 4),
+            }
+        writer.writerow(fields)
+    return out.getvalue()
+
+
+FORMATS: dict[str, Callable[[MergeTable], str]] = {"md": render_markdown, "csv": render_csv}
+
+
+def write_merge_tables(results: Path) -> list[Path]:
+    """Writes results/tables/merge-SUITE-BACKBONE*.{md,csv} for all records of merges and returns their paths."""
+    written = []
+    for table in merge_tables(results):
+        for suffix, render in FORMATS.items():
+            path = results / "tables" / f"{table.name}.{suffix}"
+            with atomic_write(path) as temporary:
+                temporary.write_text(render(table), encoding="utf-8")
+            written.append(path)
+    return written
