@@ -208,8 +208,10 @@ def merge_rows(records: Sequence[MergeRecord], head: str) -> list[MergeRow]:
 
 
 def setting_of(record: MergeRecord) -> str:
-    """Returns a digest of the settings of a merge, which its records share."""
-    return hashlib.sha256(json.dumps(record["config"], sort_keys=True).encode()).hexdigest()
+    """Returns a digest of the settings of a merge, which its records share. The number of draws is none."""
+    config = record["config"]
+    settings = {**config, "merge": {name: value for name, value in config["merge"].items() if name != "draws"}}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def row_of(method: str, label: str, mark: str, kind: str, records: Sequence[MergeRecord], head: str) -> MergeRow:
@@ -227,17 +229,23 @@ def render_markdown(table: MergeTable) -> str:
         for row in rows
     ]
     number = rows[0].num_tasks
-    notes = [f"{name.replace('_', '-').capitalize()}: {text}." for name, text in METRICS.items()]
-    notes += ["Mean ± standard deviation over the seeds of the experts, and over draws of masks or orders."]
-    notes += ["Scale: of the merged delta, chosen on val200 with experts of protocol=tune; the mean over the runs."]
-    notes += [f"{READS_IMAGES} reads training images."] if any(row.mark for row in rows) else []
     lines = [
         f"# Merged models: {escape_markdown(table.suite)}, {escape_markdown(table.backbone)}",
         f"One backbone out of {number} experts, in percent; {HEADS[table.head]}.",
         grid(["experts: algorithm", "Scale", *map(escape_markdown, columns.values())], cells),
-        "\n".join(f"- {escape_markdown(note)}" for note in notes),
+        "\n".join(f"- {escape_markdown(note)}" for note in table_notes(rows)),
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def table_notes(rows: Sequence[MergeRow]) -> list[str]:
+    """Returns the sentences below a table."""
+    return [
+        *(f"{name.replace('_', '-').capitalize()}: {text}." for name, text in METRICS.items()),
+        "Mean ± standard deviation over the seeds of the experts, and over draws of masks or orders.",
+        "Scale: of the merged delta, chosen on val200 with experts of protocol=tune; the mean over the runs.",
+        *([f"{READS_IMAGES} reads training images."] if any(row.mark for row in rows) else []),
+    ]
 
 
 def cell(row: MergeRow, name: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 from vl_convert import vegalite_to_svg
 
 from moppa.cli import figures, table
+from moppa.report.merge_page import write_merge_page
 from moppa.report.merging import merge_tables, render_csv, render_markdown, write_merge_tables
 from moppa.report.plots.merging import merge_charts
 from moppa.utils.errors import UserError
@@ -82,7 +83,7 @@ def test_an_expert_below_chance_has_no_corrected_accuracy(tmp_path):
     write_record(tmp_path, "ties", (5, 60), tasks={"digits": ("natural", 1, 1), "spots": ("specialized", 3, 4)})
     row = rows_of(merge_tables(tmp_path))["ties"]
     assert row.mean("chance_corrected") is None
-    assert "| –" in render_markdown(merge_tables(tmp_path)[0])
+    assert " – |" in render_markdown(merge_tables(tmp_path)[0])
 
 
 def test_the_references_come_first_and_the_best_next(results):
@@ -131,6 +132,16 @@ def test_the_charts_are_drawn(results):
     assert list(charts) == ["heat-map", "number-of-tasks"]
     for chart in charts.values():
         assert "Merged models: mini, vit_micro" in vegalite_to_svg(chart)
+
+
+def test_the_page_has_the_tables_and_the_charts(results):
+    [path] = write_merge_page(results)
+    text = path.read_text()
+    assert "<h2>mini, vit_micro: the heads of the experts</h2>" in text
+    assert "<td>54.0 ± 12.7</td>" in text
+    assert text.count("data:image/svg+xml;base64,") == 2
+    assert write_merge_page(results)[0].read_text() == text
+    assert write_merge_page(results / "nothing") == []
 
 
 def test_a_file_that_is_no_record_is_named(results):
