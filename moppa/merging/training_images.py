@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from moppa.data.split import Split
 from moppa.merging.merged_model import MergedModel
 from moppa.merging.updates import Update
 from moppa.utils.device import forward_context
@@ -24,6 +25,7 @@ class TrainingImages:
     def __init__(self, stage: "Stage", model: MergedModel) -> None:
         self.stage, self.model = stage, model
         self.run = stage.parts.run
+        self.splits: dict[int, Split] = {}  # by task: each is read once
 
     @property
     def num_tasks(self) -> int:
@@ -47,7 +49,9 @@ class TrainingImages:
     def draw(self, task: int, count: int, *names: str | int, seed: int) -> tuple[Tensor, Int[Tensor, " count"]]:
         """Returns random images (count, 3, S, S) of a task, normalized, and their labels. The names name the use."""
         expert = self.stage.tasks[task]
-        split = expert.data.load(expert.data.train_split)
+        if task not in self.splits:
+            self.splits[task] = expert.data.load(expert.data.train_split)
+        split = self.splits[task]
         order = torch.randperm(len(split.labels), generator=generator_for(seed, "images", expert.name, *names))
         rows = order[:count].numpy()
         images = torch.from_numpy(np.array(split.images[rows])).to(self.device)

@@ -75,6 +75,7 @@ def test_a_method_that_trains_the_head_alone_has_nothing_to_merge():
         delta_of(finished("linear"))
 
 
+@pytest.mark.slow  # trains a cell
 def test_a_cell_is_loaded_from_its_record_and_its_trained_tensors(toy, tmp_path):
     cell = run_cell(config_of(*toy, "method=lora", "train.lr=1e-2", "train.epochs=1"))
     expert = load_expert(cell.record, tmp_path / "delta")
