@@ -80,14 +80,11 @@ def merge_configs(words: Sequence[str]) -> list[dict[str, Any]]:
     algorithms = sorted(path.stem for path in (CONFIGS / "merge").glob("*.yaml"))
     names = [name for words in lists["merge"] for name in words.split(",")]
     names = algorithms if names == ["all"] else [validate.one_of("merge", name, algorithms) for name in names]
-    numbers = [number for words in lists["num_tasks"] for number in words.split(",")] or ["null"]
-    configs = []
+    texts = [text for words in lists["num_tasks"] for text in words.split(",")] or ["null"]
+    numbers = [int(text) if text.isdecimal() else None if text == "null" else text for text in texts]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        for number in numbers:
-            for name in names:
-                chosen = [f"merge={name}", f"num_tasks={number}", *others]
-                configs.append(to_plain(compose("merging", overrides=chosen)))
-    return configs
+        configs = [to_plain(compose("merging", overrides=[f"merge={name}", *others])) for name in names]
+    return [{**config, "num_tasks": number} for number in numbers for config in configs]
 
 
 if __name__ == "__main__":

@@ -192,7 +192,11 @@ def test_an_unknown_algorithm_and_bad_values_are_named(group, tmp_path):
             run(group, tmp_path, *words.split())
 
 
-def test_all_means_every_algorithm_and_lists_are_combined():
+@pytest.mark.slow  # composes 21 configs
+def test_all_means_every_algorithm():
     assert [config["merge"]["name"] for config in cli.merge_configs(["merge=all"])] == MERGES
+
+
+def test_lists_are_combined():
     pairs = [(c["merge"]["name"], c["num_tasks"]) for c in cli.merge_configs(["merge=ties,average", "num_tasks=2,4"])]
     assert pairs == [("ties", 2), ("average", 2), ("ties", 4), ("average", 4)]
