@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from moppa.merging.updates import LowRank, StoredDelta, Update, dense
+from moppa.peft.collect import trains_only_head
 from moppa.peft.inject import ParametrizedLinear, merge
 from moppa.peft.low_rank import layer_factors, only_delta
+from moppa.record.cell import Cell
+from moppa.record.parts import instantiate_parts
 from moppa.record.trained import Finished, load_finished
 from moppa.utils.errors import UserError
 from moppa.utils.seeds import generator_for
@@ -56,11 +59,7 @@ def delta_of(finished: Finished) -> dict[str, Update]:
     factors = low_rank_updates(finished.model)
     pretrained, head = backbone.state_dict(), head_name(backbone)
     merged = merge(copy.deepcopy(finished.model)).state_dict()
-    if merged.keys() != pretrained.keys():
-        raise UserError(
-            f"{method} is not a weight: it changes activations or adds tensors, so that there is no delta to merge; "
-            f"choose a method that merges into the weights, such as lora, ssf or full"
-        )
+    check_names(method, merged, pretrained)
     delta: dict[str, Update] = {
         name: tensor - pretrained[name]
         for name, tensor in merged.items()
@@ -75,6 +74,29 @@ def delta_of(finished: Finished) -> dict[str, Update]:
         if name in delta and (dense(update) - dense(delta[name])).abs().max() <= TOLERANCE * merged[name].abs().max():
             delta[name] = update
     return delta
+
+
+def check_method(cell: Cell) -> None:
+    """Raises `UserError` before any expert is trained if the method of a cell is not a weight."""
+    parts = instantiate_parts(cell)
+    model, method = parts.attached(torch.device("cpu")).model, cell.config["method"]["name"]
+    if trains_only_head(model):
+        raise nothing_to_merge(method)
+    check_names(method, merge(model).state_dict(), parts.build_model().state_dict())
+
+
+def check_names(method: str, merged: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> None:
+    """Raises `UserError` if a merged model has other tensors than the pretrained one."""
+    if merged.keys() != pretrained.keys():
+        raise UserError(
+            f"{method} is not a weight: it changes activations or adds tensors, so that there is no delta to merge; "
+            f"choose a method that merges into the weights, such as lora, ssf or full"
+        )
+
+
+def nothing_to_merge(method: str) -> UserError:
+    """Returns the error for a method that trains the head alone."""
+    return UserError(f"{method} changes no tensor of the backbone, so that there is nothing to merge: choose another")
 
 
 def low_rank_updates(model: nn.Module) -> dict[str, LowRank]:

@@ -21,14 +21,11 @@ Groups = list[tuple[list[Cell], list[Cell]]]
 SELECTED = ("train", "method")
 
 
-def merge_groups(configs: Path, words: Sequence[str], *, experts: str | None) -> tuple[Groups, dict[str, Any]]:
-    """Returns the groups of cells, each in the order of the suite, and the settings of `run`.
+def merge_groups(configs: Path, words: Sequence[str], *, experts: str | None) -> tuple[Groups, list[dict[str, Any]]]:
+    """Returns the groups of cells, each in the order of the suite, and the resolved configs as the words give them.
 
     `experts` is the results folder of the cells, if it is not run.results. With `hparams=best` the experts of both
     protocols have the setting that the tune records select.
-
-    Raises:
-        UserError: if a cell has no record or no trained tensors; the message has the command that trains them.
     """
     resolved = expand_cells(configs, [*words, "protocol=final"])
     tune = OmegaConf.to_container(OmegaConf.load(configs / "protocol" / "tune.yaml"))
@@ -43,9 +40,7 @@ def merge_groups(configs: Path, words: Sequence[str], *, experts: str | None) ->
         for cells, protocol in zip(group, (tune, final["protocol"]), strict=True):
             chosen = {**copy.deepcopy(final), "protocol": protocol, "hparams": "given", "run": run}
             cells.append(cell_from_resolved(chosen, weights_sha256=weights_sha256))
-    found = [groups[name] for name in sorted(groups)]
-    check_available([cell for group in found for cells in group for cell in cells], words, resolved, experts)
-    return found, resolved[0]["run"]
+    return [groups[name] for name in sorted(groups)], resolved
 
 
 def check_available(

@@ -1,18 +1,20 @@
 """From a finished cell to a delta: exact, in factors where the method has them, or one line that says why not."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from moppa.merging.experts import delta_of, head_name, load_expert
+from moppa.merging.experts import check_method, delta_of, head_name, load_expert
 from moppa.merging.updates import LowRank, dense
 from moppa.record.trained import Finished
+from moppa.sweep.resolve import resolve_cell
 from moppa.utils.errors import UserError
 from run import run_cell
-from tests.conftest import config_of, mostly_slow
+from tests.conftest import TOY, config_of, mostly_slow
 from tests.models import frozen_model, model_with, perturbed
 
 WEIGHTS = [
@@ -73,6 +75,16 @@ def test_a_method_that_changes_activations_is_refused_in_one_line(method):
 def test_a_method_that_trains_the_head_alone_has_nothing_to_merge():
     with pytest.raises(UserError, match=r"linear changes no tensor of the backbone"):
         delta_of(finished("linear"))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [("adapter", "adapter is not a weight"), ("linear", "linear changes no tensor"), ("lora", "")],
+)
+def test_a_method_is_refused_before_its_experts_are_trained(method, message):
+    cell = resolve_cell(config_of(*TOY, f"method={method}"))
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        check_method(cell)
 
 
 @pytest.mark.slow  # trains a cell

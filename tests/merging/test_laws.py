@@ -110,6 +110,22 @@ def test_tsv_of_orthogonal_experts_is_task_arithmetic():
     assert_close(tsv.merge(made_dense(deltas)), task_arithmetic.merge(deltas))
 
 
+@pytest.mark.parametrize("name", ["tsv", "iso_c", "dc_merge"])
+def test_orthogonal_experts_with_equal_singular_values_add_up(name):
+    left, right = torch.linalg.qr(draw(12, 6, seed=1))[0], torch.linalg.qr(draw(6, 6, seed=2))[0]
+    parts = [slice(2 * index, 2 * index + 2) for index in range(3)]
+    deltas = [{"w": LowRank(3.0 * left[:, part], right[:, part].T)} for part in parts]
+    assert_close(algorithm(name)(deltas), task_arithmetic.merge(deltas))
+
+
+def test_iso_cts_with_common_directions_only_is_iso_c():
+    deltas = low_rank_deltas()
+    assert_close(algorithm("iso_cts", common=1.0)(deltas), iso_c.merge(deltas))
+    merged = algorithm("iso_cts", common=0.5)(deltas)["blocks.0.attn.qkv.weight"]
+    s = torch.linalg.svdvals(merged)
+    torch.testing.assert_close(s, s.mean().expand_as(s))
+
+
 def test_iso_c_has_a_flat_spectrum_of_the_rank_of_the_sum():
     for rank, deltas in ((6, dense_deltas(3)), (4, low_rank_deltas(2))):
         s = torch.linalg.svdvals(iso_c.merge(deltas)["blocks.0.attn.qkv.weight"])

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from moppa.merging import dare, lines, opcm, pcb, ties, wudi
@@ -28,6 +29,16 @@ def test_ties_trims_elects_a_sign_and_averages_those_that_agree():
 def test_ties_elects_the_usual_sign_where_the_sum_is_zero():
     assert merged(ties, [[1.0, 1.0, 2.0], [-1.0, 1.0, 2.0]], keep=1.0) == [1.0, 1.0, 2.0]
     assert merged(ties, [[1.0, -1.0, -2.0], [-1.0, -1.0, -2.0]], keep=1.0) == [-1.0, -1.0, -2.0]
+
+
+@pytest.mark.slow  # imports peft
+@pytest.mark.parametrize("density", [0.25, 0.5])
+def test_ties_is_that_of_peft(density):
+    from peft.utils.merge_utils import ties as peft_ties
+
+    updates = [draw(6, 8, seed=index) for index in range(4)]
+    expected = peft_ties(updates, torch.ones(4, dtype=torch.float64), density, "total")
+    torch.testing.assert_close(ties.merge([{"w": update} for update in updates], keep=density)["w"], expected)
 
 
 def test_pcb_weights_the_experts_by_their_scores():

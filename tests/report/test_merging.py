@@ -134,6 +134,7 @@ def test_the_charts_are_drawn(results):
         assert "Merged models: mini, vit_micro" in vegalite_to_svg(chart)
 
 
+@pytest.mark.slow  # draws
 def test_the_page_has_the_tables_and_the_charts(results):
     [path] = write_merge_page(results)
     text = path.read_text()
@@ -151,6 +152,7 @@ def test_a_file_that_is_no_record_is_named(results):
         merge_tables(results)
 
 
+@pytest.mark.slow  # draws all figures
 def test_the_commands_write_tables_and_figures(results, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["moppa table", str(results)])
     assert table.main() == 0
