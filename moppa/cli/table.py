@@ -13,7 +13,7 @@ from rich.console import Console
 
 from moppa.cli.errors import prints_errors
 from moppa.report.build import list_excluded, no_records, write_tables
-from moppa.report.merging import write_merge_tables
+from moppa.report.merge_files import write_merge_tables
 from moppa.report.render.readme import quoting_files, update_readme
 from moppa.report.render.terminal import show
 from moppa.utils.errors import UserError

@@ -3,7 +3,8 @@
 import base64
 from pathlib import Path
 
-from moppa.report.merging import HEADS, MergeTable, cell, merge_tables, scale_text, table_notes
+from moppa.report.merge_files import cell, scale_text, table_notes
+from moppa.report.merging import HEADS, MergeTable, merge_tables
 from moppa.report.plots.figure_files import CONFIG, number_ids
 from moppa.report.plots.merging import merge_charts
 from moppa.report.render.latex_html import environment

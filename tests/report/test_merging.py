@@ -9,8 +9,9 @@ import pytest
 from vl_convert import vegalite_to_svg
 
 from moppa.cli import figures, table
+from moppa.report.merge_files import render_csv, render_markdown, write_merge_tables
 from moppa.report.merge_page import write_merge_page
-from moppa.report.merging import merge_tables, render_csv, render_markdown, write_merge_tables
+from moppa.report.merging import merge_tables
 from moppa.report.plots.merging import merge_charts
 from moppa.utils.errors import UserError
 
