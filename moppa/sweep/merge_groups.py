@@ -1,6 +1,7 @@
 """The cells that a merge needs: for each method and seed, those of protocol=tune and of protocol=final on all tasks."""
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def check_available(
 def changes(given: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the overrides that give a cell the settings which hparams=best selected."""
     before, after = (flatten({group: node[group] for group in SELECTED}) for node in (given, config))
-    overrides = [f"{name}={value}" for name, value in after.items() if before.get(name) != value]
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in after.items()}
+    overrides = [f"{name}={text}" for name, text in texts.items() if before.get(name) != after[name]]
     return (*overrides, "hparams=given") if given["hparams"] == "best" else ()
 
 
