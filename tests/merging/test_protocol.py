@@ -111,12 +111,13 @@ def test_a_second_run_writes_the_same_bytes_and_a_third_none(group, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MERGES)
-def test_every_algorithm_merges_experts(name, group, tmp_path):
-    short = {"atlas", "adamerging", "concrete"}
-    steps = ["merge.algorithm.steps=2", "merge.algorithm.batch_size=4"] if name in short else []
-    [path] = run(group, tmp_path, f"merge={name}", "merge.draws=1", *steps)
-    assert read(path)["algorithm"] == name
+def test_every_algorithm_merges_experts(group, tmp_path):
+    configs = cli.merge_configs(["merge=all", "scales=[0.5]"])
+    for config in configs:
+        config["merge"]["draws"] = 1
+        config["merge"]["algorithm"] |= {name: 2 for name in ("steps",) if name in config["merge"]["algorithm"]}
+    paths = [path for path, is_new in run_merges(group, configs, tmp_path) if is_new]
+    assert [read(path)["algorithm"] for path in paths] == MERGES
 
 
 def test_a_single_expert_gives_the_predictions_of_its_record(group, tmp_path):
