@@ -17,10 +17,12 @@ from moppa.report import published
 from moppa.report.build import list_excluded, no_records, read_tables
 from moppa.report.columns import suite_columns
 from moppa.report.comparison import baselines, without_baseline
+from moppa.report.merging import merge_tables
 from moppa.report.plots.charts import CHARTS, ROUTE_CHARTS
 from moppa.report.plots.data import PlotData, plot_data, published_plot_data
 from moppa.report.plots.encodings import Spec
 from moppa.report.plots.figure_files import remove_figure, write_figure
+from moppa.report.plots.merging import merge_charts
 from moppa.report.plots.routes import read_routes
 from moppa.report.table import Table
 from moppa.utils.errors import UserError
@@ -47,6 +49,7 @@ def main() -> int:
     names = baselines(drawn_tables(tables), args.baseline)
     print(without_baseline(names, args.baseline), end="", file=sys.stderr)
     figures = [*table_figures(tables, names), *published_figures(args.results / "published.csv")]
+    figures += merge_figures(args.results)
     if not figures and not tables:
         raise no_records(args.results)
     for name, spec in figures:
@@ -96,6 +99,14 @@ def route_figures(table: Table) -> Iterator[tuple[str, Callable[[], Spec]]]:
         title = f"{table.title}; {row.name}, {record['task']}, seed {record['seed']}"
         for name, chart in ROUTE_CHARTS.items():
             yield f"{prefix}-{name}", partial(chart, {row.name: routes}, title)
+
+
+def merge_figures(results: Path) -> Iterator[tuple[str, Callable[[], Spec]]]:
+    """Yields the charts of merged models, with the heads of the experts."""
+    for table in merge_tables(results):
+        if table.head == "trained_head":
+            for name, spec in merge_charts(table).items():
+                yield f"{table.name}-{name}", partial(dict, spec)
 
 
 def published_figures(path: Path) -> Iterator[tuple[str, Callable[[], Spec]]]:

@@ -1,4 +1,4 @@
-"""Writes the page results/report/index.html from the records.
+"""Writes the page results/report/index.html from the records, and merging.html from those of merges.
 
     python scripts/report.py [RESULTS]
 
@@ -10,6 +10,7 @@ import sys
 
 from moppa.cli.errors import prints_errors
 from moppa.report.build import list_excluded, no_records, read_tables
+from moppa.report.merge_page import write_merge_page
 from moppa.report.page import write_page
 from moppa.utils.paths import CONFIGS, ROOT, user_path
 
@@ -25,7 +26,7 @@ def main() -> int:
     tables, excluded = read_tables(args.results, CONFIGS)
     if not tables and not excluded:
         raise no_records(args.results)
-    print(*write_page(tables, args.results / "report"), sep="\n")
+    print(*write_page(tables, args.results / "report"), *write_merge_page(args.results), sep="\n")
     print(list_excluded(excluded, args.results), end="", file=sys.stderr)
     return 3 if excluded else 0
 

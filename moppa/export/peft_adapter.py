@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from moppa.export.facts import TOLERANCE
 from moppa.peft.inject import ParametrizedLinear, merge
-from moppa.peft.low_rank import LowRankDelta, stacked
+from moppa.peft.low_rank import LowRankDelta, layer_factors, only_delta
 from moppa.record.trained import Finished
 from moppa.utils.atomic import atomic_write, write_json
 from moppa.utils.errors import UserError
@@ -115,30 +115,14 @@ def no_such_method(method: str, reason: str) -> UserError:
     return UserError(f"HF peft has no method like {method} ({reason}): --to onnx writes the graph of any method")
 
 
-def only_delta(layer: Any) -> LowRankDelta | None:
-    """Returns the low-rank delta of a layer's weight, if nothing else changes the layer."""
-    deltas = list(layer.parametrizations.weight)
-    is_alone = len(layer.parametrizations) == len(deltas) == 1
-    return deltas[0] if is_alone and isinstance(deltas[0], LowRankDelta) else None
-
-
 def layer_update(layer: Any, delta: LowRankDelta) -> LayerUpdate:
     """Returns the update of a layer as peft computes it."""
-    downs, ups = delta.factors()
+    down, up = layer_factors(delta)
     weight = layer.pretrained("weight")
     scale = getattr(delta, "scale", 1.0)
-    is_shared = all(down is downs[0] for down in downs)
-    down = downs[0] if is_shared else torch.cat(list(downs))
-    up = stacked_by_rows(delta.is_adapted, ups) if is_shared else stacked(delta.is_adapted, ups)
     gains = delta.gains(weight)
     magnitude = None if gains is None else gains.flatten() * torch.linalg.vector_norm(weight + up @ down, dim=1)
     return LayerUpdate(down=down, up=up / scale, alpha=scale * len(down), dropout=delta.dropout, magnitude=magnitude)
-
-
-def stacked_by_rows(is_adapted: tuple[bool, ...], ups: Any) -> Tensor:
-    """Returns the up factors of matrices that share their down factor, with zeros for those that are not adapted."""
-    remaining = iter(ups)
-    return torch.cat([next(remaining) if adapted else torch.zeros_like(ups[0]) for adapted in is_adapted])
 
 
 def updated_weight(weight: Tensor, update: LayerUpdate) -> Tensor:

@@ -120,6 +120,29 @@ def stacked(is_adapted: Sequence[bool], ups: Sequence[Float[Tensor, "d_matrix ra
     return torch.block_diag(*[next(remaining) if adapted else no_update for adapted in is_adapted])
 
 
+def stacked_by_rows(
+    is_adapted: Sequence[bool], ups: Sequence[Float[Tensor, "d_matrix rank"]]
+) -> Float[Tensor, "d_out rank"]:
+    """Returns the up factors of matrices that share their down factor, with zeros for those that are not adapted."""
+    remaining = iter(ups)
+    return torch.cat([next(remaining) if adapted else torch.zeros_like(ups[0]) for adapted in is_adapted])
+
+
+def layer_factors(delta: LowRankDelta) -> tuple[Float[Tensor, "ranks d_in"], Float[Tensor, "d_out ranks"]]:
+    """Returns A and B of the whole layer: with q, k and v stacked, one pair for the layer's weight."""
+    downs, ups = delta.factors()
+    if all(down is downs[0] for down in downs):
+        return downs[0], stacked_by_rows(delta.is_adapted, ups)
+    return torch.cat(list(downs)), stacked(delta.is_adapted, ups)
+
+
+def only_delta(layer: Any) -> LowRankDelta | None:
+    """Returns the low-rank delta of a parametrized layer's weight, if nothing else changes the layer."""
+    deltas = list(layer.parametrizations.weight) if "weight" in layer.parametrizations else []
+    is_alone = len(layer.parametrizations) == len(deltas) == 1
+    return deltas[0] if is_alone and isinstance(deltas[0], LowRankDelta) else None
+
+
 class LowRankLinear(torch.autograd.Function):
     """x (W + up down)^T + b, without a gradient as large as W.
 

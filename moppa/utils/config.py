@@ -24,7 +24,7 @@ from moppa.utils.paths import CONFIGS
 from moppa.utils.renamed import check_overrides, importable
 from moppa.utils.signals import Stopped
 
-PASSED_LATER = ("generator", "examples")  # arguments of a method that come from the run, not from its YAML
+PASSED_LATER = ("generator", "examples", "seed", "training")  # arguments that come from the run, not from a YAML
 
 
 def environment_value(name: str, default: Any) -> Any:

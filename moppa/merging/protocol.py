@@ -1,0 +1,108 @@
+"""The protocol of a merge: the scale is chosen on val200, then the test set is evaluated once.
+
+The experts that choose are those of protocol=tune, trained on train800; those of protocol=final count.
+Every task keeps its own head: that of its expert, or one that is fitted again on features of the merged backbone.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from torch import Tensor
+
+from moppa.merging.merged_model import MergedModel, count_correct
+from moppa.merging.stage import Stage
+from moppa.merging.training_images import TrainingImages
+from moppa.utils.errors import UserError
+from moppa.utils.logistic import fit_logistic
+from moppa.utils.seeds import derive_seed
+
+Merge = Callable[..., dict[str, Tensor]]
+Counts = dict[str, int]  # correct predictions by task
+
+
+@dataclass(frozen=True)
+class Search:
+    """Every scale that was tried, with its average normalized accuracy on val200 and the correct images by task."""
+
+    scales: list[float]
+    normalized: list[float]
+    correct: list[Counts]
+
+    @property
+    def best(self) -> float:
+        """The scale with the highest average, the smallest one of equals."""
+        return self.scales[max(range(len(self.scales)), key=lambda index: (self.normalized[index], -index))]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a merge gives: the search, and the correct test images by task with trained heads and with fitted ones."""
+
+    search: Search
+    trained_heads: Counts
+    fitted_heads: Counts
+    totals: Counts
+
+
+def run_protocol(
+    merge: Merge, tune: Stage, final: Stage, model: MergedModel, *, scales: Sequence[float], head_l2: float, seed: int
+) -> Outcome:
+    """Returns the outcome of an algorithm. Afterwards the model holds the merged delta of the final experts.
+
+    `merge` is called with the deltas of the experts, and with the seed and the training images if it takes them.
+    """
+    search = search_scale(merge, tune, model, scales=scales, seed=seed)
+    model.set_delta(call(merge, final, model, seed=seed), search.best)
+    heads = [fit_head(model, task, head_l2) for task in final.tasks]
+
+    # the last step: the test set, once
+    trained, fitted, totals = {}, {}, {}
+    for task, head in zip(final.tasks, heads, strict=True):
+        split, labels = task.load(task.data.eval_split)
+        features = model.features(split)
+        trained[task.name] = count_correct(features, labels, task.expert.head)
+        fitted[task.name] = count_correct(features, labels, head)
+        totals[task.name] = len(labels)
+    return Outcome(search=search, trained_heads=trained, fitted_heads=fitted, totals=totals)
+
+
+def search_scale(merge: Merge, stage: Stage, model: MergedModel, *, scales: Sequence[float], seed: int) -> Search:
+    """Returns the accuracies of every scale on val200."""
+    delta = call(merge, stage, model, seed=seed)
+    if any(not tensor.isfinite().all() for tensor in delta.values()):
+        raise UserError("the merged delta is not finite: lower the learning rate of the algorithm, or of the experts")
+    normalized, correct = [], []
+    for scale in scales:
+        model.set_delta(delta, scale)
+        counts = {}
+        for task in stage.tasks:
+            split, labels = task.load(task.data.eval_split)
+            counts[task.name] = count_correct(model.features(split), labels, task.expert.head)
+        shares = [Fraction(counts[task.name], task.expert.record["total"]) / task.accuracy for task in stage.tasks]
+        normalized.append(round(float(sum(shares, Fraction(0)) / len(shares)), 12))
+        correct.append(counts)
+    return Search(scales=list(scales), normalized=normalized, correct=correct)
+
+
+def call(merge: Merge, stage: Stage, model: MergedModel, *, seed: int) -> dict[str, Tensor]:
+    """Returns the merged delta of the experts."""
+    supported = inspect.signature(merge).parameters
+    arguments: dict[str, Any] = {"seed": seed, "training": TrainingImages(stage, model)}
+    return merge(stage.deltas, **{name: value for name, value in arguments.items() if name in supported})
+
+
+def fit_head(model: MergedModel, task: Any, l2: float) -> Mapping[str, Tensor]:
+    """Returns a linear head for the features of a task's training images, as the linear probe fits it."""
+    split, labels = task.load(task.data.train_split)
+    solution = fit_logistic(model.features(split), labels, num_classes=len(task.expert.head["bias"]), l2=l2)
+    if not solution.has_converged:
+        raise UserError(f"the head of {task.name} has not converged: raise head_l2={l2}")
+    return {"weight": solution.weight.float(), "bias": solution.bias.float()}
+
+
+def draw_seed(seed: int, draw: int) -> int:
+    """Returns the seed of one draw of masks or orders."""
+    return derive_seed(seed, "merge", draw)

@@ -1,0 +1,39 @@
+"""Writes the page `results/report/merging.html` with the tables and charts of merged models."""
+
+import base64
+from pathlib import Path
+
+from moppa.report.merge_files import cell, scale_text, table_notes
+from moppa.report.merging import HEADS, MergeTable, merge_tables
+from moppa.report.plots.figure_files import CONFIG, number_ids
+from moppa.report.plots.merging import merge_charts
+from moppa.report.render.latex_html import environment
+from moppa.utils.atomic import atomic_write
+
+
+def write_merge_page(results: Path) -> list[Path]:
+    """Writes the page and returns its path; nothing if there are no records of merges."""
+    tables = merge_tables(results)
+    if not tables:
+        return []
+    page = environment().get_template("merging.html")
+    path = results / "report" / "merging.html"
+    with atomic_write(path) as temporary:
+        text = page.render(
+            tables=tables,
+            heads=HEADS,
+            cell=cell,
+            scale=scale_text,
+            charts=draw_charts,
+            notes=table_notes([row for table in tables for row in table.rows]),
+        )
+        temporary.write_text(text, encoding="utf-8")
+    return [path]
+
+
+def draw_charts(table: MergeTable) -> list[str]:
+    """Returns the charts of a table as addresses of images, so that the ids inside of two charts do not collide."""
+    from vl_convert import vegalite_to_svg
+
+    charts = [number_ids(vegalite_to_svg(spec, config=CONFIG)) for spec in merge_charts(table).values()]
+    return [f"data:image/svg+xml;base64,{base64.b64encode(chart.encode()).decode('ascii')}" for chart in charts]

@@ -1,0 +1,216 @@
+"""Tables of merged models, computed from the records below results/records/merge."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+from moppa.utils.errors import UserError
+
+FOLDER = "merge"  # below results/records
+REFERENCE = "frozen"  # the algorithm that changes nothing
+HEADS = {
+    "trained_head": "the heads of the experts",
+    "fitted_head": "heads fitted again on features of the merged backbone",
+}
+READS_IMAGES = "*"  # the mark of an algorithm that reads training images
+METRICS = {
+    "average": "accuracy, mean over the tasks",
+    "normalized": "accuracy divided by that of the expert, mean over the tasks",
+    "chance_corrected": "(accuracy - chance) / (expert's accuracy - chance), mean over the tasks",
+    "worst": "accuracy divided by that of the expert, on the worst task",
+}
+
+
+@dataclass(frozen=True)
+class MergeRecord:
+    """One record of a merge."""
+
+    content: Mapping[str, Any]
+    sha256: str
+
+    def __getitem__(self, name: str) -> Any:
+        return self.content[name]
+
+    @property
+    def num_tasks(self) -> int:
+        """The number of merged tasks."""
+        return len(self.content["tasks"])
+
+    def accuracies(self, head: str) -> dict[str, Fraction]:
+        """Returns the accuracy by task in percent, with trained heads, fitted ones, or of the experts themselves."""
+        tasks = self.content["tasks"]
+        if head == "expert":
+            finals = {name: task["expert"]["final"] for name, task in tasks.items()}
+            return {name: Fraction(100 * final["correct"], final["total"]) for name, final in finals.items()}
+        return {name: Fraction(100 * task[head], task["total"]) for name, task in tasks.items()}
+
+    def metrics(self, head: str) -> dict[str, Fraction | None]:
+        """Returns the numbers of METRICS and the mean of every group of tasks, in percent."""
+        tasks, own, experts = self.content["tasks"], self.accuracies(head), self.accuracies("expert")
+        chances = {name: Fraction(100, task["num_classes"]) for name, task in tasks.items()}
+        shares = [100 * own[name] / experts[name] if experts[name] else None for name in tasks]
+        corrected = [
+            100 * (own[name] - chances[name]) / (experts[name] - chances[name])
+            if experts[name] > chances[name]
+            else None
+            for name in tasks
+        ]
+        groups = {
+            task["group"]: [own[name] for name in tasks if tasks[name]["group"] == task["group"]]
+            for task in tasks.values()
+        }
+        return {
+            **{group: mean(values) for group, values in groups.items()},
+            "average": mean(own.values()),
+            "normalized": mean(shares),
+            "chance_corrected": mean(corrected),
+            "worst": None if None in shares else min(share for share in shares if share is not None),
+        }
+
+
+def mean(values: Iterable[Fraction | None]) -> Fraction | None:
+    """Returns the mean, or None if a value is missing."""
+    known = list(values)
+    return (
+        None
+        if None in known or not known
+        else sum((value for value in known if value is not None), Fraction(0)) / len(known)
+    )
+
+
+@dataclass(frozen=True)
+class MergeRow:
+    """The runs of one algorithm on the experts of one method: all seeds, and all draws of masks or orders."""
+
+    method: str
+    algorithm: str
+    mark: str
+    kind: str  # reference or merged
+    values: Mapping[str, Sequence[Fraction | None]]  # of every run, by task and by metric
+    scales: Sequence[float]
+    records: Sequence[MergeRecord]
+
+    def mean(self, name: str) -> Fraction | None:
+        """Returns the mean over the runs."""
+        return mean(self.values.get(name, ()))
+
+    def sd(self, name: str) -> float | None:
+        """Returns the standard deviation over the runs, None for a single one."""
+        values = self.values.get(name, ())
+        return (
+            None if len(values) < 2 or None in values else stdev(float(value) for value in values if value is not None)
+        )
+
+    @property
+    def num_tasks(self) -> int:
+        """The number of merged tasks."""
+        return self.records[0].num_tasks
+
+
+@dataclass(frozen=True)
+class MergeTable:
+    """The rows of one suite and backbone, with one kind of heads; those of all numbers of tasks."""
+
+    suite: str
+    backbone: str
+    head: str
+    rows: Sequence[MergeRow]
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        return f"{FOLDER}-{self.suite}-{self.backbone}" + ("-fitted-heads" if self.head == "fitted_head" else "")
+
+    @property
+    def complete_rows(self) -> list[MergeRow]:
+        """The rows of the merges of all tasks: references first, then the best on average first."""
+        largest = max(row.num_tasks for row in self.rows)
+        rows = [row for row in self.rows if row.num_tasks == largest]
+        return sorted(
+            rows, key=lambda row: (row.method, row.kind != "reference", -(row.mean("normalized") or 0), row.algorithm)
+        )
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The titles of the tasks and metrics by name."""
+        tasks = {name: task for row in self.complete_rows for name, task in row.records[0]["tasks"].items()}
+        ordered = sorted(tasks, key=lambda name: tasks[name]["column"])
+        groups = dict.fromkeys(tasks[name]["group"] for name in ordered)
+        names = {name: name.replace("_", "-").capitalize() for name in (*groups, *METRICS)}
+        return {name: tasks[name]["title"] for name in ordered} | names
+
+
+def read_merge_records(results: Path) -> list[MergeRecord]:
+    """Returns the records of merges, sorted by path.
+
+    Raises:
+        UserError: if a file is not one.
+    """
+    records = []
+    for path in sorted((results / "records" / FOLDER).rglob("merge-seed*.json")):
+        data = path.read_bytes()
+        try:
+            content = json.loads(data)
+            record = MergeRecord(content, hashlib.sha256(data).hexdigest())
+            for head in (*HEADS, "expert"):
+                record.accuracies(head)
+        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            raise UserError(
+                f"{path} is not the record of a merge ({error}); delete it and run the merge again"
+            ) from error
+        records.append(record)
+    return records
+
+
+def merge_tables(results: Path) -> list[MergeTable]:
+    """Returns two tables for every suite and backbone: with trained heads, and with fitted ones."""
+    groups: dict[tuple[str, str], list[MergeRecord]] = {}
+    for record in read_merge_records(results):
+        groups.setdefault((record["suite"], record["backbone"]), []).append(record)
+    return [
+        MergeTable(suite, backbone, head, merge_rows(records, head))
+        for (suite, backbone), records in sorted(groups.items())
+        for head in HEADS
+    ]
+
+
+def merge_rows(records: Sequence[MergeRecord], head: str) -> list[MergeRow]:
+    """Returns the rows of the records, and the references: the experts, and the frozen backbone's linear probe."""
+    settings: dict[tuple[str, str, int, str], list[MergeRecord]] = {}
+    for record in records:
+        name = record["method"], record["algorithm"], record.num_tasks, setting_of(record)
+        settings.setdefault(name, []).append(record)
+    shown = {name[:3]: [other for other in settings if other[:3] == name[:3]] for name in settings}
+    rows = []
+    for (method, algorithm, number, setting), own in settings.items():
+        is_reference = algorithm == REFERENCE
+        suffix = f" {setting[:6]}" if len(shown[method, algorithm, number]) > 1 else ""
+        mark = READS_IMAGES if own[0]["config"]["merge"].get("images") else ""
+        label = (
+            "linear probe of the frozen backbone" if is_reference and head == "fitted_head" else f"{algorithm}{suffix}"
+        )
+        rows.append(row_of(method, label, mark, "reference" if is_reference else "merged", own, head))
+        if is_reference and head == "trained_head":
+            rows.append(row_of(method, "linear probe of the frozen backbone", "", "reference", own, "fitted_head"))
+        if is_reference:
+            rows.append(row_of(method, "experts", "", "reference", own, "expert"))
+    return rows
+
+
+def setting_of(record: MergeRecord) -> str:
+    """Returns a digest of the settings of a merge, which its records share. The number of draws is none."""
+    config = record["config"]
+    settings = {**config, "merge": {name: value for name, value in config["merge"].items() if name != "draws"}}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def row_of(method: str, label: str, mark: str, kind: str, records: Sequence[MergeRecord], head: str) -> MergeRow:
+    """Returns the row of some runs."""
+    runs = [{**record.accuracies(head), **record.metrics(head)} for record in records]
+    values = {name: [run.get(name) for run in runs] for name in dict.fromkeys(name for run in runs for name in run)}
+    return MergeRow(method, label, mark, kind, values, [record["scale"] for record in records], records)
