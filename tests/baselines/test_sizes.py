@@ -45,7 +45,6 @@ def test_the_numbers_of_parameters_are_the_papers_formulas():
         "relaxed_recursive": depth * 16 * (4 * 2 * dim + 2 * (dim + hidden)),
         "rdp_lora": 4 * 2 * 2 * dim * 8,  # 4 blocks
         "tap_slf": dim * 10 + 3 * 8 * (dim + 3 * dim + dim + dim),
-        "adalora": depth * 2 * (4 * (2 * dim + 1) + 2 * (dim + hidden + 1)),
         "full": depth * (12 * dim**2 + biases + 4 * dim) + patch * dim + dim + 197 * dim + dim + 2 * dim,
     }
     assert {method: facts_of(method)[0] for method in expected} == expected
