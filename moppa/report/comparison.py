@@ -45,12 +45,15 @@ def accuracy_estimates(table: Table, comparer: Comparer) -> dict[tuple[str, str]
 
 
 def baseline_of(table: Table, name: str | None) -> Row:
-    """Returns the row with this name or method; without a name, the row with the fewest trainable parameters.
+    """Returns the row with this name, or else the first of this method; without a name, the first of all.
+
+    The rows are in the order of their trainable parameters.
 
     Raises:
         UserError: if the table has no such row.
     """
     rows = [row for row in table.rows if name in (None, row.name, row.method)]
+    rows.sort(key=lambda row: row.name != name)
     if not rows:
         names = ", ".join(row.name for row in table.rows)
         raise UserError(f"the table {table.name} has no row {name!r} to compare with; its rows are {names}")

@@ -51,3 +51,20 @@ def test_an_unknown_table_or_row_is_reported(results, arguments, message, monkey
     status, output = run(monkeypatch, capsys, *arguments, "--results", str(results))
     assert status == 1
     assert message in output.err
+
+
+def test_the_name_of_a_row_counts_before_that_of_a_method(tmp_path, monkeypatch, capsys):
+    """The variant has fewer parameters, so its row comes first."""
+    for overrides, percent, params in [(["+variant=moppa_control"], 40, 10), ([], 60, 20)]:
+        write_record_file(
+            tmp_path,
+            *("method=moppa", "task=mini/digits", "backbone=vit_micro", *overrides),
+            percent=percent,
+            predictions=True,
+            trainable_params=params,
+        )
+    status, output = run(
+        monkeypatch, capsys, "mini-vit_micro-final", "moppa", "moppa (variant control)", "--results", str(tmp_path)
+    )
+    assert status == 0
+    assert "| Digits | +19.9 |" in output.out
