@@ -66,9 +66,7 @@ def delta_of(finished: Finished) -> dict[str, Update]:
         if not name.startswith(f"{head}.") and not tensor.equal(pretrained[name])
     }
     if not delta:
-        raise UserError(
-            f"{method} changes no tensor of the backbone, so that there is nothing to merge: choose another"
-        )
+        raise nothing_to_merge(method)
     check_logits(finished, merged)
     for name, update in factors.items():
         if name in delta and (dense(update) - dense(delta[name])).abs().max() <= TOLERANCE * merged[name].abs().max():
@@ -95,7 +93,7 @@ def check_names(method: str, merged: Mapping[str, Tensor], pretrained: Mapping[s
 
 
 def nothing_to_merge(method: str) -> UserError:
-    """Returns the error for a method that trains the head alone."""
+    """Returns the error for a method that leaves the backbone as it is."""
     return UserError(f"{method} changes no tensor of the backbone, so that there is nothing to merge: choose another")
 
 

@@ -1,7 +1,5 @@
 """The record of a merge: what was merged, how the scale was chosen, and the outcome. Two runs write the same bytes."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 from moppa.merging.protocol import Outcome
 from moppa.merging.stage import Stage
 from moppa.record.cell import Cell
-from moppa.record.schema import identity_of
+from moppa.record.schema import identity_of, short_digest
 from moppa.utils.atomic import write_json
 from moppa.utils.device import device_info, get_device
 from moppa.utils.provenance import code_state
@@ -28,7 +26,7 @@ def merge_key(config: Mapping[str, Any], tune: list[Cell], final: list[Cell]) ->
         "weights": final[0].weights_sha256,
         "dtype": final[0].dtype,
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    return short_digest(identity)
 
 
 def record_path(results: Path, config: Mapping[str, Any], cell: Cell, key: str, draw: int) -> Path:
@@ -40,7 +38,7 @@ def record_path(results: Path, config: Mapping[str, Any], cell: Cell, key: str, 
 
 
 def write_merge_record(
-    path: Path, config: Mapping[str, Any], key: str, draw: int, tune: Stage, final: Stage, outcome: Outcome
+    path: Path, config: Mapping[str, Any], draw: int, tune: Stage, final: Stage, outcome: Outcome
 ) -> None:
     """Writes a record as a whole."""
     cell, search = final.tasks[0].cell, outcome.search
@@ -63,7 +61,7 @@ def write_merge_record(
         "backbone": cell.config["backbone"]["name"],
         "method": cell.config["method"]["name"],
         "algorithm": config["merge"]["name"],
-        "key": key,
+        "key": path.parent.name,
         "seed": cell.config["seed"],
         "draw": draw,
         "config": {name: value for name, value in config.items() if name not in NEUTRAL},

@@ -27,8 +27,9 @@ class MergedModel:
     def __init__(self, parts: Parts, device: torch.device) -> None:
         model: Any = parts.build_model()
         head = head_name(model)
-        self.pretrained = {name: t for name, t in model.state_dict().items() if not name.startswith(f"{head}.")}
-        self.pretrained = {name: tensor.clone() for name, tensor in self.pretrained.items()}
+        self.pretrained = {
+            name: tensor.clone() for name, tensor in model.state_dict().items() if not name.startswith(f"{head}.")
+        }
         self.preprocess: Preprocess = parts.recipe.preprocess(parts.backbone.preprocess(model))
         self.model: nn.Module = skip_unused(model.to(device).eval(), parts.run.skip_unused)
         to_precision(self.model, precision_name(parts.run.precision, device.type))

@@ -74,13 +74,13 @@ def search_scale(merge: Merge, stage: Stage, model: MergedModel, *, scales: Sequ
     delta = call(merge, stage, model, seed=seed)
     if any(not tensor.isfinite().all() for tensor in delta.values()):
         raise UserError("the merged delta is not finite: lower the learning rate of the algorithm, or of the experts")
+    loaded = [(task, *task.load(task.data.eval_split)) for task in stage.tasks]
     normalized, correct = [], []
     for scale in scales:
         model.set_delta(delta, scale)
-        counts = {}
-        for task in stage.tasks:
-            split, labels = task.load(task.data.eval_split)
-            counts[task.name] = count_correct(model.features(split), labels, task.expert.head)
+        counts = {
+            task.name: count_correct(model.features(split), labels, task.expert.head) for task, split, labels in loaded
+        }
         shares = [Fraction(counts[task.name], task.expert.record["total"]) / task.accuracy for task in stage.tasks]
         normalized.append(round(float(sum(shares, Fraction(0)) / len(shares)), 12))
         correct.append(counts)

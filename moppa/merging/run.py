@@ -49,10 +49,12 @@ def run_merges(group: Group, configs: Sequence[Mapping[str, Any]], results: Path
     Each of `configs` is a resolved config of configs/merging.yaml with one algorithm.
     """
     check_configs(configs)
-    missing = [(config, draw, path) for config, draw, path in records_of(group, configs, results) if not path.exists()]
-    for _, _, path in records_of(group, configs, results):
+    missing = []
+    for config, draw, path in records_of(group, configs, results):
         if path.exists():
             yield path, False
+        else:
+            missing.append((config, draw, path))
     if not missing:
         return
     with TemporaryDirectory(prefix="moppa-merge-") as folder:
@@ -74,8 +76,7 @@ def run_merges(group: Group, configs: Sequence[Mapping[str, Any]], results: Path
                 write_backbone(
                     model, Path(config["export"]) / f"{path.parent.parent.name}-{path.stem}.safetensors", parts
                 )
-            key = merge_key(config, list(group.tune), list(group.final))
-            write_merge_record(path, config, key, draw, tune, final, outcome)
+            write_merge_record(path, config, draw, tune, final, outcome)
             yield path, True
 
 

@@ -15,8 +15,6 @@ from moppa.merging.experts import Expert, load_expert
 from moppa.merging.merged_model import MergedModel
 from moppa.record.cell import Cell
 from moppa.record.parts import Parts, instantiate_parts
-from moppa.record.schema import read_record
-from moppa.record.trained import trained_path
 from moppa.utils.atomic import sha256_file
 
 
@@ -85,8 +83,3 @@ def load_stage(cells: Sequence[Cell], model: MergedModel, folder: Path) -> Stage
         expert = load_expert(cell.record, folder / name, weights=cell.config["backbone"]["weights"])
         tasks.append(TaskExpert(cell=cell, parts=parts, expert=expert, data=parts.data(model.preprocess)))
     return Stage(tasks=tasks)
-
-
-def is_available(cell: Cell) -> bool:
-    """Returns whether a cell is finished and its trained tensors were kept."""
-    return cell.is_done and trained_path(cell.record).is_file() and bool(read_record(cell.record).get("trained"))

@@ -113,7 +113,12 @@ def key_of(config: Mapping[str, Any], weights_sha256: str, dtype: str) -> str:
     unchanged = tuple(name for name, value in added_settings(config).items() if get_entry(config, name, value) == value)
     identity = identity_of(without_entries(config, (*NEUTRAL, *unchanged)))
     counted = {"config": identity, "weights": weights_sha256, "dtype": dtype}
-    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
+    return short_digest(counted)
+
+
+def short_digest(identity: Mapping[str, Any]) -> str:
+    """Returns the first 12 hex digits of the sha256 of what a key stands for."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def identity_of(config: Any, name: str = "") -> Any:
