@@ -123,11 +123,12 @@ def test_a_new_method_is_one_py_and_one_yaml(tmp_path):
     (tree / "configs" / "method" / "toy.yaml").write_text(TOY_YAML)
 
     changed = python("-m", "moppa.cli.main", "docs").splitlines()
-    assert changed == ["README.md", "docs/methods.md", "configs/sweep/vtab1k_all.yaml"]
+    sweeps = [f"configs/sweep/{name}_all.yaml" for name in ("eurosat", "mini", "vtab1k")]
+    assert changed == ["README.md", "docs/methods.md", *sweeps]
     assert "| [`toy`](https://arxiv.org/abs/2401.00001) | 768 |" in (tree / "README.md").read_text()
     assert "| [Nobody et al.](https://arxiv.org/abs/2401.00001) | 768 |" in (tree / "docs" / "methods.md").read_text()
     number = len(METHODS) + 1
-    assert f"{number} methods x 19 tasks x 3 seeds = {57 * number} cells" in (tree / changed[2]).read_text()
+    assert f"{number} methods x 19 tasks x 3 seeds = {57 * number} cells" in (tree / sweeps[-1]).read_text()
 
     laws = python("-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "tests/test_laws.py", "-k", "toy")
     assert int(re.search(r"(\d+) passed", laws)[1]) >= 8

@@ -44,4 +44,5 @@ def write_timm(finished: Finished, out: Path) -> None:
         if out.suffix == ".safetensors":
             safetensors.torch.save_file(tensors, temporary, metadata=metadata)
         else:
-            torch.save({"state_dict": tensors, "metadata": metadata}, temporary)
+            with temporary.open("wb") as file:
+                torch.save({"state_dict": tensors, "metadata": metadata}, file)

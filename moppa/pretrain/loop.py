@@ -72,8 +72,8 @@ def pretrain(
             "optimizer": optimizer.state_dict(),
             "losses": losses,
         }
-        with atomic_write(checkpoint) as temporary:
-            torch.save(state, temporary)
+        with atomic_write(checkpoint) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
     return losses
 
 

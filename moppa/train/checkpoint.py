@@ -26,8 +26,8 @@ class Checkpoint:
 
     def write(self, state: Mapping[str, Any]) -> None:
         """Replaces the checkpoint."""
-        with atomic_write(self.path) as temporary:
-            torch.save({"code": dict(self.code), **state}, temporary)
+        with atomic_write(self.path) as temporary, temporary.open("wb") as file:
+            torch.save({"code": dict(self.code), **state}, file)
 
     def read(self, device: torch.device) -> dict[str, Any] | None:
         """Returns the saved state, or None if there is none, or if it is damaged or from other code (printed).

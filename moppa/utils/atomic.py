@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import json
+import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -41,8 +43,13 @@ def atomic_write(target: Path) -> Iterator[Path]:
         if temporary.stat().st_mode != mode:
             temporary.chmod(mode)
         temporary.replace(target)
-    except OSError as error:
-        raise write_error(target, error) from error
+    except UserError:
+        raise
+    except Exception as error:
+        refusal = system_error(error)
+        if refusal is None:
+            raise
+        raise write_error(target, refusal) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -62,6 +69,17 @@ def write_error(target: Path, error: OSError) -> UserError:
     """Returns the error to raise if `target` cannot be written, with what to do about it."""
     fix = FIXES.get(error.errno or 0, "choose another folder with run.results=DIR or data.cache=DIR")
     return UserError(f"cannot write {target}: {error.strerror or error}; {fix}. No partial file was left")
+
+
+def system_error(error: BaseException | None) -> OSError | None:
+    """Returns the error of the file system behind the error of a library that writes files, or None."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        if number := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors is written in Rust
+            return OSError(int(number[1]), os.strerror(int(number[1])))
+        error = error.__cause__ or error.__context__  # torch.save raises its own error while it handles the file's
+    return None
 
 
 def sha256_file(path: Path) -> str:

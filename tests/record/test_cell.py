@@ -119,7 +119,7 @@ def test_a_cell_leaves_one_complete_record(toy, tmp_path, capsys):
     assert record["sources"] == {"sha256": sources_sha256("baselines.lora"), "configs": []}
     assert record["peak_memory_scope"] in ("cell", "process")
     assert (record["suite"], record["backbone"], record["task"]) == ("vtab1k", "test_vit", "eurosat")
-    assert record["split"] == {**record["split"], "verdict": "changed", "lineage": "toy", "num_train": 1000}
+    assert record["split"] == {**record["split"], "verdict": "changed", "lineage": "toy", "num_train": 200}
     assert record["total"] == 120
     assert 0 <= record["correct"] <= 120
     assert record["preprocess"]["mean"] == [0.5, 0.5, 0.5]
@@ -185,7 +185,7 @@ def test_the_tune_protocol_never_reads_the_test_set(toy, tmp_path, monkeypatch):
     assert sorted(splits) == ["train800", "val200"]
     [path] = (tmp_path / "results").rglob("seed0.json")
     record = read_record(path)
-    assert (record["protocol"], record["total"], record["split"]["num_train"]) == ("tune", 200, 800)
+    assert (record["protocol"], record["total"], record["split"]["num_train"]) == ("tune", 40, 160)
 
 
 def test_the_test_set_is_read_once_after_the_last_step(toy, monkeypatch):

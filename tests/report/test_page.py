@@ -176,6 +176,7 @@ def test_arrow_keys_move_between_cells(page):
     assert focused != first.get_attribute("data-cell")
 
 
+@pytest.mark.slow  # loads the page in Chromium again
 def test_the_chosen_theme_is_kept(page):
     def background():
         return page.execute_script("return getComputedStyle(document.body).backgroundColor")
@@ -222,6 +223,7 @@ def svg_text(figure):
     return "\n".join(element.text for element in figure.find_elements("css selector", "svg text"))
 
 
+@pytest.mark.slow  # draws the charts four times
 def test_the_filter_drives_the_charts_and_the_address_keeps_it(page):
     def points():
         figure = page.find_element("css selector", "figure")
@@ -240,7 +242,7 @@ def test_the_filter_drives_the_charts_and_the_address_keeps_it(page):
     choose(page, "#filter", "")
 
 
-@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("width", [390, pytest.param(1440, marks=pytest.mark.slow)])
 def test_numbers_and_charts_are_visible_at_the_width_of_a_phone_and_of_a_desk(page, width):
     from selenium.webdriver.common.by import By
 

@@ -153,7 +153,7 @@ def test_a_final_record_names_its_tune_records(toy, tmp_path):
     [path] = final["tuned"]["records"]
     tune = records[tmp_path / "results" / "records" / path]
     assert (tune["protocol"], tune["config"]["train"]["weight_decay"]) == ("tune", 1e-3)
-    assert final["tuned"]["val200"] == tune["correct"] / 200
+    assert final["tuned"]["val200"] == tune["correct"] / tune["total"]
 
 
 def test_nothing_can_read_the_test_set_under_tune(toy, monkeypatch):

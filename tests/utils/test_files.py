@@ -3,9 +3,12 @@
 import errno
 import fcntl
 import os
+import resource
 from multiprocessing import get_context
 
 import pytest
+import safetensors.torch
+import torch
 
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
@@ -23,6 +26,24 @@ def test_a_file_has_the_permissions_of_the_umask_also_if_a_library_makes_it_priv
         os.umask(before)
     assert (tmp_path / "new" / "file").stat().st_mode & 0o777 == 0o666 & ~umask
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def save_by_torch(tensors, path):
+    with path.open("wb") as file:
+        torch.save(tensors, file)
+
+
+@pytest.mark.parametrize("save", [save_by_torch, safetensors.torch.save_file])
+def test_a_file_system_that_refuses_a_write_of_a_library_is_named(save, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # a longer file is an error, as on a full disk
+    try:
+        refused = pytest.raises(UserError, match=r"cannot write .*weights: File too large")
+        with refused, atomic_write(tmp_path / "weights") as temporary:
+            save({"weight": torch.zeros(10_000)}, temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, None])
