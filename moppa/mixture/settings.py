@@ -51,7 +51,7 @@ class MixtureSettings:
     start: Mapping[str, float] = field(default_factory=lambda: {"diffusivity": 0.01, "speed": 0.01, "time": 1.0})
     constants_per: str = "channel"
     damping: float | None = None
-    physics_rate: float = 10.0
+    physics_rate: float = 3
     poisson_gain: str = "unit"
     gate: bool = False
     scale: float = 1.0
