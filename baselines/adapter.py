@@ -58,5 +58,5 @@ def attach(
     for block in find_transformer_blocks(model, method="An adapter"):
         for placement, (name, wrapper) in PLACEMENTS.items():
             if placement in placements:
-                owner, name = (block.owner, block.name) if name == "block" else (block.module, name)
+                owner, name = (block.owner, block.name) if name == "block" else (block.unwrapped, name)
                 wrap_module(owner, name, partial(wrapper, adapter=adapter(block.dim)))

@@ -37,4 +37,4 @@ def attach(
             drop_path=0.0,
             generator=generator,
         )
-        add_beside_mlp(block.module, adapter, reads=reads)
+        add_beside_mlp(block.unwrapped, adapter, reads=reads)

@@ -39,4 +39,4 @@ def attach(
     validate.number("dropout", dropout, minimum=0, maximum=0.9)
     for block in find_transformer_blocks(model, method="Bi-AdaptFormer"):
         adapter = BinaryAdapter(block.dim, bottleneck=bottleneck, scale=scale, dropout=dropout, generator=generator)
-        add_beside_mlp(block.module, adapter, reads=reads)
+        add_beside_mlp(block.unwrapped, adapter, reads=reads)

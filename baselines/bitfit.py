@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from moppa.peft.inject import pretrained_tensor
+
 
 def attach(model: nn.Module) -> None:
     """Unfreezes every bias: of the linear layers, the norms and the patch embedding.
@@ -9,6 +11,5 @@ def attach(model: nn.Module) -> None:
     The relative position bias of a Swin stays frozen, since it is no bias of a layer.
     """
     for module in model.modules():
-        bias = getattr(module, "bias", None)
-        if isinstance(bias, nn.Parameter):
+        if (bias := pretrained_tensor(module, "bias")) is not None:
             bias.requires_grad_(True)

@@ -75,4 +75,4 @@ def attach(
             bypass = Bypass(
                 block, bottleneck=bottleneck, scale=scale, conv_init=conv_init, dropout=dropout, generator=generator
             )
-            wrap_module(block.module, name, partial(ParallelAdapter, adapter=bypass))
+            wrap_module(block.unwrapped, name, partial(ParallelAdapter, adapter=bypass))

@@ -26,7 +26,7 @@ def attach(model: nn.Module) -> None:
     """
     bitfit.attach(model)  # before the gains, since a bias that has one is computed
     lntune.attach(model)
-    blocks: list[Any] = [block.module for block in find_blocks(model)]
+    blocks: list[Any] = [block.unwrapped for block in find_blocks(model)]
     if isinstance(blocks[0], POST_NORM_BLOCKS):
         branches = [norm for block in blocks for norm in (block.norm1, block.norm2)]
     else:

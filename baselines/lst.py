@@ -4,14 +4,13 @@ NeurIPS 2022, arXiv 2206.06522; the authors' code: github.com/ylsung/Ladder-Side
 """
 
 from functools import partial
-from typing import Any
 
 from timm.models.vision_transformer import Block
 from torch import Generator, nn
 
 from moppa.peft.blocks import find_plain_blocks
 from moppa.peft.initialize import draw_module
-from moppa.peft.inject import wrap_module
+from moppa.peft.inject import unwrapped, wrap_module
 from moppa.peft.side_network import End, Rung, Start
 from moppa.utils import validate
 from moppa.utils.errors import SettingError
@@ -20,7 +19,7 @@ from moppa.utils.errors import SettingError
 def attach(model: nn.Module, *, reduction: int, temperature: float, generator: Generator | None) -> None:
     """Adds a side network whose blocks are `reduction` times narrower and read the output of every block."""
     blocks = find_plain_blocks(model, purpose="LST adds a side network to")
-    attention: Any = blocks[0].module.get_submodule("attn")
+    attention = unwrapped(blocks[0].unwrapped.attn)
     dim, num_heads = blocks[0].dim, attention.num_heads
     if (dim // num_heads) % validate.integer("reduction", reduction, minimum=1):
         raise SettingError("reduction", f"={reduction} does not divide the {dim // num_heads} channels of a head")

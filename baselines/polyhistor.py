@@ -77,4 +77,4 @@ def attach(model: nn.Module, *, bottleneck: int, rank: int, embedding: int, gene
     for block in blocks:
         for name in ("attn", "mlp"):
             adapter = GeneratedAdapter(down, up, num_scales=block.dim // width, generator=generator)
-            wrap_module(block.module, name, lambda inner, adapter=adapter: SequentialAdapter(inner, adapter))
+            wrap_module(block.unwrapped, name, lambda inner, adapter=adapter: SequentialAdapter(inner, adapter))

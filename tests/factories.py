@@ -16,6 +16,7 @@ PARAMS = {
     "moppa": 150420,
     "adaptformer": 156768,
     "bitfit": 102912,
+    "compose": 451680,
     "ssf": 205824,
     "vpt_deep": 92160,
 }

@@ -50,7 +50,7 @@ FACTS = re.compile(
 # Prompts and prefixes are additional tokens, so that no initial value gives the logits of the frozen model. NOAH's code
 # draws Up. SNELL's gradient is zero at the frozen model, and its points are drawn. Tied blocks are other blocks.
 STARTS_WITH_OTHER_LOGITS = {"vpt_shallow", "vpt_deep", "vfpt", "tap_slf", "mam", "snell", "adapter_noah", "lora_noah"}
-STARTS_WITH_OTHER_LOGITS |= {"relaxed_recursive"}
+STARTS_WITH_OTHER_LOGITS |= {"relaxed_recursive", "prefix", "autopeft"}
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from moppa.mixture.unit import Unit
 from moppa.peft.blocks import BlockInfo, Layout, from_tokens, to_tokens
-from moppa.peft.inject import wrap_module
+from moppa.peft.inject import unwrapped, wrap_module
 from moppa.peft.targets import check_calls_qkv
 from moppa.utils.errors import SettingError
 
@@ -28,7 +28,7 @@ class Before(nn.Module):
         self.layout: Layout = layout
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        norm = getattr(self.inner, "norm1", None)
+        norm = getattr(unwrapped(self.inner), "norm1", None)
         z = layer_norm(x, self.layout) if norm is None else to_tokens(norm(x), self.layout)
         return self.inner(x + from_tokens(self.unit(z), self.layout, like=x), **kwargs)
 
@@ -77,7 +77,7 @@ class BesideMatrices(nn.Module):
     def merge(self) -> None:
         """Adds units that are linear maps of each token to the weight, as LoRA's."""
         units: dict[str, Any] = dict(self.units.items())
-        for name, matrix in zip(QKV, self.inner.weight.chunk(len(QKV)), strict=True):
+        for name, matrix in zip(QKV, unwrapped(self.inner).weight.chunk(len(QKV)), strict=True):
             if name in units and units[name].is_pointwise:
                 matrix.add_(units[name].matrix())
                 del self.units[name]
@@ -91,7 +91,7 @@ def insert_unit(block: BlockInfo, position: str, make: MakeUnit) -> None:
     Raises:
         SettingError: If the block has no such position.
     """
-    module: Any = block.module
+    module = block.unwrapped
     is_convnext = hasattr(module, "conv_dw")
     if position == "residual":
         wrap_module(block.owner, block.name, partial(Before, unit=make(block), layout=block.layout))
@@ -109,20 +109,21 @@ def insert_unit(block: BlockInfo, position: str, make: MakeUnit) -> None:
         raise SettingError("position", "=qv: a ConvNeXt has no q and v; choose another position, or a ViT or a Swin")
     else:
         seen = seen_by_attention(block)
-        check_calls_qkv(module.attn, method="position=qv")
-        wrap_module(module.attn, "qkv", partial(BesideMatrices, units={"q": make(seen), "v": make(seen)}))
+        attention = unwrapped(module.attn)
+        check_calls_qkv(attention, method="position=qv")
+        wrap_module(attention, "qkv", partial(BesideMatrices, units={"q": make(seen), "v": make(seen)}))
 
 
 def seen_by_attention(block: BlockInfo) -> BlockInfo:
     """Returns the block with the grid that its attention sees: of a Swin, a window."""
-    module: Any = block.module
+    module = block.unwrapped
     return replace(block, grid=tuple(module.window_size), layout="tokens") if hasattr(module, "window_size") else block
 
 
 def mlp_layout(block: BlockInfo) -> Layout:
     """Returns the layout of what enters the MLP of a block."""
     if block.layout == "channels_first":  # a ConvNeXt, whose MLP is linear layers or 1 x 1 convolutions
-        return "channels_first" if getattr(block.module, "use_conv_mlp", False) else "channels_last"
+        return "channels_first" if getattr(block.unwrapped, "use_conv_mlp", False) else "channels_last"
     return "tokens"
 
 

@@ -5,15 +5,23 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moppa.peft.inject import ParametrizedLinear, parametrize_weights
+from moppa.peft.inject import ParametrizedLinear, parametrize_weights, pretrained_tensor
 from moppa.utils.errors import UserError
 
 
 def prepend_affine(layer: nn.Linear, adapter: nn.Module) -> None:
-    """Makes `layer` read `adapter(x) = J x + j` for some J and j: W' = W J, c' = W j + c."""
-    parametrize_weights(
-        layer, bias=PrependedBias(adapter, layer.get_parameter("weight")), weight=PrependedWeight(adapter)
-    )
+    """Makes `layer` read `adapter(x) = J x + j` for some J and j: W' = W J, c' = W j + c.
+
+    Raises:
+        UserError: if another method changes W already.
+    """
+    weight = pretrained_tensor(layer, "weight")
+    if weight is not layer.weight or weight is None:
+        raise UserError(
+            "an adapter that merges into the weights before which it stands reads nothing of what another method adds "
+            "to them: attach it first"
+        )
+    parametrize_weights(layer, bias=PrependedBias(adapter, weight), weight=PrependedWeight(adapter))
 
 
 def check_bias(layer: nn.Module, model: nn.Module, *, method: str) -> None:

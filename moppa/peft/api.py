@@ -3,15 +3,14 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-import yaml
 from torch import Tensor, nn
 
 from moppa.peft.collect import head_parameter_ids, persistent_buffers
@@ -19,8 +18,10 @@ from moppa.peft.method import attach_method
 from moppa.utils import validate
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import SettingError, UserError
+from moppa.utils.flatten import HYDRA_KEYS
+from moppa.utils.method_yaml import read_method_yaml
 from moppa.utils.paths import CONFIGS, user_path
-from moppa.utils.renamed import importable
+from moppa.utils.renamed import locate
 
 WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")  # what torch adds to names in blocks
 Examples = Callable[[], Iterable[tuple[Tensor, Tensor]]]
@@ -28,7 +29,7 @@ Examples = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 def attach(
     model: nn.Module,
-    method: str = "moppa",
+    method: str | Mapping[str, Mapping[str, Any]] = "moppa",
     *,
     generator: torch.Generator | None = None,
     examples: Examples | None = None,
@@ -38,7 +39,8 @@ def attach(
 
     Args:
         model: a model of `timm.create_model`, which is changed in place and returned.
-        method: a YAML of `configs/method/`: "moppa", "lora", "ssf", ...
+        method: a YAML of `configs/method/`: "moppa", "lora", "ssf", ...; or several, attached in this order, with the
+            settings of each: `{"lora": {"rank": 4}, "adaptformer": {"layers": [9, 10, 11]}}`. `layers` are its blocks.
         generator: a CPU generator for the method's initial values; None takes torch's.
         examples: returns batches (images, labels) of the training images, normalized as the model expects them. Only
             SPT needs them.
@@ -51,6 +53,8 @@ def attach(
     timm_model: Any = unwrap(model, "pretrained_cfg")
     if hasattr(timm_model, "moppa_method"):
         raise UserError(f"this model has {timm_model.moppa_method} attached already: attach once, to a fresh model")
+    if isinstance(method, Mapping):
+        method, settings = "compose", {"methods": composed(method), **settings}
     function, values = read_method(method, settings)
     stock = set(timm_model.state_dict())
     model.requires_grad_(False)
@@ -71,15 +75,26 @@ def read_method(method: str, settings: Mapping[str, Any]) -> tuple[Callable[...,
     """Returns the function of a method, and its settings: those of its YAML with `settings` in their place."""
     names = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
     validate.one_of("method", method, names)
-    values: dict[str, Any] = yaml.safe_load((CONFIGS / "method" / f"{method}.yaml").read_text(encoding="utf-8"))[
-        "attach"
-    ]
-    module, _, function = importable(values.pop("_target_")).rpartition(".")
+    values: dict[str, Any] = read_method_yaml(CONFIGS / "method" / f"{method}.yaml")["attach"]
+    function = locate(values["_target_"])
+    values = {name: value for name, value in values.items() if name not in HYDRA_KEYS}
     for name in settings:
         if name not in values:
             choices = f"choose from {', '.join(values)}" if values else f"{method} has none"
             raise SettingError(name, f": there is no such setting; {choices}")
-    return getattr(import_module(module), function), {**values, **settings}
+    return function, {**values, **settings}
+
+
+def composed(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns several methods as `moppa.peft.compose` takes them, with the settings of each in place of its YAML's."""
+    parts = {}
+    for letter, (method, settings) in zip(ascii_lowercase, methods.items(), strict=False):
+        own = {name: value for name, value in settings.items() if name != "layers"}
+        _, values = read_method(method, own)
+        content = read_method_yaml(CONFIGS / "method" / f"{method}.yaml")
+        attach = {"_target_": content["attach"]["_target_"], **values}
+        parts[f"{letter}_{method}"] = {**content, "attach": attach, "layers": settings.get("layers")}
+    return parts
 
 
 def no_examples(method: str) -> Examples:

@@ -1,11 +1,13 @@
 """The blocks of a timm model and the grid of their tokens, as the model itself states them."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from moppa.peft.inject import unwrapped
 from moppa.utils.errors import SettingError, UserError
 
 Layout = Literal["tokens", "channels_last", "channels_first"]
@@ -27,23 +29,39 @@ class BlockInfo:
 
     @property
     def module(self) -> nn.Module:
-        """The block that the owner has now."""
+        """What the owner has now: the block with the wrappers that methods have put around it."""
         return self.owner.get_submodule(self.name)
+
+    @property
+    def unwrapped(self) -> Any:
+        """The block inside of these wrappers, which has attention and an MLP."""
+        return unwrapped(self.module)
 
 
 def find_blocks(model: nn.Module) -> list[BlockInfo]:
-    """Returns the blocks of a timm vision transformer, Swin or ConvNeXt in depth order.
+    """Returns the blocks of a timm vision transformer, Swin or ConvNeXt in depth order; inside `only_layers` those.
 
     Raises:
         UserError: if the model has no such blocks, or does not state their grid.
     """
     for find in (vit_blocks, swin_blocks, convnext_blocks):
         if blocks := list(find(model)):
-            return blocks
+            layers = vars(model).get("selected_layers")
+            return blocks if layers is None else [blocks[layer] for layer in layers]
     raise UserError(
         f"{type(model).__name__} has no blocks that methods can attach to; "
         f"choose a vision transformer, a Swin or a ConvNeXt of timm as the backbone"
     )
+
+
+@contextmanager
+def only_layers(model: Any, layers: Sequence[int] | None) -> Iterator[None]:
+    """Makes `find_blocks` return only the blocks at these depths inside the context; all of them for None."""
+    model.selected_layers = layers
+    try:
+        yield
+    finally:
+        del model.selected_layers
 
 
 def find_transformer_blocks(model: nn.Module, *, method: str) -> list[BlockInfo]:
@@ -53,7 +71,7 @@ def find_transformer_blocks(model: nn.Module, *, method: str) -> list[BlockInfo]
         UserError: if the model is neither; the message names the method.
     """
     blocks = find_blocks(model)
-    if not all(hasattr(block.module, "attn") and hasattr(block.module, "mlp") for block in blocks):
+    if not all(hasattr(block.unwrapped, "attn") and hasattr(block.unwrapped, "mlp") for block in blocks):
         raise UserError(
             f"{method} attaches to transformer blocks, and {type(model).__name__} has none: "
             f"choose a ViT or a Swin as the backbone"
@@ -71,7 +89,7 @@ def find_plain_blocks(model: nn.Module, *, purpose: str, takes_more_tokens: bool
         UserError: if the model is none; the message starts with the purpose, as in "VPT adds prompts to".
     """
     blocks = find_blocks(model)
-    attention = getattr(blocks[0].module, "attn", None)
+    attention = unwrapped(getattr(blocks[0].unwrapped, "attn", None))
     is_relative = any(getattr(attention, name, None) is not None for name in ("relative_position_index", "rel_pos"))
     is_fixed = is_relative or getattr(model, "rope", None) is not None
     if blocks[0].layout != "tokens" or (takes_more_tokens and is_fixed):
@@ -116,7 +134,7 @@ def swin_blocks(model: nn.Module) -> Iterator[BlockInfo]:
     stages: Any = getattr(model, "layers", None) or ()
     for stage in stages:
         for name, child in getattr(stage, "blocks", nn.Module()).named_children():
-            block: Any = child
+            block = unwrapped(child)
             if hasattr(block, "input_resolution"):
                 yield BlockInfo(
                     owner=stage.blocks,
@@ -133,7 +151,7 @@ def convnext_blocks(model: Any) -> Iterator[BlockInfo]:
     stages: Any = getattr(model, "stages", None) or ()
     for stage, info in zip(stages, getattr(model, "feature_info", ()), strict=False):
         for name, block in getattr(stage, "blocks", nn.Module()).named_children():
-            if hasattr(block, "conv_dw"):
+            if hasattr(unwrapped(block), "conv_dw"):
                 height, width = model.pretrained_cfg["input_size"][1:]
                 yield BlockInfo(
                     owner=stage.blocks,

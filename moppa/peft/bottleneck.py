@@ -12,7 +12,7 @@ from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor, nn
 
 from moppa.peft.initialize import INITS, initialize
-from moppa.peft.inject import wrap_module
+from moppa.peft.inject import wrap_module, wrappers_of
 from moppa.utils import validate
 from moppa.utils.errors import SettingError, UserError
 
@@ -97,18 +97,33 @@ class SequentialAdapter(nn.Module):
         return y + self.adapter(y)
 
 
+class NormedInput(nn.Module):
+    """f(norm(x)), with f the MLP and the norm that was before it."""
+
+    changes_input = True
+
+    def __init__(self, inner: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.norm = inner, norm
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+        return self.inner(self.norm(x), **kwargs)
+
+
 def add_beside_mlp(block: Any, adapter: nn.Module, *, reads: str) -> None:
     """Adds an adapter beside the MLP of a block; it reads the tokens before or after the block's second norm.
 
-    To read them before, the norm moves into the MLP, and nothing takes its place in the block.
+    To read them before, the norm moves into the MLP, and nothing takes its place in the block. There it stays for other
+    methods, too.
 
     Raises:
         SettingError: if `reads` is neither `before_norm` nor `after_norm`.
         UserError: if the block applies its norm after the MLP.
     """
-    if validate.one_of("reads", reads, READS) == "before_norm":
+    reads_before = validate.one_of("reads", reads, READS) == "before_norm"
+    if reads_before and not any(isinstance(wrapper, NormedInput) for wrapper in wrappers_of(block.mlp)):
         if isinstance(block, POST_NORM_BLOCKS):
             raise UserError(f"reads=before_norm: {type(block).__name__} has no norm before its MLP; use after_norm")
-        wrap_module(block, "mlp", partial(nn.Sequential, block.norm2))
+        wrap_module(block, "mlp", partial(NormedInput, norm=block.norm2), outermost=True)
         wrap_module(block, "norm2", lambda _: nn.Identity())
-    wrap_module(block, "mlp", partial(ParallelAdapter, adapter=adapter))
+    wrap_module(block, "mlp", partial(ParallelAdapter, adapter=adapter), outermost=reads_before)

@@ -5,7 +5,7 @@
 `forward`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -132,11 +132,42 @@ def disable_output_deltas(model: nn.Module) -> nn.Module:
     return model
 
 
-def wrap_module(owner: nn.Module, name: str, wrap: Callable[[nn.Module], nn.Module]) -> None:
-    """Replaces `owner.name` by `wrap(owner.name)`, on the device of `owner`."""
+def wrap_module(
+    owner: nn.Module, name: str, wrap: Callable[[nn.Module], nn.Module], *, outermost: bool = False
+) -> None:
+    """Replaces `owner.name` by `wrap(owner.name)`, on the device of `owner`. A wrapper holds what it wraps as `inner`.
+
+    If a wrapper of another method is there and `changes_input` of what it wraps, the new one goes inside of it, so that
+    it reads what it reads alone; unless it is to be the `outermost`.
+    """
+    for wrapper in [] if outermost else wrappers_of(getattr(owner, name)):
+        if getattr(wrapper, "changes_input", False):
+            owner, name = wrapper, "inner"
     wrapped = wrap(getattr(owner, name))
     move_to_device_of(owner, wrapped)
     setattr(owner, name, wrapped)
+
+
+def wrappers_of(module: Any) -> Iterator[nn.Module]:
+    """Yields the wrappers that methods have put around a module, from the outermost on."""
+    while isinstance(getattr(module, "inner", None), nn.Module):
+        yield module
+        module = module.inner
+
+
+def unwrapped(module: Any) -> Any:
+    """Returns the module inside of all wrappers that methods have put around it."""
+    for wrapper in wrappers_of(module):
+        module = wrapper.inner
+    return module
+
+
+def pretrained_tensor(layer: Any, tensor: str) -> nn.Parameter | None:
+    """Returns the pretrained weight or bias of a layer, also of a parametrized one; None if it has none."""
+    if parametrize.is_parametrized(layer, tensor):
+        return layer.parametrizations[tensor].original
+    value = getattr(layer, tensor, None)
+    return value if isinstance(value, nn.Parameter) else None
 
 
 def move_to_device_of(owner: nn.Module, module: nn.Module) -> None:
@@ -154,6 +185,7 @@ def merge(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
             merge_parametrizations(module)
+    for module in list(model.modules()):  # after all weights, since a module may add to one
         if isinstance(module, Mergeable):
             module.merge()
     return model

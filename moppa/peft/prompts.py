@@ -20,6 +20,8 @@ class InsertPrompts(nn.Module):
     f is `transform`, after the dropout.
     """
 
+    adds_tokens = True
+
     def __init__(
         self, inner: nn.Module, prompts: Tensor, *, num_prefix_tokens: int, dropout: float, transform: nn.Module
     ) -> None:

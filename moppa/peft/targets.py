@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from moppa.peft.blocks import find_blocks
+from moppa.peft.inject import unwrapped
 from moppa.utils import validate
 from moppa.utils.errors import UserError
 
@@ -30,8 +31,8 @@ class TargetLinear:
 
     @property
     def layer(self) -> nn.Linear:
-        """The layer that the owner has now."""
-        return getattr(self.owner, self.name)
+        """The linear layer, inside of the wrappers that the owner may have in its place."""
+        return unwrapped(getattr(self.owner, self.name))
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -49,10 +50,10 @@ def target_linears(model: nn.Module, targets: Sequence[str], *, method: str) -> 
     validate.subset("targets", targets, TARGETS)
     linears = []
     for depth, block in enumerate(find_blocks(model)):
-        for path, is_adapted in target_paths(block.module, targets):
+        for path, is_adapted in target_paths(block.unwrapped, targets):
             outer, _, name = path.rpartition(".")
-            owner = getattr(block.module, outer, None)
-            if owner is None or not isinstance(getattr(owner, name, None), nn.Linear):
+            owner = unwrapped(getattr(block.unwrapped, outer, None))
+            if owner is None or not isinstance(unwrapped(getattr(owner, name, None)), nn.Linear):
                 raise UserError(
                     f"{method} adapts linear layers of transformer blocks, and those of {type(model).__name__} "
                     f"have no {path}: choose a ViT or a Swin as the backbone"
@@ -63,7 +64,7 @@ def target_linears(model: nn.Module, targets: Sequence[str], *, method: str) -> 
 
 def target_paths(block: Any, targets: Sequence[str]) -> Iterator[tuple[str, tuple[bool, ...]]]:
     """Yields the paths of the layers that the targets name in a block, and which of their matrices are adapted."""
-    attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
+    attention, mlp = (unwrapped(getattr(block, name, None)) for name in ("attn", "mlp"))
     if getattr(attention, "q_proj", None) is not None:
         yield from ((f"attn.{name}_proj", (True,)) for name in QKV if name in targets)
     elif any(name in targets for name in QKV):

@@ -99,8 +99,8 @@ def empty_model(backbone: Backbone) -> Any:
         model: Any = backbone.create_model(drop_path=0.0)
         model.reset_classifier(2)
     model.to_empty(device="cpu").requires_grad_(False)
-    for parameter in model.parameters():  # a method may decompose a weight, which must be finite
-        parameter.zero_()
+    for tensor in (*model.parameters(), *model.buffers()):  # a method may decompose a weight, which must be finite
+        tensor.zero_()
     return model
 
 

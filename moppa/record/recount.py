@@ -1,6 +1,5 @@
 """The number of trained parameters that a record's config gives, counted on a model."""
 
-import inspect
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -10,6 +9,7 @@ from omegaconf import OmegaConf
 
 from moppa.peft.collect import count_parameters
 from moppa.peft.method import attach_method
+from moppa.record.check_values import NeedsImagesError, no_examples
 from moppa.record.schema import identity_of
 from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
@@ -37,11 +37,11 @@ def recount(parts: str, num_classes: int) -> dict[str, int] | None:
     config: Any = OmegaConf.create(json.loads(parts))
     try:
         method = instantiate(config, "method.attach", _partial_=True)
-        if "examples" in inspect.signature(method).parameters:
-            return None
         backbone = instantiate(config, "backbone")
         model = backbone.build(num_classes=num_classes, drop_path=0.0, generator=generator_for(0, "head"))
-        attach_method(model, method, generator=generator_for(0, "method"), examples=list)
+        attach_method(model, method, generator=generator_for(0, "method"), examples=no_examples)
+    except NeedsImagesError:
+        return None
     except UserError as error:
         raise UserError(f"its model cannot be built ({error}): {identity_of(json.loads(parts))}") from error
     return count_parameters(model)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from moppa.record.cell import cell_from_config
 from moppa.record.integrity import read_predictions
 from moppa.record.reevaluate import NotEvaluatedError, evaluation_config, is_same_machine
-from moppa.record.schema import read_record
+from moppa.record.schema import read_record, targets_of
 from moppa.utils.config import importable
 from moppa.utils.device import get_device
 from moppa.utils.paths import CONFIGS
@@ -47,7 +47,7 @@ def rerun_config(record: Mapping[str, Any], settings: Mapping[str, str], results
         "keep_trained": False,
         **({"matmul_backend": backend} if backend else {}),
     }
-    config.hparams = "given"
+    config.hparams, config.hparams_max_params = "given", None
     key = cell_from_config(config, weights_sha256=record["weights"]["sha256"]).key
     if key != record["key"]:
         raise NotEvaluatedError(f"this version gives the cell another key ({key}, or another dtype on this machine)")
@@ -98,5 +98,5 @@ def has_same_code(record: Mapping[str, Any]) -> bool:
     configs = tuple((name, CONFIGS / name) for name in sources.get("configs", ()))
     if not all(path.is_file() for _, path in configs):
         return False
-    module = importable(record["config"]["method"]["attach"]["_target_"]).rpartition(".")[0]
-    return sources_sha256(module, configs) == sources.get("sha256")
+    modules = tuple(importable(path).rpartition(".")[0] for path in targets_of(record["config"]))
+    return sources_sha256(modules[0], configs, modules[1:]) == sources.get("sha256")

@@ -22,6 +22,7 @@ NEUTRAL = (
     "logger",
     "hparams",  # how the settings were chosen; the settings themselves count
     "hparams_fixed",
+    "hparams_max_params",
     "data.dir",
     "data.cache",
     "data.download",
@@ -139,10 +140,25 @@ def identity_of(config: Any, name: str = "") -> Any:
 
 def added_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings that were added after records existed and that a config of this method can have."""
-    attach = ADDED_TO_METHODS.get(get_entry(config, "method.name", None), {})
-    return ADDED | {
-        f"method.attach.{name}": value(config) if callable(value) else value for name, value in attach.items()
-    }
+    added = dict(ADDED)
+    for place, method in methods_of(config):
+        for name, value in ADDED_TO_METHODS.get(method, {}).items():
+            added[f"{place}.attach.{name}"] = value(config) if callable(value) else value
+    return added
+
+
+def methods_of(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the places and names of the method of a config, and of the methods that it composes."""
+    methods = [("method", get_entry(config, "method.name", ""))]
+    parts = get_entry(config, "method.attach.methods", None)
+    for place, part in (parts if isinstance(parts, Mapping) else {}).items():
+        methods.append((f"method.attach.methods.{place}", get_entry(part, "name", "")))
+    return methods
+
+
+def targets_of(config: Mapping[str, Any]) -> list[str]:
+    """Returns the Python paths of the functions that attach the method of a config and those that it composes."""
+    return [get_entry(config, f"{place}.attach._target_", "") for place, _ in methods_of(config)]
 
 
 def with_added_settings(config: Mapping[str, Any]) -> dict[str, Any]:

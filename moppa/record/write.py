@@ -12,7 +12,7 @@ from moppa.backbone.preprocess import Preprocess
 from moppa.data.split import Split
 from moppa.peft.collect import trained_tensors
 from moppa.record.cell import Cell
-from moppa.record.schema import draw_of, with_relative_paths
+from moppa.record.schema import draw_of, targets_of, with_relative_paths
 from moppa.record.task_changes import changed_task_settings
 from moppa.train.loop import TrainingResult
 from moppa.utils import validate
@@ -86,7 +86,7 @@ def write_record(cell: Cell, model: Any, outcome: Outcome) -> dict[str, Any]:
         "weights": {"name": cell.weights_name, "sha256": cell.weights_sha256},
         "trained": {"sha256": outcome.trained_sha256},
         "predictions": {"sha256": sha256_file(cell.predictions)},
-        "sources": describe_sources(config["method"]["attach"]["_target_"]),
+        "sources": describe_sources(targets_of(config)),
         "tuned": cell.tuned,
         "preprocess": asdict(outcome.preprocess),
         "dtype": cell.dtype,
@@ -120,13 +120,15 @@ def describe_splits(cell: Cell, outcome: Outcome) -> dict[str, Any]:
     return description | ({"verdict": "changed", "changes": changes} if changes else {})
 
 
-def describe_sources(attach: str) -> dict[str, Any]:
+def describe_sources(attach: Sequence[str]) -> dict[str, Any]:
     """Returns the sha256 over the code and the YAMLs that this cell loaded, and the names of those YAMLs.
 
-    `attach` is the Python path of the method. Without Hydra's command line no YAML is named.
+    `attach` are the Python paths of the method and of those that it composes. Without Hydra's command line no YAML is
+    named.
     """
     configs = loaded_configs()
-    sha256 = sources_sha256(importable(attach).rpartition(".")[0], tuple(configs.items()))
+    modules = tuple(importable(path).rpartition(".")[0] for path in attach)
+    sha256 = sources_sha256(modules[0], tuple(configs.items()), modules[1:])
     return {"sha256": sha256, "configs": list(configs)}
 
 

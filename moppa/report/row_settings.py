@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moppa.record.task_changes import recorded_task_changes
+from moppa.report.composed import composed_overrides
 from moppa.report.load import ValidRecord
 from moppa.utils.errors import UserError
 from moppa.utils.flatten import flatten, is_inside
@@ -67,6 +68,9 @@ def method_overrides(record: ValidRecord, configs: Path, *, is_tuned: bool) -> d
     method, defaults = record["config"]["method"], configs / "method" / f"{record['method']}.yaml"
     version = method.get("version", 1)
     version_override = {"version": str(version)} if version != read_defaults(defaults).get("version", 1) else {}
+    composed = composed_overrides(method, configs / "method", differing, is_tuned=is_tuned)
+    if composed is not None:
+        return composed | version_override
     settings = fixed_settings(record) if is_tuned else flatten(method)
     recipe = within(recipe_of(record, configs), "method")
     if recipe:

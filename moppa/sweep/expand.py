@@ -37,7 +37,7 @@ def expand_cells(configs: Path, overrides: Sequence[str]) -> list[dict[str, Any]
 
     Raises:
         HydraException: if Hydra does not understand an override.
-        UserError: if the search space has no fixed number of cells, or a config cannot be resolved.
+        UserError: if a search has no fixed cells, or a config cannot be resolved.
     """
     with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
         return list(resolve_cells(expand_overrides(overrides), configs))
@@ -94,42 +94,50 @@ def first_choice(override: Override) -> str:
 def sweep_params(overrides: Sequence[str]) -> Mapping[str, str]:
     """Returns what the named sweep among the overrides varies: the values of each key, comma-separated."""
     config = compose("cell", overrides=list(overrides), return_hydra_config=True)
+    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        raise UserError("a search over settings chooses its cells from the results of others: there is nothing to plan")
     return OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create({}))  # type: ignore[return-value]
 
 
 def resolve_cells(expansion: Expansion, configs: Path) -> Iterator[dict[str, Any]]:
     """Yields one resolved config per combination. Each choice of a config group is composed only once."""
     keys = [expansion.parsed[choice].key_or_group for choice in expansion.combinations[0]]
-    groups = [key for key in keys if (configs / key).is_dir()]
+    groups = [key for key in dict.fromkeys(keys) if (configs / key).is_dir()]
     base, changes = compose_choices(expansion, groups)
-    has_references = any("${" in ENVIRONMENT.sub("", json.dumps(nodes)) for nodes in (base, changes))
+    has_references = any("${" in ENVIRONMENT.sub("", json.dumps(nodes)) for nodes in (base, *changes.values()))
     if not has_references:  # a node then has the same values in every cell, so resolve it once
         base = to_plain(OmegaConf.create(base))
         changes = {choice: to_plain(OmegaConf.create(nodes)) for choice, nodes in changes.items()}
     for combination in expansion.combinations:
         config = dict(base)
-        for choice in combination:
-            config |= changes.get(choice, {})
+        for group in groups:
+            config |= changes[choices_of(expansion, combination, group)]
         overrides = [expansion.parsed[choice] for choice in combination]
         values = [override for override in overrides if override.key_or_group not in groups]
         yield with_values(config, values, has_references=has_references)
 
 
-def compose_choices(expansion: Expansion, groups: Sequence[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Returns the unresolved nodes of the first cell, and by each choice of a group the nodes that it changes."""
+def choices_of(expansion: Expansion, combination: Sequence[str], group: str) -> tuple[str, ...]:
+    """Returns the choices of one group: `method=compose`, and `method@PLACE=lora` for the methods that it composes."""
+    return tuple(choice for choice in combination if expansion.parsed[choice].key_or_group == group)
 
-    def nodes(choices: Mapping[str, str]) -> dict[str, Any]:
-        config = compose("cell", overrides=[*expansion.fixed, *choices.values()])
+
+def compose_choices(
+    expansion: Expansion, groups: Sequence[str]
+) -> tuple[dict[str, Any], dict[tuple[str, ...], dict[str, Any]]]:
+    """Returns the unresolved nodes of the first cell, and by the choices of each group the nodes that they change."""
+
+    def nodes(choices: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        config = compose("cell", overrides=[*expansion.fixed, *itertools.chain(*choices.values())])
         return OmegaConf.to_container(config)  # type: ignore[return-value]
 
-    keys = {choice: override.key_or_group for choice, override in expansion.parsed.items()}
-    first = {keys[choice]: choice for choice in expansion.combinations[0] if keys[choice] in groups}
+    first = {group: choices_of(expansion, expansion.combinations[0], group) for group in groups}
     base = nodes(first)
-    changes = {
-        choice: {name: node for name, node in nodes({**first, key: choice}).items() if node != base.get(name)}
-        for choice, key in keys.items()
-        if key in groups
-    }
+    changes = {}
+    for group in groups:
+        for choices in {choices_of(expansion, combination, group) for combination in expansion.combinations}:
+            changed = nodes({**first, group: choices})
+            changes[choices] = {name: node for name, node in changed.items() if node != base.get(name)}
     return base, changes
 
 
@@ -149,10 +157,13 @@ def with_values(config: dict[str, Any], values: Sequence[Override], *, has_refer
 def set_value(config: dict[str, Any], override: Override) -> None:
     """Sets a value in place. Raises `UserError` if the config has no such setting."""
     *path, last = override.key_or_group.split(".")
-    node = config
+    node: Any = config
     for name in path:
         node = node.get(name, {})
-    if last not in node and not override.is_add():
+    keys = {
+        str(key): key for key in (range(len(node)) if isinstance(node, list) else node)
+    }  # also of an entry of a list
+    if last not in keys and not override.is_add():
         method = config["method"]["name"]
         raise UserError(f"{override.input_line}: a cell of {method} has no setting {override.key_or_group}")
-    node[last] = override.value()
+    node[keys.get(last, last)] = override.value()

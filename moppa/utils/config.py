@@ -160,7 +160,8 @@ def loaded_configs() -> dict[str, Path]:
         return {}
     runtime = HydraConfig.get().runtime
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-    names = ["cell", *(f"{group}/{runtime.choices[group]}" for group in CONFIG_GROUPS if runtime.choices.get(group))]
+    choices = sorted((group.partition("@")[0], name) for group, name in runtime.choices.items() if name)  # method@PLACE
+    names = ["cell", *(f"{group}/{name}" for group, name in choices if group in CONFIG_GROUPS)]
     found = {f"{name}.yaml": find_file(folders, f"{name}.yaml") for name in names}
     return {name: path for name, path in found.items() if path is not None}
 

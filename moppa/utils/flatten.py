@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-HYDRA_KEYS = ("_target_", "_partial_")  # where code lives is not a setting
+HYDRA_KEYS = ("_target_", "_partial_", "_recursive_")  # where code lives is not a setting
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

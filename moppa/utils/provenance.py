@@ -55,14 +55,15 @@ def run_git(root: Path, *arguments: str) -> str:
 
 
 @lru_cache
-def sources_sha256(module: str, configs: tuple[tuple[str, Path], ...] = ()) -> str:
+def sources_sha256(module: str, configs: tuple[tuple[str, Path], ...] = (), composed: tuple[str, ...] = ()) -> str:
     """Returns the sha256 over the sources of this package, the module that attaches the method, and over config files.
 
-    The modules beside the method's that it imports are included, so two runs with the same digest ran the same code.
-    `configs` are the names and paths of the YAMLs.
+    Those of the methods that it composes, and the modules beside a method's that it imports, are included, so two runs
+    with the same digest ran the same code. `configs` are the names and paths of the YAMLs.
     """
     files = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
-    files |= {f"method/{path.name}": path for path in method_files(module)}
+    for name in (module, *composed):
+        files |= {f"method/{path.name}": path for path in method_files(name)}
     files |= {f"configs/{name}": path for name, path in configs}
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}" for name, path in sorted(files.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,6 +1,8 @@
 """Names that have changed: settings, values and Python paths of configs, old -> new."""
 
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 from moppa.utils.errors import UserError
 from moppa.utils.paths import IS_CHECKOUT
@@ -26,6 +28,12 @@ TARGETS = {
     "moppa.mixture.attach": "moppa.mixture.insert.attach",
     "moppa.train.Recipe": "moppa.train.recipe.Recipe",
 }
+
+
+def locate(target: str) -> Any:
+    """Returns the function or class that a config names by its Python path."""
+    module, _, name = importable(target).rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def importable(target: str) -> str:

@@ -5,11 +5,11 @@ import copy
 import pytest
 import timm
 import torch
-import yaml
 
 import moppa
 from moppa.peft.collect import count_parameters
 from moppa.utils.errors import UserError
+from moppa.utils.method_yaml import read_method_yaml
 from tests.conftest import CONFIGS, METHODS
 from tests.models import attach, frozen_model
 
@@ -125,5 +125,18 @@ def test_the_library_attaches_what_a_cell_trains(method):
     library = moppa.attach(frozen_model(), method, generator=torch.Generator().manual_seed(0))
     trained = [[name for name, tensor in model.named_parameters() if tensor.requires_grad] for model in (cell, library)]
     assert trained[0] == trained[1]
-    settings = yaml.safe_load((CONFIGS / "method" / f"{method}.yaml").read_text())["attach"]
-    assert library.moppa_settings == {name: value for name, value in settings.items() if name != "_target_"}
+    settings = read_method_yaml(CONFIGS / "method" / f"{method}.yaml")["attach"]
+    assert library.moppa_settings == {name: value for name, value in settings.items() if not name.startswith("_")}
+
+
+def test_several_methods_are_attached_saved_loaded_and_merged(tmp_path):
+    methods = {"lora": {"rank": 2}, "adaptformer": {"layers": [0], "reads": "after_norm", "dropout": 0.0}}
+    check(MODELS["vit"], methods, tmp_path / "several.safetensors")
+    model = moppa.attach(MODELS["vit"](), {"lora": {"rank": 2}, "adaptformer": {"layers": []}})
+    assert not any("adapter" in name for name, _ in model.named_parameters())
+    with pytest.raises(UserError, match="rnk: there is no such setting; choose from rank"):
+        moppa.attach(MODELS["vit"](), {"lora": {"rnk": 2}})
+    with pytest.raises(
+        UserError, match=r"methods\.b_convpass=convpass and methods\.a_vpt_deep=vpt_deep: one of them adds"
+    ):
+        moppa.attach(MODELS["vit"](), {"vpt_deep": {}, "convpass": {}})

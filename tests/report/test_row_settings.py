@@ -32,3 +32,19 @@ def test_a_method_that_was_tuned_twice_on_a_task_has_a_row_for_each(tmp_path):
     variant = ["+variant=moppa_attn_input", "hparams_fixed=[]"]
     names = {"moppa", "moppa (variant attn_input)", "moppa (priors heat)"}
     assert row_names(tmp_path, [], variant, ONE_PRIOR, tuned=TUNED) == names
+
+
+def test_composed_methods_are_named_by_what_differs_from_the_yaml(tmp_path):
+    compose = "method=compose"
+    rows = [
+        [compose],
+        [compose, "method.attach.methods.a.attach.rank=4", "method.attach.layers=[1,2]"],
+        [compose, "method@method.attach.methods.a=ssf", "~method@method.attach.methods.b"],
+        [compose, "+method@method.attach.methods.c=vpt_deep", "method.attach.methods.c.attach.num_prompts=5"],
+    ]
+    assert row_names(tmp_path, *rows) == {
+        "compose",
+        "compose (a.rank 4, layers 1+2)",
+        "compose (a ssf, b none)",
+        "compose (c vpt_deep, c.num_prompts 5)",
+    }
