@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from moppa.peft.collect import count_parameters
-from moppa.peft.method import attach_method
+from moppa.peft.method import attach_method, ignore_records
 from moppa.record.schema import identity_of
 from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
@@ -41,7 +41,7 @@ def recount(parts: str, num_classes: int) -> dict[str, int] | None:
             return None
         backbone = instantiate(config, "backbone")
         model = backbone.build(num_classes=num_classes, drop_path=0.0, generator=generator_for(0, "head"))
-        attach_method(model, method, generator=generator_for(0, "method"), examples=list)
+        attach_method(model, method, generator=generator_for(0, "method"), examples=list, finished=ignore_records)
     except UserError as error:
         raise UserError(f"its model cannot be built ({error}): {identity_of(json.loads(parts))}") from error
     return count_parameters(model)
