@@ -36,17 +36,18 @@ def lora_columns(
 def principal_directions(
     columns: Float[Tensor, "dim count"], num: int, *, generator: torch.Generator | None
 ) -> Float[Tensor, "dim directions"]:
-    """Returns the first `num` left singular vectors of the centered columns, with random orthonormal ones after them.
+    """Returns the first `num` left singular vectors of the centered columns, completed by other orthonormal ones.
 
-    A random direction takes the place of one that the columns do not have: T factors of rank r span at most T r. If
-    `num` is above `dim`, there are `dim` directions.
+    T factors of rank r span at most T r directions, of which centering removes one. The mean of the columns comes first
+    among those that complete them, then random ones. If `num` is above `dim`, there are `dim` directions.
     """
     num = min(num, len(columns))
-    found = columns[:, :0]
+    found = columns
     if columns.shape[1]:
-        u, s, _ = torch.linalg.svd(columns - columns.mean(dim=1, keepdim=True), full_matrices=False)
+        mean = columns.mean(dim=1, keepdim=True)
+        u, s, _ = torch.linalg.svd(columns - mean, full_matrices=False)
         noise = max(columns.shape) * torch.finfo(s.dtype).eps * s[:1]  # as in torch.linalg.matrix_rank
-        found = u[:, : min(num, int((s > noise).sum()))]
+        found = torch.cat([u[:, : int((s > noise).sum())], mean], dim=1)[:, :num]
     drawn = torch.randn(len(columns), num - found.shape[1], generator=generator, dtype=columns.dtype)
     return torch.linalg.qr(torch.cat([found, drawn], dim=1)).Q
 

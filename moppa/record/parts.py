@@ -101,7 +101,10 @@ class Parts:
 
     def prepared(self, device: torch.device) -> "Attached":
         """Returns the same as `attached`, with `run.skip_unused` and `run.precision` applied to the model."""
-        attached = self.attached(device)
+        return self.ready(self.attached(device), device)
+
+    def ready(self, attached: "Attached", device: torch.device) -> "Attached":
+        """Returns an attached model with `run.skip_unused` and `run.precision` applied to it, in place."""
         skip_unused(attached.model, self.run.skip_unused)
         to_precision(attached.model, precision_name(self.run.precision, device.type))
         return attached
