@@ -227,6 +227,10 @@ SETTING_CASES = {
     ),
     "moppa damping 0": (["method.attach.damping=0"], ["method.attach.damping=0", "above 0"]),
     "moppa time 0": (["method.attach.start.time=0"], ["method.attach.start.time=0", "above 0"]),
+    "no record to start from": (
+        ["method=share", "method.attach.records=[none.json@0123456789ab]"],
+        ["there is no record at none.json", "finished cell"],
+    ),
     "results under a file": (
         ["run.results=FILES/weights.txt"],
         ["cannot write", "there is a file in place of a folder"],

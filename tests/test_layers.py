@@ -15,7 +15,7 @@ ORDER = [
     ["moppa.train", "moppa.pretrain"],
     ["moppa.record"],
     ["moppa.sweep", "moppa.merging", "moppa.report"],
-    ["moppa.bench", "moppa.demo", "moppa.export"],
+    ["moppa.bench", "moppa.continual", "moppa.demo", "moppa.export"],
     ["moppa.cli"],
     ["run"],
     ["scripts"],

@@ -18,7 +18,7 @@ from torch import Tensor
 from moppa.backbone.model import Backbone
 from moppa.cli.errors import prints_errors
 from moppa.peft.collect import count_parameters
-from moppa.peft.method import attach_method
+from moppa.peft.method import attach_method, ignore_records
 from moppa.record.check_values import NeedsImagesError, empty_model, no_examples
 from moppa.utils.config import compose_config, instantiate
 from moppa.utils.errors import UserError
@@ -81,7 +81,7 @@ def count_on(config: DictConfig) -> tuple[dict[str, int], bool]:
     """
     backbone: Backbone = instantiate(config, "backbone")
     method = instantiate(config, "method.attach", _partial_=True)
-    attach: Any = partial(attach_method, method=method, generator=generator_for(0, "method"))
+    attach: Any = partial(attach_method, method=method, generator=generator_for(0, "method"), finished=ignore_records)
     try:
         return count_parameters(with_head(attach(empty_model(backbone), examples=no_examples))), False
     except NeedsImagesError:

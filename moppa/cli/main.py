@@ -24,6 +24,7 @@ COMMANDS = {
     "gain": ("moppa.cli.gain", "show what a row gains over its control on each task"),
     "report": ("moppa.cli.report", "write the HTML page results/report/index.html"),
     "merge": ("moppa.cli.merge", "merge the finished cells of many tasks into one backbone"),
+    "continual": ("moppa.cli.continual", "train tasks in sequence on one backbone, and measure forgetting"),
     "count": ("moppa.cli.count", "count the parameters that a method trains"),
     "verify": ("moppa.cli.verify", "check records, their files, links and parameters"),
     "submit": ("moppa.cli.submit", "pack records for somebody else's table"),

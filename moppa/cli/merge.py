@@ -23,6 +23,8 @@ from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, user_path
 
 OWN = ("merge", "scales", "head_l2", "num_tasks", "experts", "export")  # the settings of configs/merging.yaml
+EXAMPLES = {"merge": "merge=ties", "continual": "continual=sequential"}
+EXPERIMENTS = {"merge": "merge", "continual": "continual experiment"}
 LISTS = ("merge", "num_tasks")  # of these several can be given
 
 
@@ -58,20 +60,25 @@ def main() -> int:
     return 0
 
 
-def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns the words about the merge, and those about the experts with the suite as a sweep.
+def split_words(words: Sequence[str], own_names: Sequence[str] = OWN) -> tuple[list[str], list[str]]:
+    """Returns the words about the experiment, and those about its cells with the suite as a sweep.
+
+    `own_names` are the settings of the experiment, of which the first, as the command, names its YAMLs.
 
     Raises:
         UserError: if no algorithm, suite or method is named.
     """
-    own = [word for word in words if word.partition("=")[0].partition(".")[0] in OWN]
+    command, *_ = own_names
+    own = [word for word in words if word.partition("=")[0].partition(".")[0] in own_names]
     cells = [word for word in words if word not in own]
     names = {word.partition("=")[0] for word in words}
-    for name, example in (("merge", "merge=ties"), ("suite", "suite=mini"), ("method", "method=lora")):
+    for name, example in ((command, EXAMPLES[command]), ("suite", "suite=mini"), ("method", "method=lora")):
         if name not in names:
-            raise UserError(f"no {name} is chosen: add {example}; `moppa merge --help` explains the words")
+            raise UserError(f"no {name} is chosen: add {example}; `moppa {command} --help` explains the words")
     if chosen := [word for word in cells if word.startswith(("protocol=", "+sweep="))]:
-        raise UserError(f"{chosen[0]}: a merge takes experts of protocol=tune and protocol=final; choose suite=NAME")
+        raise UserError(
+            f"{chosen[0]}: a {EXPERIMENTS[command]} takes cells of protocol=tune and protocol=final; choose suite=NAME"
+        )
     suite = next(word.partition("=")[2] for word in cells if word.startswith("suite="))
     suites = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
     if suite not in suites:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from moppa.cli.errors import prints_errors
 from moppa.report.build import list_excluded, no_records, write_tables
+from moppa.report.continual import write_continual_tables
 from moppa.report.merge_files import write_merge_tables
 from moppa.report.render.readme import quoting_files, update_readme
 from moppa.report.render.terminal import show
@@ -32,7 +33,7 @@ def main() -> int:
     args = parser.parse_args()
     is_own_results = IS_CHECKOUT and args.results.resolve() == ROOT.resolve() / "results"
     output = write_tables(args.results, CONFIGS, strict=args.strict)
-    merged = write_merge_tables(args.results)
+    merged = [*write_merge_tables(args.results), *write_continual_tables(args.results)]
     if not output.written and not output.excluded and not merged:
         raise no_records(args.results)
     console = Console(soft_wrap=False)

@@ -12,7 +12,8 @@ from moppa.export.card import render_card
 from moppa.export.facts import plain_model, timm_settings
 from moppa.export.formats import FORMATS
 from moppa.record.files import copy_files, record_files
-from moppa.record.trained import Finished, load_finished, results_folders
+from moppa.record.trained import Finished, load_finished
+from moppa.record.trained_file import results_folders
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
 from moppa.utils.network import check_reachable, interruptible

@@ -7,7 +7,8 @@ import torch
 
 from moppa.export.facts import check_logits, example_images, metadata_of, plain_model
 from moppa.peft.inject import merge
-from moppa.record.trained import Finished, trained_path
+from moppa.record.trained import Finished
+from moppa.record.trained_file import trained_path
 from moppa.utils.atomic import atomic_write
 from moppa.utils.errors import UserError
 

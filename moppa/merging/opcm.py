@@ -13,19 +13,24 @@ from moppa.utils.seeds import generator_for
 
 
 def merge(deltas: Sequence[Delta], *, alpha: float, seed: int) -> dict[str, Tensor]:
-    """Returns the deltas merged one after another, in an order that the seed decides.
+    """Returns the deltas merged one after another, in an order that the seed decides."""
+    order = torch.randperm(len(deltas), generator=generator_for(seed, "opcm")).tolist()
+    return merge_in_order([deltas[index] for index in order], alpha=alpha)
+
+
+def merge_in_order(deltas: Sequence[Delta], *, alpha: float) -> dict[str, Tensor]:
+    """Returns the deltas merged one after another, in the order that they have.
 
     What an expert adds to a matrix loses its diagonal in the basis of the singular vectors of what is merged already,
     and its part in the first directions with a share `alpha` of the sum of singular values. The merged delta then gets
     the mean norm of the experts so far, over all tensors.
     """
     validate.number("alpha", alpha, minimum=0.0, maximum=1.0)
-    order = torch.randperm(len(deltas), generator=generator_for(seed, "opcm")).tolist()
-    norms = [flat(deltas[index], deltas).norm() for index in order]
+    norms = [flat(delta, deltas).norm() for delta in deltas]
     merged: dict[str, Tensor] = {}
     scale = torch.ones(())
-    for step, index in enumerate(order):
-        added = {name: dense(update_of(deltas[index], deltas, name)) for name in tensor_names(deltas)}
+    for step, delta in enumerate(deltas):
+        added = {name: dense(update_of(delta, deltas, name)) for name in tensor_names(deltas)}
         if step:
             for name, update in added.items():
                 new = outside(update, merged[name], alpha) if update.ndim == 2 else update

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from moppa.backbone.efficient_blocks import SKIPPABLE
 from moppa.backbone.model import Backbone
-from moppa.peft.method import attach_method
+from moppa.peft.method import attach_method, ignore_records
 from moppa.record.schema import PYTHON_PATH
 from moppa.train.augmentation import worker_count
 from moppa.train.step import step_mode
@@ -86,6 +86,7 @@ def try_to_attach(backbone: str, method: str) -> None:
             attach,
             generator=generator_for(0, "method"),
             examples=no_examples,
+            finished=ignore_records,
         )
     except UserError:
         raise

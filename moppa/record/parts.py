@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from moppa.data.source import Source
 from moppa.data.split import Split
 from moppa.data.task import Protocol, Task
 from moppa.data.task_data import TaskData
-from moppa.peft.method import attach_method
+from moppa.peft.method import FinishedTensors, attach_method
 from moppa.record.cell import Cell
+from moppa.record.finished import finished_tensors
 from moppa.train.augmentation import worker_count
 from moppa.train.batches import example_batches
 from moppa.train.checkpoint import Checkpoint
@@ -41,14 +43,15 @@ FITS: dict[str, Callable[..., TrainingResult]] = {"steps": train, "lbfgs": solve
 class Parts:
     """What a cell is made of: one object for each group of its config.
 
-    `method` attaches to a model. `fit` trains it: in steps, or by solving for the head if the method says so. `run` is
-    the config of how the cell is run.
+    `method` attaches to a model, and may start from `finished` cells. `fit` trains it: in steps, or by solving for
+    the head if the method says so. `run` is the config of how the cell is run.
     """
 
     backbone: Backbone
     task: Task
     source: Source
     method: Callable[..., None]
+    finished: FinishedTensors
     fit: Callable[..., TrainingResult]
     recipe: Recipe
     protocol: Protocol
@@ -90,6 +93,7 @@ class Parts:
             self.method,
             generator=generator_for(self.seed, "method"),
             examples=lambda: example_batches(data.load(data.train_split), self.recipe, preprocess, device),
+            finished=self.finished,
         )
         if self.fit is FITS["lbfgs"]:
             check_solvable(model, self.recipe)
@@ -97,7 +101,10 @@ class Parts:
 
     def prepared(self, device: torch.device) -> "Attached":
         """Returns the same as `attached`, with `run.skip_unused` and `run.precision` applied to the model."""
-        attached = self.attached(device)
+        return self.ready(self.attached(device), device)
+
+    def ready(self, attached: "Attached", device: torch.device) -> "Attached":
+        """Returns an attached model with `run.skip_unused` and `run.precision` applied to it, in place."""
         skip_unused(attached.model, self.run.skip_unused)
         to_precision(attached.model, precision_name(self.run.precision, device.type))
         return attached
@@ -160,6 +167,7 @@ def instantiate_parts(cell: Cell) -> Parts:
         task=instantiate(config, "task"),
         source=source,
         method=instantiate(config, "method.attach", _partial_=True),
+        finished=partial(finished_tensors, config=cell.config, weights_sha256=cell.weights_sha256),
         fit=FITS[fit],
         recipe=instantiate(config, "train"),
         protocol=instantiate(config, "protocol"),

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from moppa.peft.collect import count_parameters
-from moppa.peft.method import attach_method
+from moppa.peft.method import attach_method, ignore_records
 from moppa.record.check_values import NeedsImagesError, no_examples
 from moppa.record.schema import identity_of
 from moppa.utils.config import instantiate
@@ -39,7 +39,8 @@ def recount(parts: str, num_classes: int) -> dict[str, int] | None:
         method = instantiate(config, "method.attach", _partial_=True)
         backbone = instantiate(config, "backbone")
         model = backbone.build(num_classes=num_classes, drop_path=0.0, generator=generator_for(0, "head"))
-        attach_method(model, method, generator=generator_for(0, "method"), examples=no_examples)
+        generator = generator_for(0, "method")
+        attach_method(model, method, generator=generator, examples=no_examples, finished=ignore_records)
     except NeedsImagesError:
         return None
     except UserError as error:

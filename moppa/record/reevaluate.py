@@ -14,7 +14,8 @@ from moppa.record.cell import cell_from_config
 from moppa.record.integrity import read_predictions
 from moppa.record.parts import Parts, instantiate_parts
 from moppa.record.schema import read_record
-from moppa.record.trained import load_trained, trained_path
+from moppa.record.trained import load_trained
+from moppa.record.trained_file import trained_path
 from moppa.utils.config import instantiate
 from moppa.utils.device import configure_process, device_info, get_device
 from moppa.utils.errors import UserError

@@ -1,12 +1,10 @@
 """The trained tensors of a finished cell, which lie beside its record."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 from torch import nn
@@ -16,7 +14,7 @@ from moppa.peft.collect import trained_tensors
 from moppa.record.cell import cell_from_config
 from moppa.record.parts import instantiate_parts
 from moppa.record.schema import read_record
-from moppa.utils.atomic import sha256_file
+from moppa.record.trained_file import read_trained, trained_path
 from moppa.utils.config import instantiate
 from moppa.utils.errors import UserError
 
@@ -63,56 +61,18 @@ def load_finished(path: Path, *, weights: str | None = None) -> Finished:
     return Finished(path=path, record=record, model=model, backbone=parts.build_model().eval())
 
 
-def trained_path(path: Path) -> Path:
-    """Returns the path of a record's trained tensors, which mirrors the record's: checkpoints/ instead of records/.
-
-    Raises:
-        UserError: if the record is not in a results folder.
-    """
-    files = [
-        results / "checkpoints" / record.relative_to(results / "records").with_suffix(".safetensors")
-        for results, record in results_folders(path)
-    ]
-    return next((file for file in files if file.is_file()), files[0])
-
-
-def results_folders(path: Path) -> list[tuple[Path, Path]]:
-    """Returns the results folders that a record is in, each with the record's path below it, the likeliest first.
-
-    Raises:
-        UserError: if it is in none.
-    """
-    found = [
-        (root.parent, place)
-        for place in (Path(os.path.abspath(path)), path.resolve())  # noqa: PTH100 - the folder may be a link
-        for root in place.parents
-        if root.name == "records"
-    ]
-    if not found:
-        raise UserError(f"{path} is not in a results folder (.../records/...): give the record at its original path")
-    return found
-
-
 def load_trained(model: nn.Module, path: Path, record: Mapping[str, Any]) -> None:
     """Copies the trained tensors of a record's cell into its model.
 
     Raises:
         UserError: if they were not kept, have changed, or were trained by a version of the method with other tensors.
     """
-    file = trained_path(path)
-    if not file.is_file():
-        raise UserError(
-            f"{file} does not exist: the cell ran with run.keep_trained=false or on another machine; delete {path} "
-            f"and run the cell again"
-        )
-    if sha256_file(file) != record.get("trained", {}).get("sha256"):
-        raise UserError(f"{file} is not the file that {path} was evaluated with: delete both and run the cell again")
-    tensors = safetensors.torch.load_file(file)
+    tensors = read_trained(path, record)
     parameters = trained_tensors(model)
     if {name: t.shape for name, t in tensors.items()} != {name: p.shape for name, p in parameters.items()}:
         raise UserError(
-            f"{file} holds other tensors than {record['method']} trains in this version: delete {path} and run the "
-            f"cell again"
+            f"{trained_path(path)} holds other tensors than {record['method']} trains in this version: delete {path} "
+            f"and run the cell again"
         )
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from moppa.backbone.model import Backbone
 from moppa.data.task import BASE_SPLITS
 from moppa.peft.collect import penalty
-from moppa.peft.method import attach_method
+from moppa.peft.method import attach_method, ignore_records
 from moppa.utils.config import instantiate
 
 NUM_CLASSES = 10  # the head takes under a thousandth of the operations, so one count serves all tasks
@@ -51,7 +51,13 @@ def flops_per_image(backbone: str, attach: str) -> tuple[float, float]:
     size = model.pretrained_cfg["input_size"][-1]
     images, labels = torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.long)
     method = instantiate(OmegaConf.create({"attach": json.loads(attach)}), "attach", _partial_=True)
-    attach_method(model, method, generator=torch.Generator().manual_seed(0), examples=lambda: iter([(images, labels)]))
+    attach_method(
+        model,
+        method,
+        generator=torch.Generator().manual_seed(0),
+        examples=lambda: iter([(images, labels)]),
+        finished=ignore_records,
+    )
     try:
         return count_flops(copy.deepcopy(model).to("meta"), images.to("meta"), labels.to("meta"))
     except RuntimeError:  # an operation without a meta kernel

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from moppa.backbone.model import compute_weights_sha256
 from moppa.record.cell import Cell, cell_from_resolved
-from moppa.record.trained import trained_path
+from moppa.record.trained_file import trained_path
 from moppa.sweep.expand import expand_cells
 from moppa.sweep.select_hparams import select_hparams
 from moppa.utils.config import instantiate

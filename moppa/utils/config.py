@@ -24,7 +24,8 @@ from moppa.utils.paths import CONFIGS
 from moppa.utils.renamed import check_overrides, importable
 from moppa.utils.signals import Stopped
 
-PASSED_LATER = ("generator", "examples", "seed", "training")  # arguments that come from the run, not from a YAML
+# arguments that come from the run, not from a YAML
+PASSED_LATER = ("generator", "examples", "finished", "seed", "training")
 
 
 def environment_value(name: str, default: Any) -> Any:

@@ -44,6 +44,7 @@ def test_the_numbers_of_parameters_are_the_papers_formulas():
         "queryable_lora": depth * 2 * 2 * dim * 8 + 8 * 8**2 + 8 * 16 + 16 * 8 + 16 * dim,
         "relaxed_recursive": depth * 16 * (4 * 2 * dim + 2 * (dim + hidden)),
         "rdp_lora": 4 * 2 * 2 * dim * 8,  # 4 blocks
+        "share": depth * 2 * (2 * 32 * 8 + 2 * 2 * (dim + 8)),
         "tap_slf": dim * 10 + 3 * 8 * (dim + 3 * dim + dim + dim),
         "full": depth * (12 * dim**2 + biases + 4 * dim) + patch * dim + dim + 197 * dim + dim + 2 * dim,
     }

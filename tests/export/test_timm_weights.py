@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from moppa.export.formats import export
-from moppa.record.trained import trained_path
+from moppa.record.trained_file import trained_path
 from moppa.utils.errors import UserError
 from run import run_cell
 from tests.conftest import config_of

@@ -173,7 +173,7 @@ def test_experts_without_their_tensors_are_trained_in_a_folder_of_their_own(tmp_
         (["merge=ties", "method=lora"], "no suite is chosen: add suite=mini"),
         (["merge=ties", "suite=mini"], "no method is chosen: add method=lora"),
         (["merge=ties", "suite=small", "method=lora"], r"suite=small: there is no configs/sweep/small\.yaml"),
-        (["merge=ties", "suite=mini", "method=lora", "protocol=final"], "protocol=final: a merge takes experts of"),
+        (["merge=ties", "suite=mini", "method=lora", "protocol=final"], "protocol=final: a merge takes cells of"),
     ],
 )
 def test_a_wrong_command_is_one_line(words, message):
