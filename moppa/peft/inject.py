@@ -174,9 +174,9 @@ def merge_parametrizations(layer: nn.Module) -> None:
     del layer.parametrizations
     layer.__class__ = layer.__dict__.pop("stock_class")
     layer.__dict__.pop("output_deltas", None)
-    for tensor, parameter in pretrained.items():
-        parameter.data = merged[tensor].to(dtypes[tensor])
-        layer.register_parameter(tensor, parameter)
+    for tensor, original in pretrained.items():
+        original.data = original.data.to(dtypes[tensor])  # other layers may share it
+        layer.register_parameter(tensor, nn.Parameter(merged[tensor].to(dtypes[tensor]), original.requires_grad))
 
 
 @runtime_checkable
