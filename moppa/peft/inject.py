@@ -151,12 +151,23 @@ def merge(model: nn.Module) -> nn.Module:
 
     The merged model is for evaluation. Without wrapped modules it is a stock timm model.
     """
+    separate_pretrained(model)
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
             merge_parametrizations(module)
         if isinstance(module, Mergeable):
             module.merge()
     return model
+
+
+def separate_pretrained(model: nn.Module) -> None:
+    """Gives every parametrized tensor a pretrained parameter of its own, where several share one, without a copy."""
+    seen: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, parametrize.ParametrizationList) and isinstance(module.original, nn.Parameter):
+            if id(module.original) in seen:
+                module.original = nn.Parameter(module.original.data, module.original.requires_grad)
+            seen.add(id(module.original))
 
 
 def merge_parametrizations(layer: nn.Module) -> None:
@@ -174,9 +185,9 @@ def merge_parametrizations(layer: nn.Module) -> None:
     del layer.parametrizations
     layer.__class__ = layer.__dict__.pop("stock_class")
     layer.__dict__.pop("output_deltas", None)
-    for tensor, original in pretrained.items():
-        original.data = original.data.to(dtypes[tensor])  # other layers may share it
-        layer.register_parameter(tensor, nn.Parameter(merged[tensor].to(dtypes[tensor]), original.requires_grad))
+    for tensor, parameter in pretrained.items():
+        parameter.data = merged[tensor].to(dtypes[tensor])
+        layer.register_parameter(tensor, parameter)
 
 
 @runtime_checkable
