@@ -5,33 +5,27 @@ arXiv 2410.20672.
 """
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from moppa.peft.blocks import find_plain_blocks
 from moppa.peft.decompose import truncated_svd
-from moppa.peft.inject import ParametrizedLinear, parametrize_weights
-from moppa.peft.low_rank import LowRankDelta, check_rank, low_rank_linear
+from moppa.peft.inject import parametrize_weights
+from moppa.peft.low_rank import LowRankDelta, check_rank
 from moppa.peft.targets import TARGETS, TargetLinear, target_linears
 from moppa.utils import validate
 
 STARTS = ("average", "stepwise")
 
 
-class RelaxedDelta(LowRankDelta):
-    """W' = T + B A for each stacked matrix: T is the weight of all loops, and B A the SVD of W - T of rank r at first.
+class ResidualDelta(LowRankDelta):
+    """W' = T + B A for each stacked matrix: T is the weight of all loops, and B A the SVD of `residual` at first."""
 
-    T is frozen and never saved: the pretrained weights give it again.
-    """
-
-    def __init__(self, target: TargetLinear, tied: Tensor, *, rank: int) -> None:
+    def __init__(self, target: TargetLinear, residual: Tensor, *, rank: int) -> None:
         super().__init__()
         self.is_adapted = target.is_adapted
         check_rank(rank, target.matrix_shape)
-        self.register_buffer("tied", tied, persistent=False)
-        residuals = (target.layer.weight.detach() - tied).chunk(len(self.is_adapted))
-        dtype = torch.promote_types(tied.dtype, torch.float32)
-        parts = [truncated_svd(residual.to(dtype), rank) for residual in residuals]
+        residuals = residual.to(torch.promote_types(residual.dtype, torch.float32)).chunk(len(self.is_adapted))
+        parts = [truncated_svd(matrix, rank) for matrix in residuals]
         self.down = nn.ParameterList(v_transposed.contiguous() for _, _, v_transposed in parts)
         self.up = nn.ParameterList(u * s for u, s, _ in parts)
 
@@ -39,20 +33,14 @@ class RelaxedDelta(LowRankDelta):
         """Returns A and B of each matrix."""
         return list(self.down), list(self.up)
 
-    def forward(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:  # noqa: ARG002
-        return super().forward(self.get_buffer("tied"))
-
-    def layer_output(self, layer: ParametrizedLinear, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """Returns W' x + b."""
-        return low_rank_linear(x, self.get_buffer("tied"), layer.pretrained("bias"), self.is_adapted, *self.factors())
-
 
 @torch.no_grad()
 def attach(model: nn.Module, *, num_loops: int, start: str, rank: int) -> None:
     """Ties the linear layers of blocks l, l + K, l + 2 K, ..., with K = L / `num_loops` rounded up, and adds a LoRA.
 
     The tied weight is the mean of those that it replaces (`average`), or that of one of the blocks (`stepwise`), which
-    are at equal intervals from the first to the last. Biases and norms stay those of each block.
+    are at equal intervals from the first to the last. The weights that it replaces are dropped. Biases and norms stay
+    those of each block.
     """
     validate.integer("num_loops", num_loops, minimum=1)
     validate.one_of("start", start, STARTS)
@@ -62,11 +50,13 @@ def attach(model: nn.Module, *, num_loops: int, start: str, rank: int) -> None:
     for target in target_linears(model, TARGETS, method="A recursive transformer"):
         linears.setdefault(target.name, []).append(target)
     for layers in linears.values():
-        weights = [target.layer.weight.detach().clone() for target in layers]
+        weights = [target.layer.weight.detach() for target in layers]
         for first in range(length):
             chosen = weights[first::length]
             if start == "stepwise":
                 chosen = [weights[round(first * (len(blocks) - 1) / max(1, length - 1))]]
-            tied = torch.stack(chosen).mean(dim=0)
-            for target in layers[first::length]:
-                parametrize_weights(target.layer, weight=RelaxedDelta(target, tied, rank=rank))
+            tied = nn.Parameter(torch.stack(chosen).mean(dim=0), requires_grad=False)
+            for target, weight in zip(layers[first::length], weights[first::length], strict=True):
+                delta = ResidualDelta(target, weight - tied, rank=rank)
+                target.layer.weight = tied  # one tensor for all loops
+                parametrize_weights(target.layer, weight=delta)

@@ -2,7 +2,8 @@
 
 OVERRIDES are those of `moppa run`, such as method.attach.rank=4 or backbone=dinov2_vits14. Without a backbone, prints
 the sentence that the opening comment of configs/method/NAME.yaml contains: the parameters on ViT-B/16, and the
-families of backbones to which the method attaches. Nothing is downloaded.
+families of backbones to which the method attaches. If the method drops a part of the backbone, a second sentence says
+how much it keeps. Nothing is downloaded.
 """
 
 import sys
@@ -43,6 +44,7 @@ def main() -> int:
         count, needs_images = count_on(config)
         note = "; the number depends on the images, here of noise" if needs_images else ""
         print(f"{count['trainable_params']:,} trainable parameters on {config.backbone.name}, without the head{note}")
+        print(dropped_sentence(count), end="")
     else:
         print(sentence(overrides))
     return 0
@@ -70,11 +72,18 @@ def sentence(overrides: list[str]) -> str:
         config = compose_config([*overrides, f"backbone={FAMILIES['ViT']}"])
         print(f"the number depends on the images: {number} on noise, within the budget", file=sys.stderr)
         number = f"at most {config.method.attach.get('budget', count['trainable_params']):,}"
-    return f"{number} trainable parameters on ViT-B/16 at 224 px, without the head; defined on {names}."
+    line = f"{number} trainable parameters on ViT-B/16 at 224 px, without the head; defined on {names}."
+    return f"{line}\n{dropped_sentence(count)}".rstrip()
 
 
-def count_on(config: DictConfig) -> tuple[dict[str, int], bool]:
-    """Returns the numbers of parameters of method and head on the config's backbone, and whether images decide them.
+def dropped_sentence(count: dict[str, Any]) -> str:
+    """Returns how many of the backbone's parameters a method keeps, as a line; empty if it keeps all."""
+    kept, pretrained = count["backbone_params"]["kept"], count["backbone_params"]["pretrained"]
+    return "" if kept == pretrained else f"It keeps {kept:,} of the backbone's {pretrained:,} parameters.\n"
+
+
+def count_on(config: DictConfig) -> tuple[dict[str, Any], bool]:
+    """Returns the numbers of parameters of method, head and backbone, and whether images decide them.
 
     Raises:
         UserError: if the method cannot be attached.
@@ -83,19 +92,19 @@ def count_on(config: DictConfig) -> tuple[dict[str, int], bool]:
     method = instantiate(config, "method.attach", _partial_=True)
     attach: Any = partial(attach_method, method=method, generator=generator_for(0, "method"), finished=ignore_records)
     try:
-        return count_parameters(with_head(attach(empty_model(backbone), examples=no_examples))), False
+        return all_counts(attach(empty_model(backbone), examples=no_examples)), False
     except NeedsImagesError:
         model: Any = backbone.create_model(drop_path=0.0)
         with seeded(derive_seed(0, "head")):
             model.reset_classifier(2)
         model.requires_grad_(False)
-        return count_parameters(with_head(attach(model, examples=noise(backbone.image_size)))), True
+        return all_counts(attach(model, examples=noise(backbone.image_size))), True
 
 
-def with_head(model: Any) -> Any:
-    """Returns the model with a trainable head."""
+def all_counts(model: Any) -> dict[str, Any]:
+    """Returns the numbers of parameters of a model whose head becomes trainable."""
     model.get_classifier().requires_grad_(True)
-    return model
+    return {**count_parameters(model), "backbone_params": model.backbone_params}
 
 
 def noise(image_size: int) -> Callable[[], Iterable[tuple[Tensor, Tensor]]]:

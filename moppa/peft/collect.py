@@ -1,6 +1,6 @@
 """Reads trainable parameters, auxiliary losses and diagnostics from a model with a method attached."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -108,6 +108,29 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
         "trainable_params": sum(parameter.numel() for parameter in trained if id(parameter) not in head),
         "head_params": sum(parameter.numel() for parameter in trained if id(parameter) in head),
     }
+
+
+def count_backbone(model: nn.Module, pretrained: Iterable[nn.Parameter]) -> dict[str, int]:
+    """Returns the number of parameters of a backbone, and of those that a model with a method attached keeps in memory.
+
+    Args:
+        model: the model.
+        pretrained: its parameters before the method was attached. Their storages count once, without the head's, as do
+            those of frozen parameters that took their place, such as a weight that blocks share.
+    """
+    head, pretrained = head_parameter_ids(model), list(pretrained)
+    before = {id(parameter) for parameter in pretrained}
+    kept = [parameter for parameter in model.parameters() if id(parameter) in before or not parameter.requires_grad]
+    return {
+        "pretrained": num_elements(parameter for parameter in pretrained if id(parameter) not in head),
+        "kept": num_elements(parameter for parameter in kept if id(parameter) not in head),
+    }
+
+
+def num_elements(parameters: Iterable[nn.Parameter]) -> int:
+    """Returns the number of elements of parameters, each storage once."""
+    sizes = {p.untyped_storage().data_ptr() or id(p): p.numel() for p in parameters}  # on meta every pointer is 0
+    return sum(sizes.values())
 
 
 def head_parameter_ids(model: Any) -> set[int]:

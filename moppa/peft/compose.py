@@ -16,7 +16,7 @@ from moppa.utils.errors import SettingError, UserError
 from moppa.utils.renamed import locate
 
 ENTRIES = ("name", "version", "fit", "attach", "layers")  # of a method's YAML, and the blocks that it changes here
-FROM_RUN = ("generator", "examples")  # arguments that come from the run, not from a YAML
+FROM_RUN = ("generator", "examples", "finished")  # arguments that come from the run, not from a YAML
 
 
 @dataclass(frozen=True, kw_only=True)

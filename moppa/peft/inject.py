@@ -182,6 +182,7 @@ def merge(model: nn.Module) -> nn.Module:
 
     The merged model is for evaluation. Without wrapped modules it is a stock timm model.
     """
+    separate_pretrained(model)
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
             merge_parametrizations(module)
@@ -189,6 +190,16 @@ def merge(model: nn.Module) -> nn.Module:
         if isinstance(module, Mergeable):
             module.merge()
     return model
+
+
+def separate_pretrained(model: nn.Module) -> None:
+    """Gives every parametrized tensor a pretrained parameter of its own, where several share one, without a copy."""
+    seen: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, parametrize.ParametrizationList) and isinstance(module.original, nn.Parameter):
+            if id(module.original) in seen:
+                module.original = nn.Parameter(module.original.data, module.original.requires_grad)
+            seen.add(id(module.original))
 
 
 def merge_parametrizations(layer: nn.Module) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moppa.peft.collect import count_backbone
 from moppa.utils.errors import SettingError
 
 Examples = Callable[[], Iterable[tuple[Tensor, Tensor]]]
@@ -39,6 +40,8 @@ def attach_method(
 ) -> nn.Module:
     """Attaches a method to a frozen model in place, and returns the model.
 
+    `backbone_params` of the model then holds the number of its pretrained parameters and of those that it keeps.
+
     Args:
         model: a frozen backbone with a trainable head.
         method: called with the model, and with those of the following that its signature has.
@@ -47,6 +50,8 @@ def attach_method(
         finished: returns the trained tensors of finished cells, for methods that start from some.
     """
     supported = inspect.signature(method).parameters
+    pretrained = list(model.parameters())
     arguments = {"generator": generator, "examples": examples, "finished": finished}
     method(model, **{name: value for name, value in arguments.items() if name in supported})
+    model.backbone_params = count_backbone(model, pretrained)  # type: ignore[assignment]
     return model

@@ -114,6 +114,8 @@ def check_fields(content: Mapping[str, Any]) -> None:
     """Raises KeyError, TypeError or ValueError if a field that tables and figures read has another form."""
     for name in ("trainable_params", "head_params", "peak_memory_bytes"):
         int(content[name])
+    for number in content.get("backbone_params", {}).values():  # old records have none
+        int(number)
     float(content["seconds"]["train"])
     for group, names in (("git", ("commit", "dirty")), ("weights", ("name", "sha256")), ("device", ("name",))):
         for name in names:

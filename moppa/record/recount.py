@@ -1,4 +1,4 @@
-"""The number of trained parameters that a record's config gives, counted on a model."""
+"""The numbers of parameters that a record's config gives, counted on a model."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from moppa.utils.seeds import generator_for
 
 
 def find_other_count(record: Mapping[str, Any]) -> str:
-    """Returns how a record's number of trained parameters differs from its config's, or an empty string.
+    """Returns how a record's number of trained or of backbone parameters differs from its config's, or an empty string.
 
     A method whose size depends on the training images is not counted.
     """
@@ -26,14 +26,20 @@ def find_other_count(record: Mapping[str, Any]) -> str:
     parts["backbone"] = {**parts["backbone"], "weights": "random"}
     counts = recount(json.dumps(parts, sort_keys=True), config["task"]["num_classes"])
     for name, value in (counts or {}).items():
-        if record[name] != value:
-            return f"its {name} is {record[name]:,}, its config gives {value:,}"
+        recorded = record.get(name, value)  # old records have no backbone_params
+        if recorded != value:
+            return f"its {name} is {describe(recorded)}, its config gives {describe(value)}"
     return ""
 
 
+def describe(count: Any) -> str:
+    """Returns a number, or the numbers of a dict by name, with separators."""
+    return f"{count:,}" if isinstance(count, int) else ", ".join(f"{count[name]:,} {name}" for name in sorted(count))
+
+
 @lru_cache
-def recount(parts: str, num_classes: int) -> dict[str, int] | None:
-    """Returns the trained parameters of method and head for a backbone and a method, given as JSON."""
+def recount(parts: str, num_classes: int) -> dict[str, Any] | None:
+    """Returns the trained parameters of method and head, and the backbone's, for a backbone and a method as JSON."""
     config: Any = OmegaConf.create(json.loads(parts))
     try:
         method = instantiate(config, "method.attach", _partial_=True)
@@ -45,4 +51,4 @@ def recount(parts: str, num_classes: int) -> dict[str, int] | None:
         return None
     except UserError as error:
         raise UserError(f"its model cannot be built ({error}): {identity_of(json.loads(parts))}") from error
-    return count_parameters(model)
+    return {**count_parameters(model), "backbone_params": model.backbone_params}

@@ -93,6 +93,7 @@ def write_record(cell: Cell, model: Any, outcome: Outcome) -> dict[str, Any]:
         "device": device_info(model.get_classifier().weight.device),
         **code_state(),
         **training.counts,
+        "backbone_params": model.backbone_params,
         **outcome.usage.for_record(),
         "seconds": {**outcome.usage.seconds, "train": training.seconds},
         "curve": training.curve,

@@ -46,6 +46,12 @@ class RowRecords:
         return Fraction(sum(sizes), len(sizes)) if sizes else Fraction(0)
 
     @property
+    def backbone_params(self) -> Mapping[str, int] | None:
+        """The numbers of the backbone's parameters, `pretrained` and `kept`, if a record has them."""
+        counts = (record.content.get("backbone_params") for record in self.records)
+        return next((count for count in counts if count), None)
+
+    @property
     def budgets(self) -> dict[str, Budget]:
         """The budget of the cells of each task."""
         return {task: cell_budget(records) for task, records in self.by_task.items()}

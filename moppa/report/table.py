@@ -4,7 +4,7 @@ Missing cells are shown as missing; their rows are marked, and means that includ
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Row:
     """One setting of a method, or, if the row is tuned, the setting that was chosen on val200 for each task.
 
     `values` are by column: a task or a mean (`mean_GROUP`, `mean_groups`, `mean_tasks`). `overrides` are the settings
-    in the name. `budgets` are by task.
+    in the name. `budgets` are by task. `backbone_params` is the number of backbone parameters that the method keeps.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Row:
     values: Mapping[str, Value] = field(repr=False)
     params: Fraction
     params_with_head: Fraction | None
+    backbone_params: int | None = None
     budgets: Mapping[str, Budget] = field(default_factory=dict, repr=False)
     is_tuned: bool = False
     references: Mapping[str, Reference] = field(default_factory=dict)
@@ -152,9 +153,11 @@ def build_table(
     rowless_methods = {file.method for file in omitted if file.key not in used_keys}
     published = published_rows(records[0], published_file, configs)
     built = []
+    kept = kept_params(rows)
     for row in rows:
         marks = row_marks(row, len(columns), omitted_keys, rowless_methods)
-        built.append(build_row(row, values[row.name], marks, len(columns), published))
+        of_row = build_row(row, values[row.name], marks, len(columns), published)
+        built.append(replace(of_row, backbone_params=kept.get(row.name)))
     return Table(
         suite=name,
         backbone=backbone,
@@ -208,6 +211,18 @@ def build_row(
         references=find_references(row, values["mean_groups"].mean, published),
         records_by_task=row.by_task,
     )
+
+
+def kept_params(rows: Sequence[RowRecords]) -> dict[str, int]:
+    """Returns the number of backbone parameters that each row's method keeps, if they differ; empty if they do not.
+
+    A record without the number was written when every method kept the whole backbone.
+    """
+    counts = [count for row in rows if (count := row.backbone_params)]
+    if all(count["kept"] == count["pretrained"] for count in counts):
+        return {}
+    whole = {"kept": max(count["pretrained"] for count in counts)}
+    return {row.name: (row.backbone_params or whole)["kept"] for row in rows}
 
 
 def budgets_by_task(rows: Sequence[RowRecords]) -> list[list[Budget]]:

@@ -1,6 +1,7 @@
 """The relaxed recursive transformer: tied weights, the best approximation of what is lost, and the equation."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.func import functional_call
 
 from baselines import relaxed_recursive
 from moppa.peft.inject import merge
+from moppa.peft.method import attach_method
 from tests.baselines.equations import assert_equal_to, assert_setting_is_named, images, perturbed, vit
 
 SETTINGS = {"num_loops": 2, "start": "average", "rank": 5}
@@ -69,8 +71,27 @@ def test_logits_and_gradients_are_those_of_the_equation():
 def test_stepwise_takes_blocks_at_equal_intervals(depth, num_loops, chosen):
     stock, model = vit(depth=depth), attached(depth, num_loops=num_loops, start="stepwise")
     for place, source in enumerate(chosen):
-        [delta] = model.blocks[place].mlp.fc1.parametrizations.weight
-        assert torch.equal(delta.tied, weight_of(stock, source, "mlp.fc1"))
+        original = model.blocks[place].mlp.fc1.parametrizations.weight.original
+        assert torch.equal(original, weight_of(stock, source, "mlp.fc1"))
+
+
+def test_the_loops_keep_one_weight_also_after_a_deep_copy_and_a_merge_separates_them():
+    model = copy.deepcopy(perturbed(attached(3)))
+    first, last = (model.blocks[depth].mlp.fc1 for depth in (0, 2))
+    assert first.parametrizations.weight.original is last.parametrizations.weight.original
+    weights = [first.weight.clone(), last.weight.clone()]
+    merge(model)
+    assert torch.equal(first.weight, weights[0])
+    assert torch.equal(last.weight, weights[1])
+    assert first.weight.data_ptr() != last.weight.data_ptr()
+
+
+def test_the_tied_weights_count_once():
+    model = vit(depth=3)
+    of_blocks = sum(weight_of(model, 0, name).numel() for name in LAYERS)
+    size = sum(parameter.numel() for parameter in model.parameters()) - sum(map(torch.numel, model.head.parameters()))
+    attach_method(model, partial(relaxed_recursive.attach, **SETTINGS), generator=None, examples=list)
+    assert model.backbone_params == {"pretrained": size, "kept": size - of_blocks}
 
 
 @pytest.mark.parametrize(

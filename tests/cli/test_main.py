@@ -177,6 +177,9 @@ def test_count_prints_the_sentence_of_a_yaml(monkeypatch, capsys):
     assert sentence.endswith("defined on ViT and Swin.")
     assert moppa(monkeypatch, "count", "method=lora", "backbone=test_vit", "method.attach.rank=3") == 0
     assert capsys.readouterr().out == "4,608 trainable parameters on test_vit, without the head\n"  # 6 x 2 x 2 x 64 x 3
+    assert moppa(monkeypatch, "count", "method=relaxed_recursive", "backbone=test_vit") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [f"It keeps {300_096 - 3 * 40_960:,} of the backbone's 300,096 parameters."]
     assert moppa(monkeypatch, "count", "method=lora", "method.attach.rank=0") == 1
     assert "method.attach.rank=0" in capsys.readouterr().err
 

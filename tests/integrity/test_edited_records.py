@@ -156,6 +156,10 @@ def test_a_number_of_parameters_that_the_config_does_not_give_is_found(results, 
     status, output = run_verify(results, monkeypatch, capsys)
     assert status == 1
     assert "its trainable_params is 100, its config gives 12,288" in output
+    edit(lora_paths(results)[0], trainable_params=12_288, backbone_params={"pretrained": 300_096, "kept": 1})
+    status, output = run_verify(results, monkeypatch, capsys)
+    assert status == 1
+    assert "its backbone_params is 1 kept, 300,096 pretrained, its config gives 300,096 kept, 300,096 p" in output
 
 
 def test_a_commit_that_does_not_exist_is_found(results, monkeypatch, capsys):

@@ -20,6 +20,8 @@ from run import run_cell
 from tests.conftest import ROOT, config_of
 from tests.toy_source import ToySource
 
+ALSO = ("trained", "tuned", "predictions", "sources", "peak_memory_scope", "alone", "backbone_params")
+
 
 def cell(*overrides):
     return cell_from_config(config_of("task=eurosat", "method=lora", *overrides), weights_sha256="w")
@@ -112,7 +114,8 @@ def test_a_cell_leaves_one_complete_record(toy, tmp_path, capsys):
     run_cell(config_of(*toy, "method=lora"))
     [path] = (tmp_path / "results").rglob("seed0.json")
     record = read_record(path)
-    assert set(record) == {*REQUIRED, "trained", "tuned", "predictions", "sources", "peak_memory_scope", "alone"}
+    assert set(record) == {*REQUIRED, *ALSO}
+    assert record["backbone_params"] == {"pretrained": 300_096, "kept": 300_096}
     [trained] = (tmp_path / "results").rglob("seed0.safetensors")
     assert record["trained"] == {"sha256": sha256_file(trained)}
     assert record["predictions"] == {"sha256": sha256_file(path.with_suffix(".npz"))}

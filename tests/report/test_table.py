@@ -266,3 +266,22 @@ def test_tables_import_neither_torch_nor_plotting_libraries():
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert process.stdout.strip() == "[]", process.stderr
+
+
+def test_the_backbone_has_a_column_only_if_a_method_drops_a_part_of_it(tmp_path):
+    whole = {"pretrained": 85_798_656, "kept": 85_798_656}
+    write_record_file(tmp_path, "method=ssf", "task=dtd")  # an old record, without the number
+    write_record_file(tmp_path, "method=lora", "task=dtd", backbone_params=whole)
+    assert "Backbone (M)" not in read_table(tmp_path)[1]["lora"]
+    dropped = {**whole, "kept": 43_331_328}
+    write_record_file(tmp_path, "method=bitfit", "task=dtd", backbone_params=dropped)
+    rows = read_table(tmp_path)[1]
+    assert {name: row["Backbone (M)"] for name, row in rows.items()} == {
+        "bitfit": "43.331",
+        "ssf": "85.799",
+        "lora": "85.799",
+    }
+    [csv] = (tmp_path / "tables").glob("*.csv")
+    lines = [line.split(",") for line in csv.read_text().splitlines()]
+    column = lines[0].index("backbone_params")
+    assert [line[column] for line in lines[1:4]] == ["43331328", "85798656", "85798656"]

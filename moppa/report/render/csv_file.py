@@ -22,7 +22,7 @@ def render_csv(table: Table) -> str:
         "settings_tried",
         "params",
         "params_with_head",
-        *(header.key for header in headers if header.kind == "reference"),
+        *(header.key for header in headers if header.key == "backbone_params" or header.kind == "reference"),
     ]
     out = io.StringIO()
     columns = [*names, "records_digest"]
@@ -54,6 +54,8 @@ def row_fields(row: Row, headers: Sequence[Header]) -> dict[str, object]:
     fields["settings_tried"] = settings_tried(row)
     fields["params"] = round_text(row.params)
     fields["params_with_head"] = "" if row.params_with_head is None else round_text(row.params_with_head)
+    if row.backbone_params is not None:
+        fields["backbone_params"] = row.backbone_params
     for header in headers:
         if header.kind == "reference" and (reference := row.references.get(header.key.removesuffix("_deviation"))):
             number = reference.deviation if header.key.endswith("_deviation") else reference.mean

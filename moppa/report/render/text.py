@@ -49,6 +49,8 @@ def table_headers(table: Table) -> list[Header]:
         Header(key="params", title="Parameters (M)", kind="size"),
         Header(key="params_with_head", title="With head (M)", kind="size"),
     ]
+    if any(row.backbone_params is not None for row in table.rows):
+        headers.append(Header(key="backbone_params", title="Backbone (M)", kind="size"))
     for name, title in REFERENCES.items():
         if any(name in row.references for row in table.rows):
             headers.append(Header(key=name, title=title, kind="reference"))
@@ -89,7 +91,7 @@ def cell_text(row: Row, header: Header, style: Style) -> str:
         return settings_tried(row)
     if header.kind == "size":
         size = getattr(row, header.key)
-        return style.missing if size is None else round_text(size / 10**6, 3)
+        return style.missing if size is None else round_text(Fraction(size, 10**6), 3)
     reference = row.references.get(header.key.removesuffix("_deviation"))
     if reference is None:
         return style.missing
