@@ -6,6 +6,7 @@ arXiv 2410.20672.
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from moppa.peft.blocks import find_plain_blocks
 from moppa.peft.decompose import truncated_svd
@@ -13,6 +14,7 @@ from moppa.peft.inject import parametrize_weights
 from moppa.peft.low_rank import LowRankDelta, check_rank
 from moppa.peft.targets import TARGETS, TargetLinear, target_linears
 from moppa.utils import validate
+from moppa.utils.errors import UserError
 
 STARTS = ("average", "stepwise")
 
@@ -50,6 +52,8 @@ def attach(model: nn.Module, *, num_loops: int, start: str, rank: int) -> None:
     for target in target_linears(model, TARGETS, method="A recursive transformer"):
         linears.setdefault(target.name, []).append(target)
     for layers in linears.values():
+        if any(parametrize.is_parametrized(target.layer) for target in layers):
+            raise UserError("tying replaces weights that another method changes already: attach the tied blocks first")
         weights = [target.layer.weight.detach() for target in layers]
         for first in range(length):
             chosen = weights[first::length]

@@ -150,7 +150,7 @@ CONFLICTS = {
     "two kinds of prompts": (("vpt_deep", "vpt_shallow"), "both add tokens"),
     "a bias that both change": (("ssf", "bitfit"), "both change patch_embed.proj.bias"),
     "the same tensors": (("difffit", "lntune"), "methods.m1=lntune adds nothing to be trained"),
-    "a weight that is replaced": (("lora", "relaxed_recursive"), "methods.m0=lora: another method lets no gradient"),
+    "a weight that is replaced": (("lora", "relaxed_recursive"), "attach the tied blocks first"),
     "another width": (("lst", "vpt_deep"), "cannot be combined in VisionTransformer"),
     "an adapter before a changed weight": (("lora", "repadapter"), "attach it first"),
 }
