@@ -189,6 +189,30 @@ SETTING_CASES = {
         ["data._target_=moppa.data.tfds.TfdsSource", "data.name=noah"],
         ["data.name='noah'", "tfds"],
     ),
+    "a limit of parameters without hparams=best": (
+        ["hparams_max_params=1000"],
+        ["hparams_max_params=1000", "add hparams=best"],
+    ),
+    "a limit of parameters that is no number": (
+        ["hparams=best", "hparams_max_params=few"],
+        ["hparams_max_params='few'", "an integer"],
+    ),
+    "composed methods that cannot be combined": (
+        ["method=compose", "method@method.attach.methods.b=full"],
+        ["methods.b=full and methods.a=lora", "trains the whole backbone"],
+    ),
+    "value of a composed method": (
+        ["method=compose", "method.attach.methods.a.attach.rank=0"],
+        ["method.attach.methods.a.attach.rank=0", "at least 1"],
+    ),
+    "setting that a composed method lacks": (
+        ["method=compose", "+method.attach.methods.a.attach.rnk=1"],
+        ["method.attach.methods.a.attach.rnk", "lora has rank"],
+    ),
+    "block that the model lacks": (
+        ["method=compose", "method.attach.layers=[99]"],
+        ["method.attach.layers=[99]", "give depths from 0 to"],
+    ),
     "hparams=best while tuning": (["hparams=best", "protocol=tune"], ["hparams=best with protocol=tune"]),
     "no connect timeout": (["run.connect_timeout=0"], ["run.connect_timeout=0", "above 0"]),
     "data set not reachable": (

@@ -2,7 +2,8 @@
 
     python scripts/figures.py [RESULTS] [--baseline ROW]
 
-The tables of protocol `final` are drawn with the charts of the page. A figure that cannot be drawn is named with the
+The tables of protocol `final` are drawn with the charts of the page, and the tune records of composed methods with
+their Pareto front. A figure that cannot be drawn is named with the
 reason, and its files from before are deleted.
 """
 
@@ -17,6 +18,7 @@ from moppa.report import published
 from moppa.report.build import list_excluded, no_records, read_tables
 from moppa.report.columns import suite_columns
 from moppa.report.comparison import baselines, without_baseline
+from moppa.report.load import load_records
 from moppa.report.merging import merge_tables
 from moppa.report.plots.charts import CHARTS, ROUTE_CHARTS
 from moppa.report.plots.data import PlotData, plot_data, published_plot_data
@@ -24,6 +26,7 @@ from moppa.report.plots.encodings import Spec
 from moppa.report.plots.figure_files import remove_figure, write_figure
 from moppa.report.plots.merging import merge_charts
 from moppa.report.plots.routes import read_routes
+from moppa.report.plots.search import pareto_chart, searches
 from moppa.report.table import Table
 from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, ROOT, user_path
@@ -49,7 +52,7 @@ def main() -> int:
     names = baselines(drawn_tables(tables), args.baseline)
     print(without_baseline(names, args.baseline), end="", file=sys.stderr)
     figures = [*table_figures(tables, names), *published_figures(args.results / "published.csv")]
-    figures += merge_figures(args.results)
+    figures += [*merge_figures(args.results), *search_figures(args.results)]
     if not figures and not tables:
         raise no_records(args.results)
     for name, spec in figures:
@@ -107,6 +110,12 @@ def merge_figures(results: Path) -> Iterator[tuple[str, Callable[[], Spec]]]:
         if table.head == "trained_head":
             for name, spec in merge_charts(table).items():
                 yield f"{table.name}-{name}", partial(dict, spec)
+
+
+def search_figures(results: Path) -> Iterator[tuple[str, Callable[[], Spec]]]:
+    """Yields the chart of each search over composed methods, from the tune records."""
+    for search in searches(load_records(results)[0]):
+        yield search.name, partial(pareto_chart, search)
 
 
 def published_figures(path: Path) -> Iterator[tuple[str, Callable[[], Spec]]]:

@@ -23,7 +23,7 @@ from moppa.cli.errors import ends_with_its_pipe
 from moppa.cli.run_usage import task_lines, usage
 from moppa.sweep.expand import count_cells
 from moppa.sweep.resolve import finished_cell
-from moppa.sweep.select_hparams import val200_accuracy
+from moppa.sweep.select_hparams import objectives
 from moppa.utils.config import one_line_errors
 from moppa.utils.errors import UserError
 from moppa.utils.output import allow_any_text
@@ -97,8 +97,8 @@ def start_hydra(folders: Sequence[Path]) -> int:
     return 0
 
 
-def run_task(config: DictConfig) -> float | None:
-    """Runs the cell of a composed config and returns its accuracy on val200, for a search over settings."""
+def run_task(config: DictConfig) -> float | tuple[float, int] | None:
+    """Runs the cell of a composed config and returns what a search over settings optimizes."""
     with one_line_errors():
         announce(config)
         cell = finished_cell(config)
@@ -106,7 +106,7 @@ def run_task(config: DictConfig) -> float | None:
             started = time.perf_counter()
             cell = import_run().run_cell(config)
             cell_seconds.append(time.perf_counter() - started)
-        return val200_accuracy(cell)
+        return objectives(cell)
 
 
 def import_run() -> Any:

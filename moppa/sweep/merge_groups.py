@@ -39,7 +39,13 @@ def merge_groups(configs: Path, words: Sequence[str], *, experts: str | None) ->
         run = final["run"] if experts is None else {**final["run"], "results": experts}
         group = groups.setdefault((config["method"]["name"], config["seed"]), ([], []))
         for cells, protocol in zip(group, (tune, final["protocol"]), strict=True):
-            chosen = {**copy.deepcopy(final), "protocol": protocol, "hparams": "given", "run": run}
+            chosen = {
+                **copy.deepcopy(final),
+                "protocol": protocol,
+                "hparams": "given",
+                "hparams_max_params": None,
+                "run": run,
+            }
             cells.append(cell_from_resolved(chosen, weights_sha256=weights_sha256))
     return [groups[name] for name in sorted(groups)], resolved
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from moppa.record.cell import Cell
 from moppa.record.integrity import find_inconsistency, read_predictions
-from moppa.record.schema import NEUTRAL, get_entry, identity_of, mean_accuracy, read_record, without_entries
+from moppa.record.schema import NEUTRAL, get_entry, identity_of, mean_accuracy, methods_of, read_record, without_entries
 from moppa.utils import validate
 from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError
@@ -22,6 +22,7 @@ from moppa.utils.paths import user_path
 SELECTED = ("train", "method")  # the config nodes that make a setting, without the entries below
 LENGTH = ("epochs", "epoch_images")  # of a training; the settings of another length are not those of this one
 MISSING = object()
+OBJECTIVES = (["maximize"], ["maximize", "minimize"])  # the accuracy on val200, and the trainable parameters
 NOT_SELECTED = tuple(f"train.{name}" for name in LENGTH)
 
 
@@ -40,19 +41,25 @@ def select_hparams(config: DictConfig, *, weights_sha256: str) -> tuple[DictConf
 
     Under `hparams=best` the settings in the tune records of the same backbone, weights, method, task, lineage and
     number of epochs, and with the same values of `hparams_fixed`, are compared by their mean accuracy on val200, over
-    the seeds that all of them have. Among equal ones the one with the fewest trainable parameters is selected.
+    the seeds that all of them have. Among equal ones the one with the fewest trainable parameters is selected. Settings
+    with more than `hparams_max_params` trainable parameters do not take part.
 
     Raises:
         UserError: if no setting was tuned, if an override sets what is to be selected, or if a search over settings
             would optimize another split than val200.
     """
     check_search(config)
+    limit = config.get("hparams_max_params")
+    if limit is not None:
+        validate.integer("hparams_max_params", limit, minimum=0)
     if validate.one_of("hparams", config.hparams, ("given", "best")) == "given":
+        if limit is not None:
+            raise UserError(f"hparams_max_params={limit} limits what hparams=best selects: add hparams=best")
         return config, None
     check_fixed(config)
     check_overrides(config)
     records = user_path(config.run.results) / "records"
-    settings = tuned_settings(config, records, weights_sha256)
+    settings = within_limit(tuned_settings(config, records, weights_sha256), limit)
     seeds = sorted(set.intersection(*map(set, settings.values()))) if settings else []
     if not seeds:
         raise no_tuning_error(config, records, settings)
@@ -67,26 +74,63 @@ def select_hparams(config: DictConfig, *, weights_sha256: str) -> tuple[DictConf
         "val200": float(-rank(best)[0]),
         "seeds": seeds,
         "num_settings": len(settings),
+        **({} if limit is None else {"max_params": limit}),
         "records": {path.relative_to(records).as_posix(): sha256_file(path) for path in paths},
         "beaten": {setting_key(settings[other]): float(-rank(other)[0]) for other in others},
     }
     return with_setting(config, json.loads(best)), evidence
 
 
-def val200_accuracy(cell: Cell) -> float | None:
-    """Returns the objective of a search over settings: a tune cell's accuracy, or None for every other cell."""
+def objectives(cell: Cell) -> float | tuple[float, int] | None:
+    """Returns what a search over settings optimizes, or None for a cell of another protocol than tune.
+
+    This is the accuracy on val200, and the number of trainable parameters too if the search has two directions.
+    """
     if cell.config["protocol"]["name"] != "tune" or not cell.is_done:
         return None
-    return float(mean_accuracy([read_record(cell.record)]))
+    record = read_record(cell.record)
+    accuracy = float(mean_accuracy([record]))
+    return (accuracy, record["trainable_params"]) if len(search_directions()) == 2 else accuracy
+
+
+def search_directions() -> list[str]:
+    """Returns the directions of the search that Hydra runs; none if it runs none."""
+    sweeper: Any = HydraConfig.get().sweeper if HydraConfig.initialized() else None
+    if sweeper is None or "optuna" not in sweeper._target_:
+        return []
+    directions = list(sweeper.direction) if OmegaConf.is_list(sweeper.direction) else [sweeper.direction]
+    return [str(getattr(direction, "name", direction)) for direction in directions]
 
 
 def check_search(config: DictConfig) -> None:
-    """Raises `UserError` before any image is read if a search over settings would optimize the test set."""
-    is_search = HydraConfig.initialized() and "optuna" in HydraConfig.get().sweeper._target_
-    if is_search and config.protocol.name != "tune":
+    """Raises `UserError` before any image is read if a search over settings would optimize something else."""
+    directions = search_directions()
+    if directions and config.protocol.name != "tune":
         raise UserError(
             f"a search with protocol={config.protocol.name}: settings are chosen on val200, by protocol=tune"
         )
+    if directions and directions not in OBJECTIVES:
+        raise UserError(
+            f"hydra.sweeper.direction={','.join(directions)}: a search has the accuracy on val200 to maximize, and may "
+            f"have the trainable parameters to minimize: give maximize or [maximize,minimize]"
+        )
+
+
+def within_limit(settings: Settings, limit: int | None) -> Settings:
+    """Returns the settings with at most so many trainable parameters, without the head.
+
+    Raises:
+        UserError: if there are settings, and none has so few.
+    """
+    params = {
+        setting: max(record.content["trainable_params"] for record in of.values()) for setting, of in settings.items()
+    }
+    small = {setting: of for setting, of in settings.items() if limit is None or params[setting] <= limit}
+    if settings and not small:
+        raise UserError(
+            f"hparams_max_params={limit}: the smallest tuned setting has {min(params.values()):,} parameters"
+        )
+    return small
 
 
 def check_fixed(config: DictConfig) -> None:
@@ -153,6 +197,7 @@ def tuning_context(config: Any, fixed: Sequence[str]) -> dict[str, Any]:
         **{name: identity_of(get_entry(config, name, None)) for name in fixed},
         **{name: config["train"].get(name) for name in LENGTH},
         "method_version": config["method"].get("version", 1),
+        "composed": sorted(methods_of(config)[1:]),
     }
 
 

@@ -14,7 +14,8 @@ from moppa.report import published
 from moppa.report.build import read_tables
 from moppa.report.columns import Column, suite_columns
 from moppa.report.estimate import Estimate
-from moppa.report.plots import accuracy, cost, parameters, rank_diagram, routes, training
+from moppa.report.load import load_records
+from moppa.report.plots import accuracy, cost, parameters, rank_diagram, routes, search, training
 from moppa.report.plots.charts import CHARTS, page_charts
 from moppa.report.plots.data import PlotData, plot_data, published_plot_data
 from moppa.report.plots.encodings import log_ticks
@@ -296,3 +297,24 @@ def test_published_data_are_the_rows_tuned_on_val200():
     assert not any("OSU" in name for name in data.row_names)
     assert published_plot_data(rows, columns, "nowhere").baseline == data.row_names[0]
     assert published_plot_data([], columns) is None
+
+
+def test_the_pareto_front_of_a_search_has_no_setting_that_a_smaller_one_beats(tmp_path):
+    found = {2: (100, 70), 4: (200, 65), 8: (300, 80), 16: (300, 75), 32: (400, 80)}  # rank: parameters, accuracy
+    for rank, (params, percent) in found.items():
+        for seed, change in ((0, -1), (1, 1)):
+            overrides = ["method=compose", "task=eurosat", f"method.attach.methods.a.attach.rank={rank}"]
+            fields = {"seed": seed, "percent": percent + change, "trainable_params": params, "protocol": "tune"}
+            write_record_file(tmp_path, *overrides, **fields)
+    write_record_file(tmp_path, "method=lora", "task=eurosat", protocol="tune", trainable_params=1)
+    [found_search] = search.searches(load_records(tmp_path)[0])
+    assert found_search.name == "vtab1k-vit_b16_mae-tune-compose-eurosat-pareto"
+    assert [(found_search.params[key], found_search.accuracy[key]) for key in found_search.front] == [
+        (100, 70),
+        (300, 80),
+    ]
+    values = layer_values(search.pareto_chart(found_search))
+    assert len(values) == 2 + 5
+    assert sum(value["kind"] == "Pareto front" for value in values) == 2 + 2
+    written = write_figure(search.pareto_chart(found_search), tmp_path / "figure")
+    assert "accuracy on val200" in written[1].read_text()

@@ -82,6 +82,32 @@ def test_among_equal_settings_the_smaller_is_selected(tmp_path):
     assert config.method.attach.rank == 4
 
 
+def test_a_limit_of_the_parameters_selects_the_best_setting_below_it(tmp_path):
+    for rank, params, correct in ((4, 50, 120), (8, 100, 150), (16, 200, 160)):
+        write_tune_record(tmp_path, correct=correct, params=params, method__attach__rank=rank)
+    config, evidence = select_best(tmp_path, "hparams_max_params=100")
+    assert (config.method.attach.rank, evidence["max_params"], evidence["num_settings"]) == (8, 100, 2)
+    assert select_best(tmp_path)[0].method.attach.rank == 16
+    with pytest.raises(UserError, match=r"hparams_max_params=49: the smallest tuned setting has 50 parameters"):
+        select_best(tmp_path, "hparams_max_params=49")
+    for value, message in (("0.5", "integer of at least 0"), ("49", "add hparams=best")):
+        with pytest.raises(UserError, match=rf"hparams_max_params={value}.*{message}"):
+            select_best(tmp_path, f"hparams_max_params={value}", "hparams=given")
+
+
+def test_settings_of_other_composed_methods_are_not_compared(tmp_path):
+    overrides = ("task=eurosat", "method=compose")
+    other = "method@method.attach.methods.a=ssf"
+    fields = {"protocol": "tune", "weights": "w"}
+    write_record_file(tmp_path, *overrides, other, percent=90, **fields)
+    write_record_file(tmp_path, *overrides, "+method.attach.methods.a.layers=[0]", percent=60, **fields)
+    write_record_file(tmp_path, *overrides, percent=50, **fields)
+    best = select_best(tmp_path, *overrides)[0].method.attach.methods
+    assert (best.a.name, best.a.layers, best.a.attach._target_) == ("lora", [0], "baselines.lora.attach")
+    best = select_best(tmp_path, *overrides, other)[0].method.attach.methods
+    assert (best.a.name, best.a.attach._target_) == ("ssf", "baselines.ssf.attach")
+
+
 @pytest.mark.parametrize(
     "other",
     [{"train__epochs": 20}, {"data": "noah"}, {"backbone__image_size": 112}, {"task__version": 2}],
