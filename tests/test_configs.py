@@ -40,7 +40,8 @@ def test_every_yaml_of_the_other_groups_composes_and_builds():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_a_yaml_opens_with_its_command_and_is_named_like_its_file(path):
-    command = "python scripts/merge.py" if path.parent.name == "merge" or path.stem == "merging" else "python run.py"
+    scripts = {"merge": "scripts/merge.py", "merging": "scripts/merge.py", "continual": "scripts/continual.py"}
+    command = f"python {scripts.get(path.parent.name, scripts.get(path.stem, 'run.py'))}"
     assert f"# {command}" in path.read_text().split("\ndefaults:")[0].split("_target_")[0]
     config = OmegaConf.load(path)
     if "name" in config:

@@ -16,12 +16,12 @@ from moppa.utils.errors import UserError
 
 
 class Projection(nn.Module):
-    """Removes from the factors A (r, d_in) their part in the rows of Q (q, d_in), at the start and after each step.
+    """Removes from the factors A (r, d_in) their part in rows Q (q, d_in), at the start and after each step.
 
     This is projected gradient descent: the gradient's part in the subspace has no effect.
     """
 
-    def __init__(self, layers: list[tuple[list[Tensor], Float[Tensor, "q d_in"]]]) -> None:
+    def __init__(self, layers: list[tuple[list[Tensor], Tensor]]) -> None:
         super().__init__()
         self.downs = [downs for downs, _ in layers]  # lists, which register no parameter twice
         for index, (downs, rows) in enumerate(layers):

@@ -43,7 +43,7 @@ def run_protocol(
     yield from run_sequence(cells, {**chosen, "search": search}, make, results)
 
 
-def combinations(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
+def combinations(grid: Mapping[str, Any]) -> list[Settings]:
     """Returns every combination of the values of a grid; the empty one for an empty grid."""
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
@@ -87,7 +87,7 @@ def make_strategy(config: Any) -> Strategy:
     return instantiate(config, "continual.strategy")
 
 
-def in_order(cells: Sequence[Cell], order: int) -> list[Cell]:
+def in_order(cells: Sequence[Any], order: int) -> list[Any]:
     """Returns the cells in an order: 0 is that of the suite, any other number draws one."""
     validate.integer("orders", order, minimum=0)
     if order == 0:
