@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 
+from moppa.record.merge_schema import HEADS, mean_normalized, merge_key, merge_place
 from moppa.record.schema import REQUIRED, key_of
 from moppa.utils.atomic import sha256_file
 from tests.conftest import config_of
@@ -21,6 +22,7 @@ PARAMS = {
     "vpt_deep": 92160,
 }
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+SCALES = [0.1, 0.5, 1.5]  # of a merge
 COMMIT = "0123456789abcdef"
 
 
@@ -93,3 +95,58 @@ def write_predictions(path, record, shift=0):
     is_correct = np.roll(np.arange(total) < record["correct"], shift)
     predicted = np.where(is_correct, label, (label + 1) % classes).astype(np.int16)
     np.savez_compressed(path.with_suffix(".npz"), predicted=predicted, label=label)
+
+
+def merge_record_of(algorithm, tasks, *, names=("mini", "vit_micro", "lora"), seed=0, draw=0, scale=0.5, **merge):
+    """Returns the content of the record of a merge. `names` are suite, backbone and method; `tasks` its field."""
+    experts = {name: task["expert"]["tune"] for name, task in tasks.items()}
+    best = {name: expert["correct"] // 2 for name, expert in experts.items()}
+    correct = [best if tried == scale else dict.fromkeys(tasks, 1) for tried in SCALES]
+    content = {
+        "kind": "merge",
+        **dict(zip(("suite", "backbone", "method"), names, strict=True)),
+        "algorithm": algorithm,
+        "seed": seed,
+        "draw": draw,
+        "config": {
+            "scales": SCALES,
+            "head_l2": 0.01,
+            "merge": {"name": algorithm, "scale": None, "images": None, "draws": 1, "algorithm": {}, **merge},
+        },
+        "experts": ".",
+        "weights": {"name": "mae", "sha256": "w" * 64},
+        "dtype": "float32",
+        "search": {
+            "scales": SCALES,
+            "normalized": [mean_normalized(counts, experts) for counts in correct],
+            "correct": correct,
+        },
+        "scale": scale,
+        "tasks": tasks,
+        "device": {"type": "cpu", "name": "x86_64", "threads": 1},
+        "versions": {"moppa": "0.1.0"},
+        "git": {"commit": None, "dirty": None},
+    }
+    return with_merge_key(content)
+
+
+def with_merge_key(content):
+    pairs = [(task["expert"]["tune"]["key"], task["expert"]["final"]["key"]) for task in content["tasks"].values()]
+    return content | {"key": merge_key(content["config"], pairs, content["weights"]["sha256"], content["dtype"])}
+
+
+def write_merge_file(results, content):
+    """Writes the record of a merge at its path, with predictions that agree with it, and returns the path."""
+    path = results / "records" / merge_place(**content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for name, task in content["tasks"].items():
+        label = (np.arange(task["total"]) % task["num_classes"]).astype(np.int16)
+        arrays[f"{name}/label"] = label
+        for head in HEADS:
+            is_correct = np.roll(np.arange(task["total"]) < task[head], content["seed"])
+            arrays[f"{name}/{head}"] = np.where(is_correct, label, label + 1).astype(np.int16)
+    np.savez_compressed(path.with_suffix(".npz"), **arrays)
+    digest = {"sha256": sha256_file(path.with_suffix(".npz"))}
+    path.write_text(json.dumps(content | {"predictions": digest}))
+    return path

@@ -9,7 +9,7 @@ reason, and its files from before are deleted.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from moppa.report.build import list_excluded, no_records, read_tables
 from moppa.report.columns import suite_columns
 from moppa.report.comparison import baselines, without_baseline
 from moppa.report.load import load_records
-from moppa.report.merging import merge_tables
+from moppa.report.merging import MergeTable, merge_tables, read_merges
 from moppa.report.plots.charts import CHARTS, ROUTE_CHARTS
 from moppa.report.plots.data import PlotData, plot_data, published_plot_data
 from moppa.report.plots.encodings import Spec
@@ -52,7 +52,9 @@ def main() -> int:
     names = baselines(drawn_tables(tables), args.baseline)
     print(without_baseline(names, args.baseline), end="", file=sys.stderr)
     figures = [*table_figures(tables, names), *published_figures(args.results / "published.csv")]
-    figures += [*merge_figures(args.results), *search_figures(args.results)]
+    merges, excluded_merges = read_merges(args.results)
+    figures += [*merge_figures(merge_tables(merges)), *search_figures(args.results)]
+    excluded += excluded_merges
     if not figures and not tables:
         raise no_records(args.results)
     for name, spec in figures:
@@ -104,9 +106,9 @@ def route_figures(table: Table) -> Iterator[tuple[str, Callable[[], Spec]]]:
             yield f"{prefix}-{name}", partial(chart, {row.name: routes}, title)
 
 
-def merge_figures(results: Path) -> Iterator[tuple[str, Callable[[], Spec]]]:
+def merge_figures(tables: Sequence[MergeTable]) -> Iterator[tuple[str, Callable[[], Spec]]]:
     """Yields the charts of merged models, with the heads of the experts."""
-    for table in merge_tables(results):
+    for table in tables:
         if table.head == "trained_head":
             for name, spec in merge_charts(table).items():
                 yield f"{table.name}-{name}", partial(dict, spec)

@@ -11,6 +11,7 @@ import sys
 from moppa.cli.errors import prints_errors
 from moppa.report.build import list_excluded, no_records, read_tables
 from moppa.report.merge_page import write_merge_page
+from moppa.report.merging import merge_tables, read_merges
 from moppa.report.page import write_page
 from moppa.utils.paths import CONFIGS, ROOT, user_path
 
@@ -24,9 +25,12 @@ def main() -> int:
     )
     args = parser.parse_args()
     tables, excluded = read_tables(args.results, CONFIGS)
-    if not tables and not excluded:
+    merges, excluded_merges = read_merges(args.results)
+    merged, excluded = merge_tables(merges), [*excluded, *excluded_merges]
+    if not tables and not merged and not excluded:
         raise no_records(args.results)
-    print(*write_page(tables, args.results / "report"), *write_merge_page(args.results), sep="\n")
+    folder = args.results / "report"
+    print(*write_page(tables, folder, merged=merged), *write_merge_page(merged, folder), sep="\n")
     print(list_excluded(excluded, args.results), end="", file=sys.stderr)
     return 3 if excluded else 0
 

@@ -13,8 +13,6 @@ from rich.console import Console
 
 from moppa.cli.errors import prints_errors
 from moppa.report.build import list_excluded, no_records, write_tables
-from moppa.report.continual import write_continual_tables
-from moppa.report.merge_files import write_merge_tables
 from moppa.report.render.readme import quoting_files, update_readme
 from moppa.report.render.terminal import show
 from moppa.utils.errors import UserError
@@ -33,16 +31,15 @@ def main() -> int:
     args = parser.parse_args()
     is_own_results = IS_CHECKOUT and args.results.resolve() == ROOT.resolve() / "results"
     output = write_tables(args.results, CONFIGS, strict=args.strict)
-    merged = [*write_merge_tables(args.results), *write_continual_tables(args.results)]
-    if not output.written and not output.excluded and not merged:
+    if not output.written and not output.excluded:
         raise no_records(args.results)
     console = Console(soft_wrap=False)
     for table in output.tables if not args.quiet else []:
         show(table, console)
-    if written := [*output.written, *merged]:
-        print(*written, sep="\n")
+    if output.written:
+        print(*output.written, sep="\n")
     print(list_excluded(output.excluded, args.results), end="", file=sys.stderr)
-    if not (update_quotes() if is_own_results else True) or (output.excluded and not written):
+    if not (update_quotes() if is_own_results else True) or (output.excluded and not output.written):
         return 1
     return EXCLUDED if output.excluded else 0
 

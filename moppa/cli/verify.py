@@ -9,6 +9,8 @@ records of a task have the same labels; that the number of trained parameters is
 the commit exists in this checkout. Of a pack also that its files are those that were packed. Warns if the seeds of a
 cell were computed on different kinds of devices.
 
+The records of merges are verified too: their counts, the choice of their scale, their key, and the experts' records.
+
 --reevaluate loads the trained tensors if they were kept, evaluates them again, and compares the predictions. It needs
 the backbone's weights and the images; nothing is downloaded. If they are not where the records say:
 moppa verify results --reevaluate data.dir=DIR data.cache=DIR backbone.weights=FILE
@@ -24,15 +26,18 @@ Exit status: 0 if there is nothing wrong, 1 otherwise.
 import argparse
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from moppa.cli.errors import prints_errors
+from moppa.record.merge_schema import is_merge, merge_paths, read_merge_record
 from moppa.record.pack import MANIFEST, find_pack_problems, opened, read_manifest
 from moppa.record.recount import find_other_count
 from moppa.record.schema import read_record
 from moppa.record.submitted import submitted_packs
 from moppa.record.verify import Finding, verify_records
+from moppa.record.verify_merges import verify_merges
 from moppa.utils.errors import UserError
 from moppa.utils.paths import ROOT, user_path
 from moppa.utils.provenance import has_commit
@@ -81,20 +86,23 @@ def verify(
         UserError: if there are no records, or an option has a bad value.
     """
     root, shown = results / "records", given / "records"
-    paths = sorted(root.rglob("seed*.json"))
+    cells, merges = sorted(root.rglob("seed*.json")), merge_paths(results)
+    paths = [*cells, *merges]
     if not paths:
         raise UserError(f"there are no records in {shown}")
     problems = manifest_problems(results)
     verification = verify_records(results)
-    findings = list(verification.findings)
+    findings = [*verification.findings, *verify_merges(results)]
     found = {finding.path for finding in findings}
-    sound = [path for path in paths if path.relative_to(root).as_posix() not in found]
-    for path in sound:
-        of_path = deep_problems(path, counts_parameters)
+    sound, merged = ([path for path in of if path.relative_to(root).as_posix() not in found] for of in (cells, merges))
+    for path in (*sound, *merged):
+        of_path = (
+            commit_problems(read_merge_record(path)[0]) if is_merge(path) else deep_problems(path, counts_parameters)
+        )
         findings += [Finding(path=path.relative_to(root).as_posix(), problem=problem) for problem in of_path]
     if reevaluate is not None:
         settings = dict(parse_setting("--reevaluate", text) for text in reevaluate)
-        findings += repeat_all(sound, root, "evaluated", reevaluator(settings))
+        findings += repeat_all([*sound, *merged], root, "evaluated", reevaluator(settings))
     if rerun is not None:
         findings += rerun_some(sound, root, rerun, draw)
     for warning in verification.warnings:
@@ -131,9 +139,10 @@ def parse_setting(option: str, text: str) -> tuple[str, str]:
 
 def reevaluator(settings: dict[str, str]) -> Callable[[Path], str]:
     """Returns a function that evaluates the kept tensors of a record again and says what differs."""
+    from moppa.merging.reevaluate import reevaluate_merge
     from moppa.record.reevaluate import reevaluate
 
-    return lambda path: reevaluate(path, settings)
+    return lambda path: (reevaluate_merge if is_merge(path) else reevaluate)(path, settings)
 
 
 def rerun_some(sound: Sequence[Path], root: Path, words: Sequence[str], seed: int | None) -> list[Finding]:
@@ -182,9 +191,13 @@ def deep_problems(path: Path, counts_parameters: bool) -> list[str]:
             problems.append(find_other_count(record))
         except UserError as error:
             problems.append(str(error))
-    if (commit := record["git"]["commit"]) and has_commit(commit) is False:
-        problems.append(f"its commit {commit[:12]} is not in this repository")
-    return [problem for problem in problems if problem]
+    return [problem for problem in (*problems, *commit_problems(record)) if problem]
+
+
+def commit_problems(record: Mapping[str, Any]) -> list[str]:
+    """Returns a problem if the commit of a record is not in this repository."""
+    commit = record["git"]["commit"]
+    return [f"its commit {commit[:12]} is not in this repository"] if commit and has_commit(commit) is False else []
 
 
 if __name__ == "__main__":

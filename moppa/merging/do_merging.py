@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from moppa.merging.updates import Delta, LowRank, Update, decompose, dense, merge_matrices
+from moppa.merging.updates import Delta, LowRank, Update, decompose, merge_matrices
 from moppa.utils import validate
 
 
@@ -14,7 +14,7 @@ def merge(deltas: Sequence[Delta], *, steps: int, lr: float, penalty: float) -> 
     """Returns the mean column norms of the experts' matrices times their mean directions.
 
     Before, gradient steps move the factors of every expert a little, such that they are orthogonal to those of the
-    others. A dense matrix has the factors U S^1/2 and S^1/2 V^T. Tensors that are no matrices are averaged.
+    others. The factors of a matrix U S V^T are U S^1/2 and S^1/2 V^T. Tensors that are no matrices are averaged.
     """
     validate.integer("steps", steps, minimum=0)
     validate.number("lr", lr, minimum=0.0)
@@ -34,10 +34,8 @@ def merge_matrix(updates: Sequence[Update], *, steps: int, lr: float, penalty: f
 
 
 def factors_of(update: Update) -> LowRank:
-    """Returns the factors of a matrix; of a dense one, those of its singular value decomposition."""
-    if isinstance(update, LowRank):
-        return update
-    u, s, vh = decompose(dense(update))
+    """Returns the factors of a matrix from its singular value decomposition, so that a method's own do not matter."""
+    u, s, vh = decompose(update)
     return LowRank(u * s.sqrt(), s.sqrt()[:, None] * vh)
 
 
@@ -47,12 +45,13 @@ def orthogonalized(factors: Sequence[Tensor], *, steps: int, lr: float, penalty:
     For the steps the factors side by side are scaled to spectral norm 1, so that one learning rate suits all layers.
     """
     side_by_side = torch.cat(list(factors), dim=1)
-    norm = torch.linalg.matrix_norm(side_by_side, 2).clamp(min=torch.finfo(side_by_side.dtype).tiny)
+    is_wide = side_by_side.shape[0] < side_by_side.shape[1]
+    gram = side_by_side @ side_by_side.T if is_wide else side_by_side.T @ side_by_side
+    norm = torch.linalg.eigvalsh(gram)[-1].clamp(min=torch.finfo(gram.dtype).tiny).sqrt()
     start = side_by_side / norm
-    owner = torch.cat([torch.full((factor.shape[1],), index) for index, factor in enumerate(factors)])
-    is_between = owner[:, None] != owner[None, :]
-    moved = start.clone()
+    moved, sizes = start.clone(), [factor.shape[1] for factor in factors]
     for _ in range(steps):
-        overlap = (moved.T @ moved) * is_between
-        moved = moved - lr * (4 * moved @ overlap + 2 * penalty * (moved - start))
-    return list((moved * norm).split([factor.shape[1] for factor in factors], dim=1))
+        own = torch.cat([factor @ (factor.T @ factor) for factor in moved.split(sizes, dim=1)], dim=1)
+        overlap = torch.linalg.multi_dot([moved, moved.T, moved]) - own
+        moved = moved - lr * (4 * overlap + 2 * penalty * (moved - start))
+    return list((moved * norm).split(sizes, dim=1))

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from moppa.merging.updates import Delta, flat, stack, tensor_names
+from moppa.merging.updates import Delta, StoredDelta, flat, stack, tensor_names
 from moppa.utils import validate
 
 
@@ -47,10 +49,12 @@ def merge(deltas: Sequence[Delta], *, keep: float, clip: float) -> dict[str, Ten
         between = (updates * (updates.sign() * sizes).sum(dim=0)).tanh()
         return updates.sign() * clamped, within * between
 
-    scores = [
-        ends_of(torch.cat([competition(name)[1][index].flatten() for name in names]), 1 - keep, 1.0)
-        for index in range(len(deltas))
-    ]
+    with TemporaryDirectory() as folder:  # the scores of all experts
+        stored = [StoredDelta(Path(folder, str(index))) for index in range(len(deltas))]
+        for name in names:
+            for own, score in zip(stored, competition(name)[1], strict=True):
+                own.store(name, score)
+        scores = [ends_of(flat(own, stored), 1 - keep, 1.0) for own in stored]
     merged = {}
     for name in names:
         updates, competing = competition(name)

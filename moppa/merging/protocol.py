@@ -7,14 +7,15 @@ Every task keeps its own head: that of its expert, or one that is fitted again o
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from moppa.merging.merged_model import MergedModel, count_correct
+from moppa.merging.merged_model import MergedModel, predict
 from moppa.merging.stage import Stage
 from moppa.merging.training_images import TrainingImages
+from moppa.record.merge_schema import ARRAYS, best_scale, mean_normalized
 from moppa.utils.errors import UserError
 from moppa.utils.logistic import fit_logistic
 from moppa.utils.seeds import derive_seed
@@ -33,18 +34,23 @@ class Search:
 
     @property
     def best(self) -> float:
-        """The scale with the highest average, the smallest one of equals."""
-        return self.scales[max(range(len(self.scales)), key=lambda index: (self.normalized[index], -index))]
+        """The scale with the highest average, the first one of equals."""
+        return best_scale(self.scales, self.normalized)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a merge gives: the search, and the correct test images by task with trained heads and with fitted ones."""
+    """What a merge gives: the search, and the predicted test classes by task with both kinds of heads, with the labels.
+
+    The arrays of a task are those of `moppa.record.merge_schema.ARRAYS`.
+    """
 
     search: Search
-    trained_heads: Counts
-    fitted_heads: Counts
-    totals: Counts
+    predictions: Mapping[str, Mapping[str, np.ndarray]]
+
+    def num_correct(self, task: str, head: str) -> int:
+        """Returns how many test images of a task are classified correctly."""
+        return int((self.predictions[task][head] == self.predictions[task]["label"]).sum())
 
 
 def run_protocol(
@@ -59,14 +65,15 @@ def run_protocol(
     heads = [fit_head(model, task, head_l2) for task in final.tasks]
 
     # the last step: the test set, once
-    trained, fitted, totals = {}, {}, {}
+    predictions = {}
     for task, head in zip(final.tasks, heads, strict=True):
         split, labels = task.load(task.data.eval_split)
         features = model.features(split)
-        trained[task.name] = count_correct(features, labels, task.expert.head)
-        fitted[task.name] = count_correct(features, labels, head)
-        totals[task.name] = len(labels)
-    return Outcome(search=search, trained_heads=trained, fitted_heads=fitted, totals=totals)
+        arrays = (predict(features, task.expert.head), predict(features, head), labels)
+        predictions[task.name] = {
+            name: array.numpy().astype(np.int16) for name, array in zip(ARRAYS, arrays, strict=True)
+        }
+    return Outcome(search=search, predictions=predictions)
 
 
 def search_scale(merge: Merge, stage: Stage, model: MergedModel, *, scales: Sequence[float], seed: int) -> Search:
@@ -75,14 +82,15 @@ def search_scale(merge: Merge, stage: Stage, model: MergedModel, *, scales: Sequ
     if any(not tensor.isfinite().all() for tensor in delta.values()):
         raise UserError("the merged delta is not finite: lower the learning rate of the algorithm, or of the experts")
     loaded = [(task, *task.load(task.data.eval_split)) for task in stage.tasks]
+    experts = {task.name: task.expert.record for task in stage.tasks}
     normalized, correct = [], []
     for scale in scales:
         model.set_delta(delta, scale)
         counts = {
-            task.name: count_correct(model.features(split), labels, task.expert.head) for task, split, labels in loaded
+            task.name: int((predict(model.features(split), task.expert.head) == labels).sum())
+            for task, split, labels in loaded
         }
-        shares = [Fraction(counts[task.name], task.expert.record["total"]) / task.accuracy for task in stage.tasks]
-        normalized.append(round(float(sum(shares, Fraction(0)) / len(shares)), 12))
+        normalized.append(mean_normalized(counts, experts))
         correct.append(counts)
     return Search(scales=list(scales), normalized=normalized, correct=correct)
 

@@ -10,11 +10,12 @@ import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 
-from moppa.merging.merge_record import merge_key, record_path, write_merge_record
+from moppa.merging.merge_record import record_path, write_merge_record
 from moppa.merging.merged_model import MergedModel
 from moppa.merging.protocol import draw_seed, run_protocol
 from moppa.merging.stage import load_stage
 from moppa.record.cell import Cell
+from moppa.record.merge_schema import merge_key
 from moppa.record.parts import instantiate_parts
 from moppa.utils import validate
 from moppa.utils.atomic import atomic_write
@@ -76,7 +77,7 @@ def run_merges(group: Group, configs: Sequence[Mapping[str, Any]], results: Path
                 write_backbone(
                     model, Path(config["export"]) / f"{path.parent.parent.name}-{path.stem}.safetensors", parts
                 )
-            write_merge_record(path, config, draw, tune, final, outcome)
+            write_merge_record(path, results, config, draw, tune, final, outcome)
             yield path, True
 
 
@@ -85,7 +86,8 @@ def records_of(
 ) -> Iterator[tuple[Mapping[str, Any], int, Path]]:
     """Yields every config and draw with the path of its record."""
     for config in configs:
-        key = merge_key(config, list(group.tune), list(group.final))
+        pairs = [(tuned.key, cell.key) for tuned, cell in zip(group.tune, group.final, strict=True)]
+        key = merge_key(config, pairs, group.final[0].weights_sha256, group.final[0].dtype)
         for draw in range(config["merge"]["draws"]):
             yield config, draw, record_path(results, config, group.final[0], key, draw)
 

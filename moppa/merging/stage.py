@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
@@ -30,11 +29,6 @@ class TaskExpert:
     @property
     def name(self) -> str:
         return self.cell.config["task"]["name"]
-
-    @property
-    def accuracy(self) -> Fraction:
-        """The accuracy of the expert on the split that its protocol evaluates, at least that of one image."""
-        return Fraction(max(1, self.expert.record["correct"]), self.expert.record["total"])
 
     def load(self, split: str) -> tuple[Split, Tensor]:
         """Returns a split, and its labels."""

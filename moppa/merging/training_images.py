@@ -1,6 +1,8 @@
 """The training images of the merged tasks, for the algorithms that read some: never a validation or a test image."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,7 +52,9 @@ class TrainingImages:
         """Returns random images (count, 3, S, S) of a task, normalized, and their labels. The names name the use."""
         expert = self.stage.tasks[task]
         if task not in self.splits:
-            self.splits[task] = expert.data.load(expert.data.train_split)
+            split = expert.data.load(expert.data.train_split)
+            file = expert.expert.delta.folder / "images.npy"
+            self.splits[task] = replace(split, images=memory_mapped(split.images, file))
         split = self.splits[task]
         order = torch.randperm(len(split.labels), generator=generator_for(seed, "images", expert.name, *names))
         rows = order[:count].numpy()
@@ -69,3 +73,12 @@ class TrainingImages:
             features = network.forward_head(network.forward_features(images), pre_logits=True)
         head = self.stage.tasks[task].expert.head
         return features.float() @ head["weight"].to(self.device).T + head["bias"].to(self.device)
+
+
+def memory_mapped(images: np.ndarray, file: Path) -> np.ndarray:
+    """Returns images that are mapped from a file, so that those of many tasks need no memory."""
+    if isinstance(images, np.memmap):
+        return images
+    if not file.exists():
+        np.save(file, images)
+    return np.load(file, mmap_mode="r")

@@ -35,7 +35,8 @@ class StoredDelta(Mapping[str, Update]):
     def store(self, name: str, update: Update) -> None:
         """Writes an update."""
         self.files[name] = self.folder / f"{len(self.files)}.pt"
-        torch.save(tuple(part.contiguous() for part in parts_of(update)), self.files[name])
+        copies = tuple(part.clone(memory_format=torch.contiguous_format) for part in parts_of(update))
+        torch.save(copies, self.files[name])  # of a view torch would write all that it is a view of
 
     def __getitem__(self, name: str) -> Update:
         parts = torch.load(self.files[name], mmap=True)

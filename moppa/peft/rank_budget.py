@@ -3,7 +3,7 @@
 Zhang et al., "Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", ICLR 2023, arXiv 2303.10512.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -21,9 +21,9 @@ class TripletDelta(LowRankDelta):
     up: nn.ParameterList
     values: nn.ParameterList
 
-    def triplets(self) -> Iterator[tuple[nn.Parameter, nn.Parameter, nn.Parameter]]:
-        """Yields down (r, d_in), up (d_out, r) and values (r, 1) of each adapted matrix."""
-        yield from zip(self.down, self.up, self.values, strict=True)
+    def triplets(self) -> list[tuple[nn.Parameter, nn.Parameter, nn.Parameter]]:
+        """Returns down (r, d_in), up (d_out, r) and values (r, 1) of each adapted matrix."""
+        return list(zip(self.down, self.up, self.values, strict=True))  # torch.compile takes no generator here
 
 
 class RankBudget(nn.Module):

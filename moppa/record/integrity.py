@@ -1,7 +1,7 @@
 """Whether a record agrees with itself and with its predictions. Tables and `hparams=best` read records through it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -135,17 +135,8 @@ def read_predictions(path: Path, content: Mapping[str, Any]) -> tuple[np.ndarray
     file = path.with_suffix(".npz")
     if not file.exists():
         return None
-    data = file.read_bytes()
     sha256 = content.get("predictions", {}).get("sha256")  # old records have none
-    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"{file} has changed since its record was written; delete both and run the cell again")
-    try:
-        with file.open("rb") as opened, np.load(opened) as arrays:
-            predicted, label = arrays["predicted"], arrays["label"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise UserError(
-            f"{file} has no readable predictions ({error}); delete it and its record, and run the cell again"
-        ) from error
+    predicted, label = load_arrays(file, ("predicted", "label"), sha256)
     num_correct = int((predicted == label).sum())
     if len(label) != content["total"] or num_correct != content["correct"]:
         raise UserError(
@@ -153,3 +144,21 @@ def read_predictions(path: Path, content: Mapping[str, Any]) -> tuple[np.ndarray
             f"{content['total']}; delete both and run the cell again"
         )
     return predicted, label
+
+
+def load_arrays(file: Path, names: Iterable[str], sha256: str | None) -> list[np.ndarray]:
+    """Returns some arrays of a prediction file.
+
+    Raises:
+        UserError: if the file lacks one or cannot be read, or has another sha256 than the one given.
+    """
+    data = file.read_bytes()
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(f"{file} has changed since its record was written; delete both and run the cell again")
+    try:
+        with file.open("rb") as opened, np.load(opened) as arrays:
+            return [arrays[name] for name in names]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise UserError(
+            f"{file} has no readable predictions ({error}); delete it and its record, and run the cell again"
+        ) from error

@@ -7,7 +7,10 @@ from pathlib import Path
 from moppa.record.submitted import submitted_packs
 from moppa.record.verify import verify_records
 from moppa.report.columns import read_tasks
+from moppa.report.continual import write_continual_tables
 from moppa.report.load import Excluded, ValidRecord, exclude_record, load_records, relative_to
+from moppa.report.merge_files import write_merge_tables
+from moppa.report.merging import merge_tables, read_merges
 from moppa.report.render import csv_file, latex_html, markdown
 from moppa.report.table import Table, build_tables
 from moppa.utils.atomic import atomic_write
@@ -73,13 +76,16 @@ def drop_contradicted(records: list[ValidRecord], results: Path) -> tuple[list[V
 
 
 def write_tables(results: Path, configs: Path, *, strict: bool = False) -> WrittenTables:
-    """Writes `results/tables/SUITE-BACKBONE-PROTOCOL.{md,tex,csv,html}` for all records.
+    """Writes `results/tables/SUITE-BACKBONE-PROTOCOL.{md,tex,csv,html}` for all records, and the tables of merges
+    and of sequences of tasks.
 
     Raises:
         UserError: if `strict` and a record is excluded, also because its predictions contradict it. Nothing is written
             then.
     """
     tables, excluded = read_tables(results, configs, check_predictions=strict)
+    merges, excluded_merges = read_merges(results, check_predictions=strict)
+    excluded += excluded_merges
     if strict and excluded:
         raise UserError(
             f"nothing was written, because records had to be excluded ({len(excluded)}):\n"
@@ -92,4 +98,5 @@ def write_tables(results: Path, configs: Path, *, strict: bool = False) -> Writt
             with atomic_write(path) as temporary:
                 temporary.write_text(render(table), encoding="utf-8")
             written.append(path)
+    written += [*write_merge_tables(merge_tables(merges), results), *write_continual_tables(results)]
     return WrittenTables(tables=tables, written=written, excluded=excluded)

@@ -3,12 +3,12 @@
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from moppa.report.merging import HEADS, METRICS, READS_IMAGES, MergeRow, MergeTable, merge_tables
+from moppa.report.merging import METRICS, READS_IMAGES, TABLES, MergeRow, MergeTable
 from moppa.report.render.markdown import escape_markdown, grid
 from moppa.report.rounding import round_text
 from moppa.utils.atomic import atomic_write
@@ -24,7 +24,7 @@ def render_markdown(table: MergeTable) -> str:
     number = rows[0].num_tasks
     lines = [
         f"# Merged models: {escape_markdown(table.suite)}, {escape_markdown(table.backbone)}",
-        f"One backbone out of {number} experts, in percent; {HEADS[table.head]}.",
+        f"One backbone out of {number} experts, in percent; {TABLES[table.head]}.",
         grid(["experts: algorithm", "Scale", *map(escape_markdown, columns.values())], cells),
         "\n".join(f"- {escape_markdown(note)}" for note in table_notes(rows)),
     ]
@@ -89,10 +89,10 @@ def render_csv(table: MergeTable) -> str:
 FORMATS: dict[str, Callable[[MergeTable], str]] = {"md": render_markdown, "csv": render_csv}
 
 
-def write_merge_tables(results: Path) -> list[Path]:
-    """Writes results/tables/merge-SUITE-BACKBONE*.{md,csv} for all records of merges and returns their paths."""
+def write_merge_tables(tables: Iterable[MergeTable], results: Path) -> list[Path]:
+    """Writes results/tables/merge-SUITE-BACKBONE*.{md,csv} and returns their paths."""
     written = []
-    for table in merge_tables(results):
+    for table in tables:
         for suffix, render in FORMATS.items():
             path = results / "tables" / f"{table.name}.{suffix}"
             with atomic_write(path) as temporary:

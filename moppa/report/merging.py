@@ -9,11 +9,13 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
+from moppa.record.merge_schema import FOLDER, merge_paths, read_merge_record
+from moppa.record.verify_merges import find_merge_inconsistency, verify_merges
+from moppa.report.load import Excluded
 from moppa.utils.errors import UserError
 
-FOLDER = "merge"  # below results/records
 REFERENCE = "frozen"  # the algorithm that changes nothing
-HEADS = {
+TABLES = {
     "trained_head": "the heads of the experts",
     "fitted_head": "heads fitted again on features of the merged backbone",
 }
@@ -145,37 +147,40 @@ class MergeTable:
         return {name: tasks[name]["title"] for name in ordered} | names
 
 
-def read_merge_records(results: Path) -> list[MergeRecord]:
-    """Returns the records of merges, sorted by path.
+def read_merges(results: Path, *, check_predictions: bool = False) -> tuple[list[MergeRecord], list[Excluded]]:
+    """Returns the records of merges, and the files that no table counts, sorted by path.
 
-    Raises:
-        UserError: if a file is not one.
+    Excluded is what is no record or contradicts itself; with `check_predictions` also what its predictions or the
+    records of its experts contradict.
     """
-    records = []
-    for path in sorted((results / "records" / FOLDER).rglob("merge-seed*.json")):
-        data = path.read_bytes()
+    problems = {finding.path: finding.problem for finding in verify_merges(results)} if check_predictions else {}
+    records, excluded = [], []
+    for path in merge_paths(results):
+        place = path.relative_to(results / "records").as_posix()
         try:
-            content = json.loads(data)
-            record = MergeRecord(content, hashlib.sha256(data).hexdigest())
-            for head in (*HEADS, "expert"):
-                record.accuracies(head)
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise UserError(
-                f"{path} is not the record of a merge ({error}); delete it and run the merge again"
-            ) from error
-        records.append(record)
-    return records
+            content, sha256 = read_merge_record(path)
+            problem = find_merge_inconsistency(content) or problems.get(place, "")
+        except UserError as error:
+            problem = str(error)
+        if problem:
+            _, suite, backbone, method, _, key = ("", *("",) * 5, *place.split("/")[:-1])[-6:]
+            excluded.append(
+                Excluded(relative_path=place, reason=problem, suite=suite, backbone=backbone, method=method, key=key)
+            )
+        else:
+            records.append(MergeRecord(content, sha256))
+    return records, excluded
 
 
-def merge_tables(results: Path) -> list[MergeTable]:
+def merge_tables(records: Iterable[MergeRecord]) -> list[MergeTable]:
     """Returns two tables for every suite and backbone: with trained heads, and with fitted ones."""
     groups: dict[tuple[str, str], list[MergeRecord]] = {}
-    for record in read_merge_records(results):
+    for record in records:
         groups.setdefault((record["suite"], record["backbone"]), []).append(record)
     return [
-        MergeTable(suite, backbone, head, merge_rows(records, head))
-        for (suite, backbone), records in sorted(groups.items())
-        for head in HEADS
+        MergeTable(suite, backbone, head, merge_rows(own, head))
+        for (suite, backbone), own in sorted(groups.items())
+        for head in TABLES
     ]
 
 

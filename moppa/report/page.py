@@ -15,6 +15,8 @@ from moppa.report.budget import cell_budget
 from moppa.report.estimate import Correctness, estimate_accuracy
 from moppa.report.links import class_names, method_links
 from moppa.report.load import ValidRecord, read_predictions
+from moppa.report.merge_page import page_links
+from moppa.report.merging import MergeTable
 from moppa.report.plots.charts import page_charts
 from moppa.report.plots.data import plot_data, published_plot_data
 from moppa.report.plots.training import spread_indices
@@ -45,8 +47,11 @@ SCOPES: dict[Any, str] = {"cell": " of the cell", "process": " of the process"}
 NOT_SHOWN = ("seed", "run", "logger")  # parts of a config that do not identify a cell
 
 
-def write_page(tables: list[Table], folder: Path) -> list[Path]:
-    """Writes the page and returns the paths of its files; the same tables give the same bytes."""
+def write_page(tables: list[Table], folder: Path, *, merged: Sequence[MergeTable] = ()) -> list[Path]:
+    """Writes the page, with links to the tables of merged models, and returns the paths of its files.
+
+    The same tables give the same bytes.
+    """
     from vl_convert import javascript_bundle
 
     config_ids: dict[str, int] = {}
@@ -59,6 +64,7 @@ def write_page(tables: list[Table], folder: Path) -> list[Path]:
             tables=[table_view(index, table) for index, table in enumerate(tables)],
             first=fullest(tables),
             flags=FLAGS,
+            merged=page_links(merged),
             data=packed(data),
             style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
             script="\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS),

@@ -1,6 +1,9 @@
 """Small deltas, dense or of low rank, and the algorithms with the settings of their YAMLs."""
 
+from importlib import import_module
+
 import torch
+import yaml
 
 from moppa.merging.updates import LowRank, dense
 from moppa.utils.seeds import generator_for
@@ -49,3 +52,10 @@ def assert_close(actual, expected, tolerance=1e-9):
     assert actual.keys() == expected.keys()
     for name in actual:
         torch.testing.assert_close(dense(actual[name]), dense(expected[name]), rtol=tolerance, atol=tolerance)
+
+
+def settings_of(name):
+    """Returns the function of an algorithm and the settings of its YAML."""
+    values = yaml.safe_load((CONFIGS / "merge" / f"{name}.yaml").read_text())["algorithm"]
+    module, _, function = values.pop("_target_").rpartition(".")
+    return getattr(import_module(module), function), values

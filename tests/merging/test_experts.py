@@ -1,6 +1,7 @@
 """From a finished cell to a delta: exact, in factors where the method has them, or one line that says why not."""
 
 import json
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,24 +15,14 @@ from moppa.record.trained import Finished
 from moppa.sweep.resolve import resolve_cell
 from moppa.utils.errors import UserError
 from run import run_cell
-from tests.conftest import TOY, config_of, mostly_slow
+from tests.conftest import ROOT, TOY, config_of, mostly_slow
 from tests.models import frozen_model, model_with, perturbed
 
-WEIGHTS = [
-    "bitfit",
-    "dora",
-    "full",
-    "lora",
-    "nola",
-    "repadapter",
-    "ssf",
-    "fact_tt",
-    "fact_tk",
-    "bi_lora",
-    "mola",
-    "mos",
-    "lntune",
-]
+TABLE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+MERGES = dict(re.findall(r"^\| `(\w+)` \|.*\| (yes|no) \| [A-Z]", TABLE, re.MULTILINE))
+NO_DELTA = {"linear", "id3"}  # ID3 selects its weights while it trains
+WEIGHTS = [method for method, merges in MERGES.items() if merges == "yes" and method not in NO_DELTA]
+OTHERS = [method for method, merges in MERGES.items() if merges == "no"]
 FACTORED = {"lora", "nola", "bi_lora", "mola", "mos", "fact_tt", "fact_tk"}
 
 
@@ -66,7 +57,7 @@ def test_factors_of_q_k_and_v_are_one_update_of_their_weight():
     assert not update.up[width : 2 * width].any()
 
 
-@pytest.mark.parametrize("method", mostly_slow(["adapter", "vpt_deep", "moppa"], {"adapter"}))
+@pytest.mark.parametrize("method", mostly_slow(OTHERS, {"adapter"}))
 def test_a_method_that_changes_activations_is_refused_in_one_line(method):
     with pytest.raises(UserError, match=rf"^{method} is not a weight: it changes activations or adds tensors.*lora"):
         delta_of(finished(method))

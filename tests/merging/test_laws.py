@@ -1,26 +1,20 @@
 """Laws over the algorithms that need no images, with the settings of their YAMLs unless a law names others."""
 
 import inspect
+import re
 from functools import partial
-from importlib import import_module
 
 import pytest
 import torch
-import yaml
 
 from moppa.merging import average, iso_c, knots_ties, lines, task_arithmetic, tsv
 from moppa.merging.updates import LowRank, dense
-from tests.conftest import CONFIGS
-from tests.merging.deltas import MERGES, assert_close, dense_deltas, draw, low_rank_deltas, made_dense
+from tests.conftest import ROOT
+from tests.merging.deltas import MERGES, assert_close, dense_deltas, draw, low_rank_deltas, made_dense, settings_of
 
+DOCS = (ROOT / "docs" / "merging.md").read_text(encoding="utf-8")
 SEEDED = {"dare", "dare_ties", "opcm"}
 FOR_TESTS = {name: {"seed": 0} for name in SEEDED} | {"wudi": {"steps": 5}}
-
-
-def settings_of(name):
-    values = yaml.safe_load((CONFIGS / "merge" / f"{name}.yaml").read_text())["algorithm"]
-    module, _, function = values.pop("_target_").rpartition(".")
-    return getattr(import_module(module), function), values
 
 
 def data_free():
@@ -55,6 +49,15 @@ def test_a_single_expert_comes_back(name, deltas):
     assert_close(algorithm(name, **NOT_IDENTITY.get(name, {}))(deltas), deltas[0])
 
 
+@pytest.mark.parametrize("name", NOT_IDENTITY)
+def test_the_documented_exceptions_change_a_single_expert(name):
+    [delta] = dense_deltas(1)
+    merged = algorithm(name)([delta])
+    assert any(not torch.allclose(merged[key], delta[key]) for key in delta)
+    [text] = re.findall(r"## What a single expert gives\n\n(.+?)\n\n##", DOCS, re.DOTALL)
+    assert f"`{name}`" in text
+
+
 def test_pcb_gives_a_single_expert_back_where_its_score_is_not_zero():
     [delta] = dense_deltas(1)
     merged = algorithm("pcb", keep=0.5, clip=0.0)([delta])
@@ -74,9 +77,8 @@ def test_the_order_of_the_experts_does_not_matter(name):
 
 @pytest.mark.parametrize("name", DATA_FREE)
 def test_factors_give_what_dense_matrices_give(name):
-    deltas, settings = low_rank_deltas(), {"steps": 0} if name == "do_merging" else {}  # its steps move the factors
-    factored, dense_ = (algorithm(name, **settings)(of) for of in (deltas, made_dense(deltas)))
-    assert_close(factored, dense_, tolerance=1e-5)
+    deltas = low_rank_deltas()
+    assert_close(algorithm(name)(deltas), algorithm(name)(made_dense(deltas)), tolerance=1e-5)
 
 
 @pytest.mark.parametrize("name", DATA_FREE)

@@ -1,9 +1,11 @@
 """The protocol end to end on two small tasks: what is read when, what is recorded, and what a missing expert says."""
 
 import json
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -11,13 +13,19 @@ import torch
 from omegaconf import OmegaConf
 
 from moppa.cli import merge as cli
+from moppa.cli import verify
 from moppa.data.task_data import TaskData
-from moppa.merging.merged_model import MergedModel
+from moppa.merging.merged_model import MergedModel, predict
+from moppa.merging.reevaluate import reevaluate_merge
 from moppa.merging.run import Group, run_merges
 from moppa.merging.stage import load_stage
+from moppa.record.merge_schema import read_merge_predictions
 from moppa.record.parts import instantiate_parts
+from moppa.record.reevaluate import NotEvaluatedError
 from moppa.record.schema import read_record
+from moppa.record.verify_merges import verify_merges
 from moppa.sweep.merge_groups import check_available
+from moppa.utils.atomic import sha256_file
 from moppa.utils.errors import UserError
 from run import run_cell
 from tests.conftest import TOY, config_of
@@ -91,12 +99,44 @@ def test_no_test_image_is_read_before_the_last_step(merged):
     assert set(merged.splits[:first]) == {"train800", "val200", "train800val200"}
 
 
-def test_plain_timm_loads_the_merged_backbone(group, merged):
+def test_plain_timm_loads_the_merged_backbone_and_gives_the_recorded_predictions(group, merged, tmp_path):
     model = timm.create_model("test_vit", num_classes=0, img_size=32, checkpoint_path=str(merged.file)).eval()
-    pretrained = MergedModel(instantiate_parts(group.final[0]), torch.device("cpu")).pretrained
-    changed = {name for name, tensor in model.state_dict().items() if not tensor.equal(pretrained[name])}
-    assert safetensors.torch.load_file(merged.file).keys() == pretrained.keys()
+    own = MergedModel(instantiate_parts(group.final[0]), torch.device("cpu"))
+    changed = {name for name, tensor in model.state_dict().items() if not tensor.equal(own.pretrained[name])}
+    assert safetensors.torch.load_file(merged.file).keys() == own.pretrained.keys()
     assert {name.split(".", 2)[2] for name in changed} == {"attn.qkv.weight"}
+    recorded = read_merge_predictions(merged.path, read(merged.path))
+    for task in load_stage(group.final, own, tmp_path).tasks:
+        split, labels = task.load("test")
+        with torch.no_grad():
+            features = model(own.preprocess.normalize(torch.from_numpy(np.array(split.images))))
+        assert predict(features, task.expert.head).tolist() == recorded[task.name]["trained_head"].tolist()
+        assert labels.tolist() == recorded[task.name]["label"].tolist()
+
+
+def test_the_record_is_verified_with_those_of_its_experts(merged):
+    assert verify_merges(merged.folder) == []
+
+
+@pytest.mark.slow  # merges three times
+def test_a_merge_is_evaluated_again_and_forged_predictions_are_found(group, tmp_path, monkeypatch, capsys):
+    [path] = run(group, tmp_path, "merge=average")
+    assert reevaluate_merge(path, {}) == ""
+    with np.load(path.with_suffix(".npz")) as arrays:
+        edited = dict(arrays)
+    edited["eurosat/trained_head"] = edited["eurosat/label"]
+    np.savez_compressed(path.with_suffix(".npz"), **edited)
+    content = read(path)
+    content["tasks"]["eurosat"]["trained_head"] = 48
+    path.write_text(json.dumps(content | {"predictions": {"sha256": sha256_file(path.with_suffix(".npz"))}}))
+    assert verify_merges(tmp_path) == []  # everything agrees
+    monkeypatch.setattr(sys, "argv", ["moppa verify", str(tmp_path), "--reevaluate"])
+    assert verify.main() == 1
+    output = capsys.readouterr().out
+    assert "its experts, merged again, give other predictions for" in output
+    assert "1 of 1 records evaluated again" in output
+    with pytest.raises(NotEvaluatedError, match="weights"):
+        reevaluate_merge(path, {"backbone.weights": str(tmp_path / "none.safetensors")})
 
 
 @pytest.mark.slow  # merges eight times

@@ -15,6 +15,12 @@ def test_a_stored_delta_is_the_same(tmp_path):
         assert {name: type(update) for name, update in stored.items()} == {n: type(u) for n, u in delta.items()}
 
 
+def test_a_stored_view_takes_the_space_of_its_entries_alone(tmp_path):
+    stored = StoredDelta(tmp_path)
+    stored.store("w", torch.zeros(1000, 100)[3])
+    assert stored.files["w"].stat().st_size < 10_000
+
+
 def test_a_low_rank_matrix_is_decomposed_as_its_dense_one_without_its_null_space():
     update = low_rank_deltas(1)[0]["blocks.0.attn.qkv.weight"]
     u, s, vh = decompose(update)

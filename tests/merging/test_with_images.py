@@ -1,5 +1,7 @@
 """The algorithms that read training images: least squares over inputs, and learned coefficients and masks."""
 
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,17 +12,34 @@ from moppa.merging.layer_inputs import Recorder
 from moppa.merging.learned import cross_entropy, entropy, learn_coefficients, weight_gradients
 from moppa.merging.training_images import TrainingImages
 from moppa.merging.updates import LowRank, dense, stack
-from tests.merging.deltas import assert_close, dense_deltas, draw, low_rank_deltas
+from tests.merging.deltas import MERGES, assert_close, dense_deltas, draw, low_rank_deltas, made_dense, settings_of
+
+
+class Layer(nn.Sequential):
+    """One linear layer in place of a backbone."""
+
+    def forward_features(self, images):
+        return self(images)
 
 
 class Training(TrainingImages):
-    """Two tasks of random images and one linear layer, in place of a backbone with heads."""
+    """Tasks of random images and one linear layer, in place of a backbone with heads.
 
-    num_tasks, network, pretrained = 2, None, None
+    `order` says which images and which outputs are those of each task.
+    """
 
-    def __init__(self):
-        self.network = nn.Sequential(nn.Linear(6, 12, dtype=torch.float32))
+    network, pretrained = None, None
+
+    def __init__(self, order=(0, 1)):
+        self.order = order
+        self.network = Layer(nn.Linear(6, 12))
+        for index, parameter in enumerate(self.network.parameters()):
+            nn.init.normal_(parameter, generator=torch.Generator().manual_seed(index))
         self.pretrained = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+
+    @property
+    def num_tasks(self):
+        return len(self.order)
 
     @torch.no_grad()
     def set_delta(self, delta):
@@ -28,10 +47,44 @@ class Training(TrainingImages):
             parameter.copy_(self.pretrained[name] + (dense(delta[name]) if name in delta else 0))
 
     def draw(self, task, count, *names, seed):
-        return draw(count, 6, seed=task).float(), torch.arange(count) % 3
+        return draw(count, 6, seed=self.order[task]).float(), torch.arange(count) % 3
 
     def logits(self, images, task):
-        return self.network(images)[:, 3 * task : 3 * task + 3]
+        first = 3 * self.order[task]
+        return self.network(images)[:, first : first + 3]
+
+
+READS_IMAGES = [name for name in MERGES if "training" in inspect.signature(settings_of(name)[0]).parameters]
+QUICK = {"steps": 3, "num_images": 16}
+
+
+def merge_with(name, deltas, training, **others):
+    """Returns what an algorithm gives with the settings of its YAML, a few steps and a few images."""
+    function, values = settings_of(name)
+    quick = {setting: value for setting, value in QUICK.items() if setting in values}
+    return function(deltas, **values | quick | others, seed=0, training=training)
+
+
+@pytest.mark.parametrize("name", READS_IMAGES)
+def test_the_order_of_the_experts_does_not_matter(name):
+    first, second = experts()
+    merged = merge_with(name, [first, second], Training())
+    assert_close(merge_with(name, [second, first], Training(order=(1, 0))), merged, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("name", READS_IMAGES)
+def test_factors_give_what_dense_matrices_give(name):
+    merged = merge_with(name, experts(), Training())
+    assert_close(merge_with(name, made_dense(experts()), Training()), merged, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("name", READS_IMAGES)
+def test_a_single_expert_comes_back_unless_something_is_learned(name):
+    settings = {"atlas": {"steps": 0, "initial": 1.0}, "adamerging": {"steps": 0, "initial": 1.0}}
+    settings["concrete"] = {"steps": 0}
+    [expert] = experts(1)
+    merged = merge_with(name, [expert], Training(order=(0,)), **settings.get(name, {}))
+    assert_close(merged, expert, tolerance=1e-4)
 
 
 def experts(count=2):

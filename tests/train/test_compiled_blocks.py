@@ -26,20 +26,20 @@ from moppa.record.schema import read_record
 from run import run_cell
 from tests import conftest
 
-def losses_of(step, method, seed):
+def losses_of(step, words, seed):
     paths = [f"run.results=PLACE/{step}", "data.cache=PLACE/store", f"run.step={step}"]
-    overrides = [*conftest.TOY, *paths, f"method={method}", "train.drop_path=0.3", f"seed={seed}"]
+    overrides = [*conftest.TOY, *paths, *f"method={words}".split(), "train.drop_path=0.3", f"seed={seed}"]
     record = read_record(run_cell(conftest.config_of(*overrides)).record)
     return [epoch["loss"] for epoch in record["curve"]]
 
 torch.nn.Module.compile = functools.partialmethod(torch.nn.Module.compile, backend=sys.argv[1])
-for method in sys.argv[2:]:
-    eager = losses_of("eager", method, 0)
+for words in sys.argv[2:]:
+    eager = losses_of("eager", words, 0)
     before = counters["stats"]["unique_graphs"]
-    compiled = losses_of("compiled", method, 0)
+    compiled = losses_of("compiled", words, 0)
     first = counters["stats"]["unique_graphs"] - before
-    losses_of("compiled", method, 1)
-    print("result", json.dumps([method, eager, compiled, first, counters["stats"]["unique_graphs"] - before - first]))
+    losses_of("compiled", words, 1)
+    print("result", json.dumps([words, eager, compiled, first, counters["stats"]["unique_graphs"] - before - first]))
 """
 
 
@@ -52,16 +52,31 @@ for method in sys.argv[2:]:
 )
 def test_a_compiled_training_is_the_eager_one_and_compiles_three_kinds_of_block(backend, methods, tmp_path):
     """The first, those in the middle, and the last. In a separate process, without the tests' type checks."""
-    command = [sys.executable, "-c", PROGRAM.replace("PLACE", str(tmp_path)), backend, *methods]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = [line.removeprefix("result ") for line in done.stdout.splitlines() if line.startswith("result ")]
-    assert len(results) == len(methods)
-    for method, eager, compiled, num_graphs, num_more in map(json.loads, results):
+    for method, eager, compiled, num_graphs, num_more in trainings(backend, methods, tmp_path):
         assert compiled == pytest.approx(eager, rel=1e-3), method
         # SSF trains the patch embedding, so its first block gets an input with a gradient like the others
         assert num_graphs == (2 if method == "ssf" else 3), method
         assert num_more == 0, f"{method} was compiled again for another seed"
+
+
+def trainings(backend, methods, folder):
+    """Returns the results of PROGRAM for methods, each with the overrides behind its name."""
+    command = [sys.executable, "-c", PROGRAM.replace("PLACE", str(folder)), backend, *methods]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [line.removeprefix("result ") for line in done.stdout.splitlines() if line.startswith("result ")]
+    assert len(results) == len(methods)
+    return map(json.loads, results)
+
+
+@pytest.mark.slow
+def test_what_acts_outside_of_the_forward_pass_acts_on_compiled_blocks_too(tmp_path):
+    """AdaLoRA prunes its ranks after a step; PACE draws noise in the blocks, with another size in each."""
+    methods = ["adalora", "lora train.pace=0.5"]
+    for words, eager, compiled, num_graphs, num_more in trainings("aot_eager", methods, tmp_path):
+        assert compiled == pytest.approx(eager, rel=1e-3), words
+        assert num_graphs == (6 if "pace" in words else 3), words
+        assert num_more == 0, words
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from moppa.report.plots.encodings import (
     round_number,
     tooltip,
 )
-from moppa.report.plots.labels import label_layers
+from moppa.report.plots.labels import label_layers, stretch
 from moppa.report.plots.scales import fit_scale
 from moppa.utils.errors import UserError
 
-WIDTH, HEIGHT = 300, 320  # in pixels, of one panel
+WIDTH, HEIGHT = 300, 320  # in pixels, of one panel with a few rows
 UNKNOWN = (
     "fewer than half of the rows have records on all tasks which say that their cell ran alone (`alone`) or that the "
     "memory is its own (`peak_memory_scope`): run cells one at a time"
@@ -71,8 +71,9 @@ def cost_panel(data: PlotData, costs: dict[str, float], title: str, *, is_log: b
     ticks = {"values": log_ticks(min(costs.values()), max(costs.values()))} if is_log else {"tickCount": 6}
     x = {"title": title, "scale": x_scale.spec, "axis": {"format": "~g", "labelOverlap": True, **ticks}}
     y = {"scale": y_scale.spec, "title": f"accuracy, {data.mean_label} (%)"}
+    width, height = (round(stretch(len(values)) * size) for size in (WIDTH, HEIGHT))
     pixels = {
-        row: (WIDTH * x_scale.share(cost), HEIGHT * (1 - y_scale.share(float(means[row].value))))
+        row: (width * x_scale.share(cost), height * (1 - y_scale.share(float(means[row].value))))
         for row, cost in costs.items()
     }
     points = {
@@ -85,4 +86,4 @@ def cost_panel(data: PlotData, costs: dict[str, float], title: str, *, is_log: b
             "tooltip": tooltip("row", "label", "cost"),
         },
     }
-    return {"width": WIDTH, "height": HEIGHT, "layer": [points, *label_layers(pixels, WIDTH, HEIGHT)]}
+    return {"width": width, "height": height, "layer": [points, *label_layers(pixels, width, height)]}

@@ -1,5 +1,8 @@
 """The chart of accuracies against trainable parameters."""
 
+from collections.abc import Sequence
+from itertools import pairwise, zip_longest
+
 import pandas as pd
 
 from moppa.report.plots.data import PlotData
@@ -13,10 +16,10 @@ from moppa.report.plots.encodings import (
     log_ticks,
     tooltip,
 )
-from moppa.report.plots.labels import label_layers
+from moppa.report.plots.labels import Point, Segment, label_layers, stretch
 from moppa.report.plots.scales import Scale, fit_scale
 
-WIDTH, HEIGHT = 520, 340  # in pixels, of the plot without axes and legend
+WIDTH, HEIGHT = 520, 340  # in pixels, of the plot of a few rows without axes and legend
 
 
 def against_parameters(data: PlotData) -> Spec:
@@ -31,18 +34,19 @@ def against_parameters(data: PlotData) -> Spec:
     x = {**params_axis(params), "scale": x_scale.spec}
     y = {"type": "quantitative", "scale": y_scale.spec, "title": f"accuracy, {data.mean_label} (%)"}
     by_row = color_and_shape(data)
+    width, height = (round(stretch(len(points)) * size) for size in (WIDTH, HEIGHT))
     pixels = {
-        name: (WIDTH * x_scale.share(float(data.params.at[name])), HEIGHT * (1 - y_scale.share(float(mean.value))))
+        name: (width * x_scale.share(float(data.params.at[name])), height * (1 - y_scale.share(float(mean.value))))
         for name, mean in means.items()
     }
     return {
         "title": chart_title(data, "gray line: Pareto front" + "; vertical lines: 95% intervals" * data.has_intervals),
-        "width": WIDTH,
-        "height": HEIGHT,
+        "width": width,
+        "height": height,
         "layer": [
             {
                 "data": {"values": line},
-                "mark": {"type": "line", "interpolate": "step-after", "color": "#999", "strokeWidth": 1},
+                "mark": {"type": "line", "interpolate": "step-after", "color": "#777", "strokeWidth": 2},
                 "encoding": {"x": x, "y": {"field": "mean", **y}},
             },
             {
@@ -68,9 +72,16 @@ def against_parameters(data: PlotData) -> Spec:
                     "tooltip": tooltip("row", "params", "label", "low", "high"),
                 },
             },
-            *label_layers(pixels, WIDTH, HEIGHT),
+            *label_layers(pixels, width, height, drawn=steps([pixels[name] for name in front])),
         ],
     }
+
+
+def steps(points: Sequence[Point]) -> list[Segment]:
+    """Returns the segments of a line that goes from each point to the right, then up or down to the next."""
+    corners = [(following[0], point[1]) for point, following in pairwise(points)]
+    line = [place for pair in zip_longest(points, corners) for place in pair if place is not None]
+    return list(pairwise(line))
 
 
 def params_scale(params: pd.Series) -> Scale:
