@@ -17,7 +17,7 @@ from torch import Tensor
 from moppa.continual.record import load_tensors, save_tensors, step_path, write_step
 from moppa.continual.strategy import Strategy
 from moppa.merging.experts import head_name
-from moppa.merging.merged_model import MergedModel, count_correct
+from moppa.merging.merged_model import MergedModel, predict
 from moppa.record.cell import Cell
 from moppa.record.parts import Parts, instantiate_parts
 from moppa.record.trained_file import trained_path
@@ -113,7 +113,8 @@ class Evaluation:
             else:
                 self.model.set_delta(strategy.delta(task))
                 features = self.model.features(images)
-                correct[task] = count_correct(features, torch.from_numpy(images.labels.copy()), heads[task])
+                labels = torch.from_numpy(images.labels.copy())
+                correct[task] = int((predict(features, heads[task]) == labels).sum())
             totals[task] = len(images.labels)
         return {"correct": correct, "total": totals}
 
