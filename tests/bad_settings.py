@@ -263,4 +263,22 @@ SETTING_CASES = {
     "results full": (["run.results=MOUNTS/full"], ["cannot write", "No space left", "make room"]),
     "cache under a file": (["data.cache=FILES/weights.txt"], ["cannot write", "a file in place of a folder"]),
     "cache on a full disk": (["data.cache=MOUNTS/full"], ["needs", "are free", "make room"]),
+    "quantized to an unknown number of bits": (
+        ["backbone.quantize=int2"],
+        ["backbone.quantize='int2'", "int8, int4, mixed", "null"],
+    ),
+    "mixed bits without their mean": (["backbone.quantize=mixed"], ["backbone.quantize_bits=None", "at most 8"]),
+    "mean bits of one width": (
+        ["backbone.quantize=int8", "backbone.quantize_bits=6"],
+        ["backbone.quantize_bits=6", "needs quantize=mixed"],
+    ),
+    "calibration of nothing": (["backbone.quantize_rounds=2"], ["backbone.quantize_rounds=2", "set it to 0"]),
+    "calibration in -1 rounds": (
+        ["backbone.quantize=int4", "backbone.quantize_rounds=-1"],
+        ["backbone.quantize_rounds=-1", "at least 0"],
+    ),
+    "quantized weights that a method trains": (
+        ["method=full", "backbone.quantize=int8"],
+        ["backbone.quantize=int8", "trains 24 of the 24 quantized weights", "backbone.quantize=null"],
+    ),
 }

@@ -20,6 +20,7 @@ from torch import nn
 
 import moppa.backbone.vit_micro  # noqa: F401 - registers vit_micro in timm
 from moppa.backbone.preprocess import Preprocess
+from moppa.backbone.quantize import BITS
 from moppa.backbone.weights import load_weights
 from moppa.backbone.weights_file import RANDOM, download_weights, existing_weights_path, file_sha256
 from moppa.utils import validate
@@ -49,9 +50,12 @@ class Backbone:
             file of this package, or "random" for seeded random weights (for tests and benchmarks).
         untrained: Modules that are not in the checkpoint and keep their initial weights.
         unused: Modules of the checkpoint that are not in the model.
+        quantize: "int8", "int4" or "mixed" for linear layers whose weights have so few bits, or None.
+        quantize_bits: The mean of "mixed", which chooses 4 or 8 bits for each layer on the training images, or None.
+        quantize_rounds: Rounds of the layer-wise calibration on the training images; 0 for none.
 
     Raises:
-        SettingError: If timm has no such model or the image size is not positive.
+        SettingError: If timm has no such model or another value is wrong.
     """
 
     name: str
@@ -61,6 +65,9 @@ class Backbone:
     weights: str | None
     untrained: Sequence[str]
     unused: Sequence[str]
+    quantize: str | None
+    quantize_bits: float | None
+    quantize_rounds: int
 
     def __post_init__(self) -> None:
         for name in ("name", "timm", *(["weights"] if self.weights is not None else [])):
@@ -68,10 +75,25 @@ class Backbone:
         for name in ("untrained", "unused"):
             validate.texts(name, getattr(self, name))
         validate.integer("image_size", self.image_size, minimum=1)
+        if self.quantize is not None and str(self.quantize) not in BITS:
+            raise SettingError("quantize", f"={self.quantize!r}: it must be one of {', '.join(BITS)}, or null")
+        if validate.integer("quantize_rounds", self.quantize_rounds, minimum=0) and self.quantize is None:
+            raise SettingError(
+                "quantize_rounds", f"={self.quantize_rounds} calibrates nothing with quantize=null: set it to 0"
+            )
+        if self.quantize == "mixed":
+            validate.number("quantize_bits", self.quantize_bits, minimum=min(BITS["mixed"]), maximum=max(BITS["mixed"]))
+        elif self.quantize_bits is not None:
+            raise SettingError("quantize_bits", f"={self.quantize_bits} needs quantize=mixed: set it to null")
         if self.timm not in timm_models():
             raise SettingError(
                 "timm", f"={self.timm!r} is not a model of timm {timm.__version__}; see timm.list_models()"
             )
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the quantized weights depend on training images."""
+        return self.quantize_rounds > 0 or self.quantize == "mixed"
 
     def weights_file(self) -> Path | None:
         """Returns the local checkpoint, downloaded if `weights` is None; None if the weights are random.

@@ -30,7 +30,7 @@ FACTS = re.compile(
     r"(?:at most )?([\d,]+) trainable parameters on ViT-B/16 at 224 px, without the head; defined on ([\w, ]+)\."
 )
 NUM_COLUMNS = 3  # of methods in the README
-PLURALS = {"lr": "learning rates", "priors": "sets of priors"}
+PLURALS = {"lr": "learning rates", "priors": "sets of priors", "quantize": "bit widths"}
 
 
 @dataclass(frozen=True, kw_only=True)

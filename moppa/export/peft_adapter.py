@@ -58,6 +58,12 @@ def write_peft(finished: Finished, out: Path) -> None:
     Raises:
         UserError: if peft has no such method.
     """
+    quantize = finished.record["config"]["backbone"].get("quantize")
+    if quantize is not None:
+        raise UserError(
+            f"the adapter belongs to a backbone with backbone.quantize={quantize}, and peft would add it to the "
+            f"pretrained one: --to timm writes the backbone too"
+        )
     config, tensors = adapter_of(finished)
     head = head_name(finished.model)
     tensors |= {f"{head}.{name}": tensor for name, tensor in finished.model.get_submodule(head).state_dict().items()}

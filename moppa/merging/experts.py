@@ -77,6 +77,11 @@ def delta_of(finished: Finished) -> dict[str, Update]:
 def check_method(cell: Cell) -> None:
     """Raises `UserError` before any expert is trained if the method of a cell is not a weight."""
     parts = instantiate_parts(cell)
+    if parts.backbone.is_calibrated:
+        raise UserError(
+            "experts have no common backbone if each is quantized by the images of its task: set "
+            "backbone.quantize_rounds=0, and backbone.quantize to int8, int4 or null"
+        )
     model, method = parts.attached(torch.device("cpu")).model, cell.config["method"]["name"]
     if trains_only_head(model):
         raise nothing_to_merge(method)

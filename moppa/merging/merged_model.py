@@ -25,12 +25,13 @@ class MergedModel:
     """
 
     def __init__(self, parts: Parts, device: torch.device) -> None:
-        model: Any = parts.build_model()
+        frozen = parts.frozen(torch.device("cpu"))
+        model: Any = frozen.model
         head = head_name(model)
         self.pretrained = {
             name: tensor.clone() for name, tensor in model.state_dict().items() if not name.startswith(f"{head}.")
         }
-        self.preprocess: Preprocess = parts.recipe.preprocess(parts.backbone.preprocess(model))
+        self.preprocess: Preprocess = frozen.preprocess
         self.model: nn.Module = skip_unused(model.to(device).eval(), parts.run.skip_unused)
         to_precision(self.model, precision_name(parts.run.precision, device.type))
         self.changed: set[str] = set()

@@ -51,6 +51,9 @@ LORA = {"share_down": False, "init": "kaiming_uniform", "dropout": 0.0}
 # Settings that were added after records existed, with the value that reproduces what the code did before. With another
 # value they count in the key, so that older records keep theirs; a record that lacks one is read as having this value.
 ADDED: dict[str, Any] = {
+    "backbone.quantize": None,
+    "backbone.quantize_bits": None,
+    "backbone.quantize_rounds": 0,
     "train.decay_1d": True,
     "train.label_smoothing": 0.0,
     "train.clip_norm": None,

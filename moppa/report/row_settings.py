@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from moppa.record.schema import ADDED
 from moppa.record.task_changes import recorded_task_changes
 from moppa.report.composed import composed_overrides
 from moppa.report.load import ValidRecord
@@ -26,18 +27,26 @@ CHANGED_TASK = "task"  # the entry of a row whose task differs from its YAML
 
 def run_settings(record: ValidRecord, configs: Path, *, is_tuned: bool) -> dict[str, str]:
     """Returns what a record's result depends on besides method, task and seed: data, weights, changed settings."""
-    backbone = {name: value for name, value in record["config"]["backbone"].items() if name != "weights"}
     return {
         "data lineage": record["split"]["lineage"],
         "normalization": normalization_name(record),
         "weights": f"{record['weights']['name']} (sha256 {record['weights']['sha256'][:12]})",
         "dtype": str(record["dtype"]),
-        **changed_settings(backbone, configs / "backbone" / f"{record['backbone']}.yaml"),
+        **backbone_overrides(record, configs),
         **recipe_overrides(record, configs, is_tuned=is_tuned),
         **draw_settings(record),
         **({"sender": record.sender} if record.sender else {}),
         **task_changes(record, configs),
     }
+
+
+def backbone_overrides(record: ValidRecord, configs: Path) -> dict[str, str]:
+    """Returns the backbone's settings that differ from its YAML, which may lack those that were added since."""
+    backbone = {name: value for name, value in record["config"]["backbone"].items() if name != "weights"}
+    defaults = configs / "backbone" / f"{record['backbone']}.yaml"
+    added = within(ADDED, "backbone") if defaults.exists() else {}
+    implied = [name for name in added if name not in read_defaults(defaults) and backbone[name] == added[name]]
+    return changed_settings({name: value for name, value in backbone.items() if name not in implied}, defaults)
 
 
 def draw_settings(record: ValidRecord) -> dict[str, str]:

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from moppa.merging import average, concrete, do_merging, learned, lot, regmean
-from moppa.merging.layer_inputs import Recorder
 from moppa.merging.learned import cross_entropy, entropy, learn_coefficients, weight_gradients
 from moppa.merging.training_images import TrainingImages
 from moppa.merging.updates import LowRank, dense, stack
+from moppa.peft.layer_inputs import Recorder
 from tests.merging.deltas import MERGES, assert_close, dense_deltas, draw, low_rank_deltas, made_dense, settings_of
 
 
