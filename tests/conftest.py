@@ -28,12 +28,12 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 QUICK_METHODS = {"adapter", "bitfit", "linear", "lora", "moppa", "ssf", "vpt_deep"}  # one of each kind of insertion
+FEW_IMAGES = ("+task.num_train=160", "+task.num_val=40")  # in place of 800 and 200, to save time
 TOY = [
     "task=eurosat",
     "task.fingerprint=null",
     "task.test_sha256=null",
-    "+task.num_train=160",
-    "+task.num_val=40",
+    *FEW_IMAGES,
     "task.num_test=120",
     "data._target_=tests.toy_source.ToySource",
     "data.name=toy",

@@ -45,6 +45,7 @@ COMMANDS = {
     "official": ("moppa.cli.official", "compare the methods with their authors' code"),
     "gpu": ("moppa.cli.gpu", "check and measure everything that needs a GPU, in six minutes"),
     "bench-adapter": ("moppa.cli.bench_adapter", "measure MoPPA's operators"),
+    "bench-merging": ("moppa.cli.bench_merging", "measure the peak memory of merging algorithms"),
     "probe": ("moppa.cli.probe", "fit a linear probe on a backbone's features"),
     "pretrain": ("moppa.cli.pretrain", "pretrain vit_micro"),
     "routes": ("moppa.cli.routes", "plot the routing weights of a MoPPA cell"),

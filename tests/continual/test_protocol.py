@@ -14,7 +14,7 @@ from moppa.utils.errors import SettingError, UserError
 from tests.conftest import CONFIGS, TOY, config_of
 
 TASKS = ("eurosat", "diabetic_retinopathy", "svhn")
-SIZES = ("+task.num_train=64", "+task.num_val=32", "task.num_test=48", "train.epochs=1", "train.lr=1e-2")
+SIZES = ("task.num_train=64", "task.num_val=32", "task.num_test=48", "train.epochs=1", "train.lr=1e-2")
 STRATEGIES = sorted(path.stem for path in (CONFIGS / "continual").glob("*.yaml"))
 
 

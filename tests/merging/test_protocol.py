@@ -32,7 +32,7 @@ from tests.conftest import TOY, config_of
 from tests.merging.deltas import MERGES
 
 TASKS = ("eurosat", "diabetic_retinopathy")
-SIZES = ("+task.num_train=64", "+task.num_val=32", "task.num_test=48", "train.epochs=1", "train.lr=1e-2")
+SIZES = ("task.num_train=64", "task.num_val=32", "task.num_test=48", "train.epochs=1", "train.lr=1e-2")
 SHORT = ("scales=[0.5,1.0]",)
 
 

@@ -14,8 +14,8 @@ def run(monkeypatch, capsys, *arguments):
 @pytest.fixture
 def results(tmp_path):
     for task, percents in {"mini/digits": (80.0, 70.0), "mini/spots": (60.0, 60.5)}.items():
-        for priors, percent in zip(("[heat]", "[identity]"), percents, strict=True):
-            overrides = ["method=moppa", f"method.attach.priors={priors}", f"task={task}", "backbone=vit_micro"]
+        for setting, percent in zip(("method.attach.priors=[heat]", "+variant=moppa_control"), percents, strict=True):
+            overrides = ["method=moppa", setting, f"task={task}", "backbone=vit_micro"]
             for seed in range(3):
                 fields = {"seed": seed, "percent": percent + seed / 10, "predictions": True, "shift": seed}
                 write_record_file(tmp_path, *overrides, **fields)

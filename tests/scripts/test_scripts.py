@@ -64,7 +64,7 @@ def test_bench_adapter_writes_its_measurements(tmp_path):
 def test_a_run_uses_the_prepared_images(toy, tmp_path):
     process = script("prepare_data", *toy)
     assert process.returncode == 0, process.stderr
-    assert "eurosat: 1,120 images at 32 px, no digest" in process.stdout
+    assert "eurosat: 320 images at 32 px, no digest" in process.stdout
     run_cell(
         config_of(*toy, "method=linear", "+data.surplus=1")
     )  # one image too many: an error if the source were read

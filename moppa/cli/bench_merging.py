@@ -1,6 +1,6 @@
 """Measures the peak memory of merging algorithms on generated experts of a ViT-B/16, each in a process of its own.
 
-    python scripts/merge_memory.py ALGORITHM ... --folder DIR [--rank 8] [--only REGEX] [--set steps=1]
+    moppa bench-merging ALGORITHM ... --folder DIR [--rank 8] [--only REGEX] [--set steps=1]
 
 The experts are written to DIR if they are not there: 19 dense ones are 6.5 GB. With --only some tensors are merged,
 which is enough for the peak of an algorithm that treats one matrix after another.
@@ -32,7 +32,8 @@ def main() -> None:
     if not args.json:
         for name in args.algorithms:
             words = [word for word in sys.argv[1:] if word not in args.algorithms]
-            done = subprocess.run([sys.executable, __file__, name, *words, "--json"], capture_output=True, text=True)
+            command = [sys.executable, "-m", "moppa.cli.main", "bench-merging", name, *words, "--json"]
+            done = subprocess.run(command, capture_output=True, text=True)
             print(f"{name:<16} {done.stdout.strip() or done.stderr.strip()}", flush=True)
         return
     from moppa.bench.merging import merge_peak  # torch
