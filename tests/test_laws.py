@@ -139,6 +139,7 @@ def test_4_merging_keeps_the_logits(trained):
         torch.testing.assert_close(logits_of(stock), trained.logits, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("trained", mostly_slow_pairs(DEFINED), indirect=True)
 def test_5_the_same_seed_gives_the_same_bytes(trained, unchecked):
     before = torch.get_rng_state()
     model = model_with(trained.method, trained.backbone)
@@ -213,6 +214,7 @@ def test_7_the_numbers_are_those_that_the_papers_print():
     assert {method: facts_of(method)[0] for method in printed} == printed
 
 
+@pytest.mark.parametrize("trained", mostly_slow_pairs(DEFINED), indirect=True)
 def test_8_a_deep_copy_is_independent_and_a_pickled_one_gives_the_same_logits(trained, unchecked):
     model = copy.deepcopy(trained.model)
     model.train()(batch()[0])  # a forward pass may store a penalty

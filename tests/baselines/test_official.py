@@ -7,6 +7,7 @@ import pytest
 from moppa.bench.official import Reference, measure, read_cases
 from moppa.cli import official
 from moppa.utils.errors import UserError
+from tests.conftest import QUICK_METHODS
 
 CASES = read_cases()
 LIMIT = 1e-10  # the largest error that was measured is 8e-13
@@ -20,7 +21,13 @@ def reference(shared):
     return Reference(path)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['case']}-{case['method']}")
+def slow_unless_quick(case):
+    """Returns the parameter of a case of the authors' code."""
+    marks = [] if case["method"] in QUICK_METHODS else pytest.mark.slow
+    return pytest.param(case, id=f"{case['case']}-{case['method']}", marks=marks)
+
+
+@pytest.mark.parametrize("case", [slow_unless_quick(case) for case in CASES])
 def test_logits_and_input_gradients_are_those_of_the_authors_code(case, reference):
     errors = measure(case, reference)
     assert max(errors.values()) < LIMIT, errors

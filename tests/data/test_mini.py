@@ -47,7 +47,7 @@ def test_the_split_check_of_a_cached_task_is_official(tmp_path):
     assert (check["verdict"], check["test"]) == ("official", "official")
 
 
-@pytest.mark.parametrize("name", MINI)
+@pytest.mark.parametrize("name", mostly_slow(MINI, {"spots", "terrain"}))
 def test_validation_images_match_the_fingerprint_byte_for_byte(name, tmp_path):
     assert len(list(source_in(tmp_path).examples(task_of(name), "val200"))) == 200
 

@@ -84,7 +84,7 @@ def test_without_a_bottleneck_the_unit_has_the_full_width():
 
 
 @pytest.mark.parametrize("num_prefix", [0, 1, 5])
-@pytest.mark.parametrize("num_priors", [0, 1, 2])
+@pytest.mark.parametrize("num_priors", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("has_poisson", [True, False])
 def test_the_handwritten_gradient_is_the_derivative(num_prefix, num_priors, has_poisson):
     basis = physics.make_basis(3, 4, dtype=torch.float64, device=torch.device("cpu"))

@@ -10,7 +10,7 @@ import moppa
 from moppa.peft.collect import count_parameters
 from moppa.utils.errors import UserError
 from moppa.utils.method_yaml import read_method_yaml
-from tests.conftest import CONFIGS, METHODS
+from tests.conftest import CONFIGS, METHODS, QUICK_METHODS, mostly_slow
 from tests.models import attach, frozen_model
 
 SMALL = {"depth": 1, "embed_dim": 32, "num_heads": 2, "num_classes": 10}
@@ -117,9 +117,10 @@ def test_a_method_is_attached_once_and_saved_before_merging(tmp_path):
         moppa.save(moppa.attach(MODELS["vit"](), "linear"), tmp_path / "linear.safetensors")
 
 
-@pytest.mark.parametrize(
-    "method", [method for method in METHODS if not method.startswith(("spt", "gps", "rdp", "mask"))]
-)
+WITHOUT_IMAGES = [method for method in METHODS if not method.startswith(("spt", "gps", "rdp", "mask"))]
+
+
+@pytest.mark.parametrize("method", mostly_slow(WITHOUT_IMAGES, QUICK_METHODS))
 def test_the_library_attaches_what_a_cell_trains(method):
     cell = attach(frozen_model(), method)
     library = moppa.attach(frozen_model(), method, generator=torch.Generator().manual_seed(0))

@@ -73,6 +73,7 @@ def test_a_setting_that_cannot_change_the_outcome_does_not_change_the_key(overri
     assert cell(override).key == cell().key
 
 
+@pytest.mark.slow  # copies the project and starts a process
 def test_moving_a_class_to_another_module_changes_no_key(tmp_path):
     """In a copy of the project, the recipe, the label rules and LoRA move; a new process computes the key there."""
     for folder in ("moppa", "configs", "baselines"):
