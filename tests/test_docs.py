@@ -130,7 +130,7 @@ def test_a_new_method_is_one_py_and_one_yaml(tmp_path):
     number = len(METHODS) + 1
     assert f"{number} methods x 19 tasks x 3 seeds = {57 * number} cells" in (tree / sweeps[-1]).read_text()
 
-    laws = python("-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "tests/test_laws.py", "-k", "toy")
+    laws = python("-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "-m", "", "tests/test_laws.py", "-k", "toy")
     assert int(re.search(r"(\d+) passed", laws)[1]) >= 8
     cell = ["method=toy", "task=mini/digits", "backbone=vit_micro", "train=mini", "train.epochs=1"]
     assert "toy" in python("run.py", *cell)
