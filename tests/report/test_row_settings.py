@@ -20,7 +20,12 @@ def row_names(results, *rows, **fields):
 
 def test_the_settings_of_a_variant_are_its_name(tmp_path):
     variant = ["+variant=moppa_control"]
-    names = {"moppa", "moppa (variant control)", "moppa (priors identity, scale 2)", "moppa (priors heat)"}
+    names = {
+        "moppa",
+        "moppa (variant control)",
+        "moppa (priors identity, physics_rate 10, scale 2)",
+        "moppa (priors heat)",
+    }
     assert row_names(tmp_path, [], variant, [*variant, "method.attach.scale=2"], ONE_PRIOR) == names
 
 
