@@ -18,16 +18,15 @@ from moppa.record.write import Outcome, record_summary, save_trained, write_reco
 from moppa.sweep.resolve import resolve_cell
 from moppa.sweep.worker import lease
 from moppa.utils.config import sweep_name
-from moppa.utils.device import configure_process, get_device
-from moppa.utils.network import set_connect_timeout
+from moppa.utils.device import get_device
+from moppa.utils.run_settings import apply_run_settings
 from moppa.utils.usage import Usage
 
 
 def run_cell(config: DictConfig) -> Cell:
     """Trains one method on one task with one seed, evaluates it once, and writes the record."""
     run = config.run
-    configure_process(threads=run.threads, backend=run.matmul_backend, keep_memory=run.keep_memory)
-    set_connect_timeout(run.connect_timeout)
+    apply_run_settings(run)
     device = get_device(run.device)
     check_values(config)
     cell = resolve_cell(config)  # with hparams=best, its settings are selected here

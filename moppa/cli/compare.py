@@ -16,7 +16,7 @@ from moppa.report.build import list_excluded, no_records, read_tables
 from moppa.report.columns import suite_columns
 from moppa.report.comparison import baselines, without_baseline
 from moppa.report.render.comparison import comparison, published_page
-from moppa.utils.atomic import atomic_write
+from moppa.utils.atomic import write_text
 from moppa.utils.paths import CONFIGS, ROOT, user_path
 
 EXCLUDED = 3  # exit status
@@ -43,8 +43,7 @@ def main() -> int:
         raise no_records(args.results)
     for name, text in texts.items():
         path = args.results / "tables" / f"{name}.md"
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, text)
         print(path)
     print(without_baseline(names, args.baseline), end="", file=sys.stderr)
     print(list_excluded(excluded, args.results), end="", file=sys.stderr)

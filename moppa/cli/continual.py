@@ -38,13 +38,11 @@ def main() -> int:
     configs = continual_configs(own)
     from moppa.continual.protocol import in_order, run_protocol  # torch
     from moppa.sweep.merge_groups import merge_groups
-    from moppa.utils.device import configure_process
-    from moppa.utils.network import set_connect_timeout
+    from moppa.utils.run_settings import apply_run_settings
 
     groups, resolved = merge_groups(CONFIGS, cells, experts=None)
     run = resolved[0]["run"]
-    configure_process(threads=run["threads"], backend=run["matmul_backend"], keep_memory=run["keep_memory"])
-    set_connect_timeout(run["connect_timeout"])
+    apply_run_settings(run)
     results = user_path(run["results"])
     for config in configs:
         for tune, final in groups:

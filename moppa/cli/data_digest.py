@@ -16,7 +16,7 @@ from moppa.data.cache import prepare_splits
 from moppa.data.check import split_check
 from moppa.data.cli import image_format, parse_args, tasks_and_sources
 from moppa.data.task import SPLITS
-from moppa.utils.atomic import atomic_write
+from moppa.utils.atomic import write_text
 from moppa.utils.config import compose_config
 from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS
@@ -77,5 +77,4 @@ def write_digest(file: Path, name: str, digest: str) -> None:
         raise UserError(f"{file} cannot be read ({error.strerror or error}); add the lines above by hand") from error
     entry = f"test_sha256:  # {COMMENTS[name]}\n  {name}: {digest}\n"
     text = ENTRY.sub(entry, text, count=1) if ENTRY.search(text) else text + entry
-    with atomic_write(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(file, text)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from moppa.cli.errors import prints_errors
 from moppa.data.own_splits import csv_lines, data_yaml, find_images, fold_images, split_images, task_yaml
-from moppa.utils.atomic import atomic_write
+from moppa.utils.atomic import atomic_write, write_text
 from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, IS_CHECKOUT, user_path
 
@@ -66,8 +66,7 @@ def write(arguments: argparse.Namespace) -> None:
             csv.writer(file).writerows(lines)
         paths = [user_path(arguments.configs) / f"{path}.yaml" for path in texts]
         for path, text in zip(paths, texts.values(), strict=True):
-            with atomic_write(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(path, text)
         counts = ", ".join(f"{len(images)} {split}" for split, images in parts[task].items())
         print(f"{table}: {counts}", *paths, sep="\n")
     option = "" if user_path(arguments.configs).resolve() == CONFIGS.resolve() else f" --config-dir {arguments.configs}"

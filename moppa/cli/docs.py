@@ -18,7 +18,7 @@ from typing import Any
 
 from moppa.cli.errors import prints_errors
 from moppa.report.render.readme import quoting_files, updated_text
-from moppa.utils.atomic import atomic_write
+from moppa.utils.atomic import write_text
 from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS, IS_CHECKOUT, ROOT
 
@@ -71,8 +71,7 @@ def main() -> int:
     for path, text in changed:
         print(f"{path.relative_to(ROOT)}{': out of date, run make docs' if is_check else ''}")
         if not is_check:
-            with atomic_write(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(path, text)
     return 1 if is_check and changed else 0
 
 

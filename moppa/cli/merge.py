@@ -40,14 +40,12 @@ def main() -> int:
     from moppa.merging.experts import check_method  # torch
     from moppa.merging.run import Group, run_merges
     from moppa.sweep.merge_groups import check_available, merge_groups
-    from moppa.utils.device import configure_process
-    from moppa.utils.network import set_connect_timeout
+    from moppa.utils.run_settings import apply_run_settings
 
     experts = configs[0]["experts"]
     groups, resolved = merge_groups(CONFIGS, cells, experts=experts)
     run = resolved[0]["run"]
-    configure_process(threads=run["threads"], backend=run["matmul_backend"], keep_memory=run["keep_memory"])
-    set_connect_timeout(run["connect_timeout"])
+    apply_run_settings(run)
     for final in {final[0].config["method"]["name"]: final[0] for _, final in groups}.values():
         check_method(final)
     check_available([cell for group in groups for of_group in group for cell in of_group], cells, resolved, experts)

@@ -17,7 +17,7 @@ from torch import Tensor
 from moppa.continual.record import load_tensors, save_tensors, step_path, write_step
 from moppa.continual.strategy import Strategy
 from moppa.merging.experts import head_name
-from moppa.merging.merged_model import MergedModel, predict
+from moppa.merging.merged_model import MergedModel, count_correct
 from moppa.record.cell import Cell
 from moppa.record.parts import Parts, instantiate_parts
 from moppa.record.trained_file import trained_path
@@ -114,7 +114,7 @@ class Evaluation:
                 self.model.set_delta(strategy.delta(task))
                 features = self.model.features(images)
                 labels = torch.from_numpy(images.labels.copy())
-                correct[task] = int((predict(features, heads[task]) == labels).sum())
+                correct[task] = count_correct(features, heads[task], labels)
             totals[task] = len(images.labels)
         return {"correct": correct, "total": totals}
 

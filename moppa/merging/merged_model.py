@@ -57,3 +57,10 @@ class MergedModel:
 def predict(features: Float[Tensor, "count dim"], head: Mapping[str, Tensor]) -> Int[Tensor, " count"]:
     """Returns the classes that a linear head gives to features."""
     return (features @ head["weight"].to(features).T + head["bias"].to(features)).argmax(dim=1)
+
+
+def count_correct(
+    features: Float[Tensor, "count dim"], head: Mapping[str, Tensor], labels: Int[Tensor, " count"]
+) -> int:
+    """Returns the number of features to which a linear head gives their class."""
+    return int((predict(features, head) == labels).sum())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from moppa.merging.merged_model import MergedModel, predict
+from moppa.merging.merged_model import MergedModel, count_correct, predict
 from moppa.merging.stage import Stage
 from moppa.merging.training_images import TrainingImages
 from moppa.record.merge_schema import ARRAYS, best_scale, mean_normalized
@@ -87,8 +87,7 @@ def search_scale(merge: Merge, stage: Stage, model: MergedModel, *, scales: Sequ
     for scale in scales:
         model.set_delta(delta, scale)
         counts = {
-            task.name: int((predict(model.features(split), task.expert.head) == labels).sum())
-            for task, split, labels in loaded
+            task.name: count_correct(model.features(split), task.expert.head, labels) for task, split, labels in loaded
         }
         normalized.append(mean_normalized(counts, experts))
         correct.append(counts)

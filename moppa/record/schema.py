@@ -120,7 +120,7 @@ def key_of(config: Mapping[str, Any], weights_sha256: str, dtype: str) -> str:
     return short_digest(counted)
 
 
-def short_digest(identity: Mapping[str, Any]) -> str:
+def short_digest(identity: Any) -> str:
     """Returns the first 12 hex digits of the sha256 of what a key stands for."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -13,7 +13,7 @@ from moppa.report.merge_files import write_merge_tables
 from moppa.report.merging import merge_tables, read_merges
 from moppa.report.render import csv_file, latex_html, markdown
 from moppa.report.table import Table, build_tables
-from moppa.utils.atomic import atomic_write
+from moppa.report.table_files import write_formats
 from moppa.utils.errors import UserError
 
 FORMATS = {
@@ -93,10 +93,6 @@ def write_tables(results: Path, configs: Path, *, strict: bool = False) -> Writt
         )
     written = []
     for table in tables:
-        for suffix, render in FORMATS.items():
-            path = results / "tables" / f"{table.name}.{suffix}"
-            with atomic_write(path) as temporary:
-                temporary.write_text(render(table), encoding="utf-8")
-            written.append(path)
+        written += write_formats(table, FORMATS, results)
     written += [*write_merge_tables(merge_tables(merges), results), *write_continual_tables(results)]
     return WrittenTables(tables=tables, written=written, excluded=excluded)

@@ -11,10 +11,11 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
+from moppa.record.schema import short_digest
 from moppa.report.merging import mean
 from moppa.report.render.markdown import escape_markdown, grid
 from moppa.report.rounding import round_text
-from moppa.utils.atomic import atomic_write
+from moppa.report.table_files import write_formats
 from moppa.utils.errors import UserError
 
 FOLDER = "continual"  # below results/records
@@ -143,7 +144,7 @@ def setting_of(record: Mapping[str, Any]) -> str:
     train = {name: value for name, value in record["train"].items() if f"train.{name}" not in chosen}
     own = {name: value for name, value in strategy.items() if name not in chosen}
     setting = [own, train, record["dtype"], [candidate["settings"] for candidate in search]]
-    return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:6]
+    return short_digest(setting)[:6]
 
 
 def text_of(values: Sequence[Fraction | None]) -> str:
@@ -205,11 +206,4 @@ FORMATS: dict[str, Callable[[ContinualTable], str]] = {"md": render_markdown, "c
 
 def write_continual_tables(results: Path) -> list[Path]:
     """Writes results/tables/continual-SUITE-BACKBONE-PROTOCOL*.{md,csv} and returns their paths."""
-    written = []
-    for table in continual_tables(results):
-        for suffix, render in FORMATS.items():
-            path = results / "tables" / f"{table.name}.{suffix}"
-            with atomic_write(path) as temporary:
-                temporary.write_text(render(table), encoding="utf-8")
-            written.append(path)
-    return written
+    return [path for table in continual_tables(results) for path in write_formats(table, FORMATS, results)]

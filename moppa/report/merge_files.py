@@ -11,7 +11,7 @@ from typing import Any
 from moppa.report.merging import METRICS, READS_IMAGES, TABLES, MergeRow, MergeTable
 from moppa.report.render.markdown import escape_markdown, grid
 from moppa.report.rounding import round_text
-from moppa.utils.atomic import atomic_write
+from moppa.report.table_files import write_formats
 
 
 def render_markdown(table: MergeTable) -> str:
@@ -91,11 +91,4 @@ FORMATS: dict[str, Callable[[MergeTable], str]] = {"md": render_markdown, "csv":
 
 def write_merge_tables(tables: Iterable[MergeTable], results: Path) -> list[Path]:
     """Writes results/tables/merge-SUITE-BACKBONE*.{md,csv} and returns their paths."""
-    written = []
-    for table in tables:
-        for suffix, render in FORMATS.items():
-            path = results / "tables" / f"{table.name}.{suffix}"
-            with atomic_write(path) as temporary:
-                temporary.write_text(render(table), encoding="utf-8")
-            written.append(path)
-    return written
+    return [path for table in tables for path in write_formats(table, FORMATS, results)]

@@ -34,7 +34,7 @@ from moppa.report.render.text import (
 )
 from moppa.report.rounding import exact, round_text
 from moppa.report.table import Row, Table
-from moppa.utils.atomic import atomic_write
+from moppa.utils.atomic import write_text
 from moppa.utils.errors import UserError
 from moppa.utils.paths import CONFIGS
 
@@ -73,8 +73,7 @@ def write_page(tables: list[Table], folder: Path, *, merged: Sequence[MergeTable
     library = f"(function () {{{javascript_bundle('window.vegaEmbed = vegaEmbed;')}}})();\n"
     paths = []
     for name, content in {"index.html": page, "vega.js": library}.items():
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+        write_text(folder / name, content)
         paths.append(folder / name)
     return paths
 

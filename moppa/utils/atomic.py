@@ -55,14 +55,23 @@ def atomic_write(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(target: Path, text: str) -> None:
+    """Writes text as a whole or not at all.
+
+    Raises:
+        UserError: if the file system refuses.
+    """
+    with atomic_write(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(target: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON that is the same for equal content, as a whole or not at all.
 
     Raises:
         UserError: if the file system refuses.
     """
-    with atomic_write(target) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(target, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def write_error(target: Path, error: OSError) -> UserError:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moppa.report.render.markdown import grid
-from moppa.utils.atomic import atomic_write
+from moppa.utils.atomic import write_text
 from moppa.utils.errors import UserError
 
 QUOTED = re.compile(r"(<!-- table ([^;\s]+)((?:; [^;]+?)*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -83,6 +83,5 @@ def update_readme(path: Path, tables: Path) -> bool:
     before = path.read_text(encoding="utf-8")
     after = updated_text(before, tables)
     if after != before:
-        with atomic_write(path) as temporary:
-            temporary.write_text(after, encoding="utf-8")
+        write_text(path, after)
     return after != before
