@@ -7,10 +7,12 @@ others. Writes one JSON file and prints a short table last. Without a GPU every 
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from moppa.utils.paths import MOPPA_COMMAND, ROOT, user_path
 SECONDS = 350  # for everything
 # the most seconds of each part; the last gets what is left
 LIMITS = {"tests": 130, "machine": 25, "steps": 80, "evaluation": 30, "cells": 70, "peft": 60, "compiled": 120}
+TEST_PROCESSES = 8
 TEST_FILES = ("test_gpu.py", "mixture/test_kernel.py")
 PYTEST = [
     sys.executable,
@@ -90,15 +93,21 @@ def run_in_process(part: str, out: Path, seconds: float) -> str:
         return "not run: no time was left"
     command = [*MOPPA_COMMAND, "gpu", "--part", part, "--out", str(out)]
     if part == "tests":
-        command = [*PYTEST, *(str(ROOT / "tests" / name) for name in TEST_FILES)]
+        command = [*PYTEST, *in_parallel(), *(str(ROOT / "tests" / name) for name in TEST_FILES)]
     try:
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=seconds, text=True)
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as stopped:
+        print((stopped.stdout or b"").decode(errors="replace"), file=sys.stderr)
         return f"stopped at its limit of {seconds:.0f} s"
     print(done.stdout, file=sys.stderr)
     if part == "tests":
         return f"{last_line(done.stdout)}"
     return "done" if done.returncode == 0 else f"failed with status {done.returncode}"
+
+
+def in_parallel() -> list[str]:
+    """Returns the arguments that let pytest-xdist, if it is installed, run the tests in several processes."""
+    return ["-n", str(min(TEST_PROCESSES, os.cpu_count() or 1))] if find_spec("xdist") else []
 
 
 def last_line(text: str) -> str:

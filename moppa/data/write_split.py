@@ -5,7 +5,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from moppa.data.split import check_names, hash_decoded, split_definition
 from moppa.data.task import Task, hash_names
 from moppa.utils.errors import UserError
 from moppa.utils.progress import progress_bar
+from moppa.utils.provenance import version_of
 
 CHUNK_BYTES = 3 << 20  # small enough to be hashed and written while it is in the processor's cache
 MAX_CHUNK_IMAGES = 64
@@ -79,7 +79,7 @@ def split_facts(task: Task, split: str, source: Source, image_format: ImageForma
         "versions": {
             "pillow": Image.__version__,
             "numpy": np.__version__,
-            "tensorflow-datasets": version("tensorflow-datasets"),
+            "tensorflow-datasets": version_of("tensorflow-datasets"),
         },
     }
 
