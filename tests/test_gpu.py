@@ -164,7 +164,9 @@ def test_a_checkpoint_of_the_gpu_is_refused_on_the_cpu(tmp_path):
 
 @pytest.mark.parametrize("method", ["lora", "linear"])
 def test_a_cell_runs_on_the_gpu(method, toy):
-    record = read_record(run_cell(config_of(*toy, f"method={method}", f"run.device={DEVICE}")).record)
+    record = read_record(
+        run_cell(config_of(*toy, f"method={method}", "train.epochs=12", f"run.device={DEVICE}")).record
+    )
     assert record["device"]["type"] == DEVICE
     assert record["dtype"] == ("float32" if IS_REHEARSAL else "bfloat16")
     assert record["correct"] / record["total"] > 0.3
