@@ -84,9 +84,10 @@ def test_moppas_kernel_is_used_and_trains_as_the_other_path(precision, tmp_path,
     assert losses == pytest.approx(expected, rel=1e-3 if precision == "float32" else 0.05)
 
 
-@pytest.mark.parametrize("backbone", ["swin", "convnext"])
-def test_moppa_steps_on_other_backbones(backbone):
-    model = attach(frozen_model(backbone).to(DEVICE), "moppa").train()
+@pytest.mark.parametrize(("backbone", "position"), [("swin", "qv"), ("convnext", "attn_input")])
+def test_moppa_steps_on_other_backbones(backbone, position):
+    model = frozen_model(backbone).to(DEVICE).train()
+    moppa.attach(model, position=position)
     images, labels = (tensor.to(DEVICE) for tensor in batch())
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
         loss = torch.nn.functional.cross_entropy(model(images), labels)

@@ -154,15 +154,27 @@ def with_method(method: str, model: nn.Module, *examples: Batch) -> nn.Module:
     return attach_method(model, attach, generator=torch.Generator().manual_seed(0), examples=lambda: examples)
 
 
+@dataclass(frozen=True)
+class RepeatedStep:
+    """Takes one training step each time it is called. Its blocks stay compiled as long as it exists."""
+
+    take: Callable[[], Tensor]
+    compiled: ExitStack
+
+    def __call__(self) -> Tensor:
+        return self.take()
+
+
 def training_step(
     model: nn.Module, images: Tensor, labels: Tensor, setup: Setup, *, fused: bool = True
 ) -> Callable[[], Tensor]:
-    """Returns a function that takes one training step each time it is called. Its blocks stay compiled."""
+    """Returns a function that takes one training step each time it is called."""
     mode, on_gpu = step_mode(setup.step, setup.device), setup.device.type == "cuda"
     lr = torch.tensor(LR, device=setup.device) if on_gpu else LR
     optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=lr, fused=fused, capturable=on_gpu)
     penalty, after_step = penalties(model), step_updates(model)
-    forward = ExitStack().enter_context(forward_of(model, mode, batch_size=len(images)))
+    compiled = ExitStack()
+    forward = compiled.enter_context(forward_of(model, mode, batch_size=len(images)))
 
     def compute(_: Tensor, progress: Tensor) -> Tensor:
         return train_step(
@@ -183,7 +195,8 @@ def training_step(
         record=recorder_for(mode, setup.device),
         falls_back=False,
     )
-    return partial(take_step, torch.arange(len(images), device=setup.device), lr=LR, progress=0.0)
+    indices = torch.arange(len(images), device=setup.device)
+    return RepeatedStep(partial(take_step, indices, lr=LR, progress=0.0), compiled)
 
 
 def evaluation_step(model: nn.Module, images: Tensor, setup: Setup) -> Callable[[], Tensor]:

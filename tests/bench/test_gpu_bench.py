@@ -1,17 +1,21 @@
 """`moppa gpu` on a machine without a GPU: every part runs, one that fails does not stop the others."""
 
+import gc
 import json
+import os
+import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
-from moppa.bench import gpu, step_modes
+from moppa.bench import gpu, step_modes, steps
 from moppa.bench.gpu import ON_CPU, run_part, size_for, table
 from moppa.bench.steps import Setup
 from moppa.cli import gpu as command
 from moppa.utils.config import instantiate
-from tests.conftest import config_of
+from tests.conftest import ROOT, config_of
 
 CPU = torch.device("cpu")
 SETUP = Setup(timm_name="test_vit", image_size=32, batch_size=2, device=CPU, rounds=1)
@@ -33,6 +37,15 @@ def test_every_mode_is_measured_and_a_failing_one_is_named():
         else:
             assert row["step_seconds"] > 0
             assert row["step_flops"] > (1e7 if method == "lora" else 1e6)
+
+
+def test_the_blocks_of_a_measured_step_stay_compiled():
+    model = steps.with_method("lora", SETUP.frozen_backbone())
+    step = steps.training_step(model, *SETUP.random_batch(), replace(SETUP, step="compiled"))
+    assert all(block._compiled_call_impl is not None for block in model.blocks)
+    del step
+    gc.collect()
+    assert all(block._compiled_call_impl is None for block in model.blocks)
 
 
 def results(rows):
@@ -140,3 +153,12 @@ def test_all_parts_run_without_a_gpu(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert out.count("done after") == 6, out
     assert "skipped" in out
+
+
+@pytest.mark.slow
+def test_the_tests_of_a_gpu_pass_when_they_are_rehearsed_on_a_cpu():
+    arguments = [*command.PYTEST, "-n", "2", str(ROOT / "tests" / "test_gpu.py")]
+    done = subprocess.run(
+        arguments, cwd=ROOT, env={**os.environ, "MOPPA_GPU_TESTS": "cpu"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:]

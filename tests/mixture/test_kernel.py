@@ -104,7 +104,10 @@ def test_more_grids_and_priors_are_as_defined(name):
     "number", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow), 2, 3]
 )
 def test_the_kernel_agrees_with_the_reference_vectors(shared, number):
-    arrays = np.load(shared / "vectors" / "moppa_operator.npz")
+    vectors = shared / "vectors" / "moppa_operator.npz"
+    if not vectors.exists():
+        pytest.skip(f"needs {vectors}, which only developers have")
+    arrays = np.load(vectors)
     x, k, c, t, source, weights = (torch.from_numpy(arrays[f"{number}_{name}"]).float().to(DEVICE) for name in "XkctSa")
     x, expected = (grid[:1].flatten(1, 2) for grid in (x, torch.from_numpy(arrays[f"{number}_Y"]).float().to(DEVICE)))
     basis = physics.make_basis(*source.shape, dtype=torch.float32, device=x.device)
@@ -133,16 +136,19 @@ def test_with_bfloat16_only_the_results_are_rounded():
 
 
 def test_tiny_constants_keep_their_digits():
-    """softplus(x) is log(1 + e^x), which float32 rounds to 0 or 1.2e-7 where it is near 1e-7."""
+    """softplus(x) is log(1 + e^x), which float32 rounds to 0 or 1.2e-7 where it is near 1e-7.
+
+    The time is long, so that the change of the tokens is not lost in their own rounding.
+    """
     operator, x, weights, _ = case((2, 2), 1, 0, ["heat"], 1)
-    starts, offset = [-16.0, 0.0, 10.0], torch.zeros(1, device=DEVICE)
+    starts, offset = [-16.0, 0.0, 1e6], torch.zeros(1, device=DEVICE)
     parameters = kernel_op.Parameters(offset, None, offset, None)
     y = kernel_op.solve(
         x.detach(), weights.detach(), parameters, operator.basis, priors=["heat"], starts=starts, rate=1.0
     )
-    k, t = (float(torch.nn.functional.softplus(torch.tensor(start).double())) for start in (-16.0, 10.0))
+    k, t = (float(torch.nn.functional.softplus(torch.tensor(start).double())) for start in (-16.0, 1e6))
     change = physics.heat(x.detach().double().view(-1, 2, 2, 1), 1e3 * k, t / 1e3).view_as(x) - x
-    torch.testing.assert_close(y.double() - x, change, rtol=0.05, atol=0)
+    torch.testing.assert_close(y.double() - x, change, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.slow
