@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+EXPERIMENTS := mini_all mini_quantize eurosat_112 eurosat_all
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test slow gpu cases check fix docs table compare figures report data-check
@@ -46,14 +47,16 @@ fix: $(STAMP) ## fix format, lint and spelling where a tool can
 docs: $(STAMP) ## rewrite the generated tables of the docs and the cell counts of the sweeps
 	$(BIN)/moppa docs
 
-table: $(STAMP) ## write results/tables/ from results/records/
+table: $(STAMP) ## write results/tables/ from results/records/, and the tables of the experiments
 	$(BIN)/moppa table
+	@for folder in $(EXPERIMENTS); do $(BIN)/moppa table --quiet results/$$folder || exit; done
 
 compare: $(STAMP) ## test which differences between rows are significant
 	$(BIN)/moppa compare
 
-figures: $(STAMP) ## draw results/figures/
+figures: $(STAMP) ## draw results/figures/, and the figures of the experiments
 	$(BIN)/moppa figures
+	@for folder in $(EXPERIMENTS); do $(BIN)/moppa figures results/$$folder || exit; done
 
 report: $(STAMP) ## write the page results/report/index.html
 	$(BIN)/moppa report

@@ -17,7 +17,7 @@ from moppa.train.step import StepRunner, recorder_for
 from moppa.utils.errors import UserError
 from run import run_cell
 from tests.conftest import METHODS, config_of
-from tests.models import attach, batch, frozen_model
+from tests.models import batch, frozen_model
 from tests.train.recorder import record
 from tests.train.trainings import SPLIT, StopsAfter, model_for, train
 

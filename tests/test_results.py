@@ -8,15 +8,24 @@ import pytest
 from moppa.record.schema import key_of, read_record, with_relative_paths
 from moppa.report.build import write_tables
 from moppa.report.render.comparison import comparison
-from moppa.report.render.readme import NUMBER, QUOTED, quoting_files, updated_text
+from moppa.report.render.readme import NUMBER, QUOTED, quoting_files, table_path, updated_text
 from tests.conftest import CONFIGS, ROOT
 
 RESULTS = ROOT / "results"
-RECORDS = sorted((RESULTS / "records").rglob("seed*.json"))
+EXPERIMENTS = sorted(path.parent for path in RESULTS.glob("*/records"))  # with records of their own
+TASKS = sorted(path for folder in (RESULTS, *EXPERIMENTS) for path in folder.glob("records/*/*/*"))
 
 
-@pytest.mark.parametrize("path", RECORDS, ids=lambda path: "-".join(path.parts[-4:-1]))
-def test_a_committed_record_is_valid_and_agrees_with_its_predictions(path):
+@pytest.mark.parametrize("task", TASKS, ids=lambda path: path.relative_to(RESULTS).as_posix())
+def test_committed_records_are_valid_and_agree_with_their_predictions(task):
+    paths = list(task.rglob("seed*.json"))
+    assert paths
+    for path in paths:
+        check_record(path)
+
+
+def check_record(path):
+    """Fails if a record is invalid, is not where its key says, or contradicts its predictions."""
     record = read_record(path)
     assert record["git"]["dirty"] is False
     assert record["split"]["verdict"] == "official"
@@ -27,19 +36,27 @@ def test_a_committed_record_is_valid_and_agrees_with_its_predictions(path):
     assert path.parent.name == record["key"] == key_of(record["config"], record["weights"]["sha256"], record["dtype"])
 
 
-def test_the_committed_tables_are_those_of_the_records(tmp_path):
-    shutil.copytree(RESULTS / "records", tmp_path / "records")
-    shutil.copy(RESULTS / "published.csv", tmp_path / "published.csv")
+@pytest.mark.parametrize(
+    "results",
+    [RESULTS, *[folder for folder in EXPERIMENTS if (folder / "tables").exists()]],
+    ids=lambda path: path.name,
+)
+def test_the_committed_tables_are_those_of_the_records(results, tmp_path):
+    shutil.copytree(results / "records", tmp_path / "records")
+    if results == RESULTS:
+        shutil.copy(results / "published.csv", tmp_path / "published.csv")
     made = write_tables(tmp_path, CONFIGS, strict=True)
     texts = {path.name: path.read_bytes() for path in made.written}
-    texts |= {f"{table.name}-compare.md": comparison(table).encode() for table in made.tables}
+    if results == RESULTS:
+        texts |= {f"{table.name}-compare.md": comparison(table).encode() for table in made.tables}
     assert texts == {
-        path.name: path.read_bytes() for path in (RESULTS / "tables").glob("*") if path.stem != "published"
+        path.name: path.read_bytes() for path in (results / "tables").glob("*") if path.stem != "published"
     }
+
+
+def test_make_table_has_updated_what_readme_and_docs_quote():
     for path in quoting_files(ROOT):
-        assert updated_text(path.read_text(), tmp_path / "tables") == path.read_text(), (
-            f"make table updates {path.name}"
-        )
+        assert updated_text(path.read_text(), RESULTS / "tables") == path.read_text(), f"make table updates {path.name}"
 
 
 def test_the_readme_and_the_lab_notes_quote_the_tables():
@@ -50,7 +67,7 @@ def test_the_readme_and_the_lab_notes_quote_the_tables():
     assert quoted["README.md"]
     assert quoted["docs/log/eurosat.md"]
     names = {name for names in quoted.values() for name in names if name != "NAME"}
-    assert all((RESULTS / "tables" / f"{name}.md").exists() for name in names)
+    assert all(table_path(name, RESULTS / "tables").exists() for name in names)
 
 
 def test_the_committed_figures_are_those_of_the_committed_tables():

@@ -29,7 +29,7 @@ PAPER = re.compile(r" \(([^()]*?),? arXiv (\d{4}\.\d{5})\)")
 FACTS = re.compile(
     r"(?:at most )?([\d,]+) trainable parameters on ViT-B/16 at 224 px, without the head; defined on ([\w, ]+)\."
 )
-NUM_COLUMNS = 3  # of methods in the README
+NUM_COLUMNS = 4  # of methods in the README
 PLURALS = {"lr": "learning rates", "priors": "sets of priors", "quantize": "bit widths"}
 
 

@@ -1,6 +1,6 @@
 """Recomputes results/tables/ from results/records/ and prints the tables.
 
-What README.md and docs/ quote from the tables of results/ is updated there, too.
+What README.md and docs/ quote from the tables of results/ and its folders is updated there, too.
 
 Exit status: 0; 1 if nothing was written (with --strict also if a record had to be excluded); 3 if tables were written
 but records had to be excluded, each of which is listed with the reason.
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="write nothing if a record has to be excluded")
     parser.add_argument("--quiet", action="store_true", help="print paths only")
     args = parser.parse_args()
-    is_own_results = IS_CHECKOUT and args.results.resolve() == ROOT.resolve() / "results"
+    is_own_results = IS_CHECKOUT and args.results.resolve().is_relative_to(ROOT.resolve() / "results")
     output = write_tables(args.results, CONFIGS, strict=args.strict)
     if not output.written and not output.excluded:
         raise no_records(args.results)

@@ -53,3 +53,20 @@ def test_an_unknown_row_or_column_is_an_error(marker, problem, tables):
 def test_an_unknown_table_is_left_alone(tables):
     text = "<!-- table nowhere -->\nold\n<!-- end of table -->\n<!-- number nowhere; a; b -->1<!-- end -->"
     assert updated_text(text, tables) == text
+
+
+def test_a_table_of_an_experiment_is_in_its_own_folder(tables):
+    other = tables / "other" / "tables"
+    other.mkdir(parents=True)
+    (other / "mini.md").write_text(TABLE.replace("**9**", "8"), encoding="utf-8")
+    (tables / "tables").mkdir()
+    assert ">8<" in updated_text("<!-- number other/mini; lora; A -->1<!-- end -->", tables / "tables")
+
+
+def test_a_table_is_quoted_with_some_rows(tables):
+    text = updated_text("<!-- table mini; rows lora; A -->\n<!-- end of table -->", tables)
+    assert [line.split() for line in text.splitlines() if line.startswith("| ")][2:] == [
+        ["|", "lora", "|", "**9**", "|"]
+    ]
+    with pytest.raises(UserError, match="no row 'vera'"):
+        updated_text("<!-- table mini; rows lora, vera -->\n<!-- end of table -->", tables)

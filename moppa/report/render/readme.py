@@ -1,15 +1,17 @@
 """Keeps what Markdown files quote from the tables in `results/tables/` up to date, between two comments.
 
-A table, with all columns or with some:
+A table, with all columns and rows or with some:
 
 <!-- table mini-vit_micro-final -->
 ...
 <!-- end of table -->
-<!-- table mini-vit_micro-final; Digits; Parameters (M) -->
+<!-- table mini-vit_micro-final; rows lora, moppa; Digits; Parameters (M) -->
 ...
 <!-- end of table -->
 
 A number of one row and column, in a sentence: <!-- number mini-vit_micro-final; lora; Digits -->96.2 ± 0.8<!-- end -->
+
+FOLDER/NAME is a table of `results/FOLDER/`, which holds the records of an experiment of its own.
 """
 
 import re
@@ -34,26 +36,32 @@ def updated_text(text: str, tables: Path) -> str:
     """
 
     def table(match: re.Match[str]) -> str:
-        start, name, columns, end = match.groups()
-        lines = read_grid(tables / f"{name}.md")
+        start, name, selected, end = match.groups()
+        lines = read_grid(table_path(name, tables))
         if not lines:
             return match[0]
-        indices = [column_index(lines, title, name) for title in columns.split("; ")[1:]] or range(1, len(lines[0]))
+        _, *columns = selected.split("; ")
+        if columns and columns[0].startswith("rows "):
+            lines = select_rows(lines, columns.pop(0).removeprefix("rows ").split(", "), name)
+        indices = [column_index(lines, title, name) for title in columns] or range(1, len(lines[0]))
         titles, *rows = [[line[0], *(line[index] for index in indices)] for line in lines]
         return f"{start}\n{grid(titles, rows)}\n\n{end}"
 
     def number(match: re.Match[str]) -> str:
         start, name, row, title, end = match.groups()
-        lines = read_grid(tables / f"{name}.md")
+        lines = read_grid(table_path(name, tables))
         if not lines:
             return match[0]
-        texts = [line[column_index(lines, title, name)] for line in lines[1:] if line[0].strip(MARKS) == row]
-        if not texts:
-            rows = ", ".join(line[0].strip(MARKS) for line in lines[1:])
-            raise UserError(f"{match[1]}: the table {name} has no row {row!r}; its rows are {rows}")
-        return start + re.sub(r"\*\*|</?ins>", "", texts[0]) + end
+        _, found, *_ = select_rows(lines, [row], name)
+        return start + re.sub(r"\*\*|</?ins>", "", found[column_index(lines, title, name)]) + end
 
     return NUMBER.sub(number, QUOTED.sub(table, text))
+
+
+def table_path(name: str, tables: Path) -> Path:
+    """Returns the file of a table: NAME is in `tables`, and FOLDER/NAME in the tables of that folder beside it."""
+    folder, _, base = name.rpartition("/")
+    return (tables.parent / folder / "tables" if folder else tables) / f"{base}.md"
 
 
 def read_grid(path: Path) -> list[list[str]]:
@@ -63,6 +71,14 @@ def read_grid(path: Path) -> list[list[str]]:
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in CELL.split(line)[1:-1]] for line in lines]
     return [cells[0], *cells[2:]]  # without the rule
+
+
+def select_rows(lines: Sequence[list[str]], rows: Sequence[str], table: str) -> list[list[str]]:
+    """Returns the header and the lines of the named rows, in the order of the table."""
+    names = [line[0].strip(MARKS) for line in lines[1:]]
+    if missing := [row for row in rows if row not in names]:
+        raise UserError(f"the table {table} has no row {missing[0]!r}; its rows are {', '.join(names)}")
+    return [lines[0], *(line for line, name in zip(lines[1:], names, strict=True) if name in rows)]
 
 
 def column_index(lines: Sequence[Sequence[str]], title: str, table: str) -> int:
