@@ -20,7 +20,7 @@ METHOD_COLUMNS = (
     "of GEMM",
     "evaluation, ms/image",
     "of GEMM",
-    "memory",
+    "memory of a step",
 )
 
 
@@ -48,7 +48,7 @@ def method_rows(costs: Mapping[str, Mapping[str, Any]], gemm: float) -> list[lis
             f"{100 * cost['step_flops'] / cost['step_seconds'] / gemm:.0f} %",
             f"{1000 * cost['evaluation_seconds']:.1f}",
             f"{100 * cost['evaluation_flops'] / cost['evaluation_seconds'] / gemm:.0f} %",
-            f"{cost['peak_memory_bytes'] / 1e9:.2f} GB",
+            memory_text(cost),
         ]
         for method, cost in sorted(costs.items(), key=lambda item: slowdown(item[1]))
     ]
@@ -57,6 +57,12 @@ def method_rows(costs: Mapping[str, Mapping[str, Any]], gemm: float) -> list[lis
 def slowdown(cost: Mapping[str, Any]) -> float:
     """Returns a method's step time over the frozen backbone's."""
     return cost["step_seconds"] / cost["plain_seconds"]
+
+
+def memory_text(cost: Mapping[str, Any]) -> str:
+    """Returns the memory that a step adds to the model; a dash if the system could not tell."""
+    added = cost.get("step_memory_bytes")
+    return "–" if added is None else f"{added / 1e9:.2f} GB"
 
 
 def save_json(path: Path, result: Mapping[str, Any]) -> None:

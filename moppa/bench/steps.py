@@ -23,7 +23,7 @@ from moppa.utils.config import compose_config, instantiate
 from moppa.utils.device import forward_context
 from moppa.utils.gpu import precision_name
 from moppa.utils.matmul import matmul_backend, set_matmul_backend
-from moppa.utils.usage import peak_memory_bytes
+from moppa.utils.usage import PeakMemory, peak_memory_bytes
 
 DROP_PATH = 0.1  # of the common recipe
 LR = 1e-4
@@ -75,16 +75,18 @@ class Setup:
 
 
 def method_cost(method: str, setup: Setup) -> dict[str, Any]:
-    """Returns a method's parameters, the seconds and operations per image of step and evaluation, and the peak memory.
+    """Returns a method's parameters, the seconds and operations per image of step and evaluation, and the memory.
 
-    The peak memory is that of the first step. `plain_seconds` is a step of the backbone without the method: it trains
+    `step_memory_bytes` is what the first step adds to the model: activations, gradients and the optimizer's state.
+    `peak_memory_bytes` is the peak of the process. `plain_seconds` is a step of the backbone without the method: it trains
     the head, but passes the gradient through all blocks, as a method in the first block needs it.
     """
     images, labels = setup.random_batch()
     model = setup.prepare(with_method(method, setup.frozen_backbone(), (images.cpu(), labels.cpu())))
     step = training_step(model, images, labels, setup)
+    memory = PeakMemory(setup.device)
     step()
-    peak = peak_memory_bytes(setup.device)
+    added, peak = memory.added(), peak_memory_bytes(setup.device)
     bare = setup.prepare(setup.frozen_backbone())
     seconds = setup.seconds_per_image(
         {
@@ -99,6 +101,7 @@ def method_cost(method: str, setup: Setup) -> dict[str, Any]:
         **{f"{name}_seconds": value for name, value in seconds.items()},
         "step_flops": step_flops,
         "evaluation_flops": evaluation_flops,
+        "step_memory_bytes": added,
         "peak_memory_bytes": peak,
     }
 

@@ -1,21 +1,23 @@
 """Rewrites what the docs say about the configs and the results: moppa docs [--check].
 
-Tables of the methods and of results/official.csv in README.md and docs/methods.md, between `<!-- docs NAME -->` and
-`<!-- end of docs -->`.
+Tables of the methods, with what a step of each costs, and of results/official.csv in README.md and docs/methods.md,
+between `<!-- docs NAME -->` and `<!-- end of docs -->`.
 What README.md and docs/ quote from the tables in results/tables/ (moppa.report.render.readme).
 The number of cells in the opening comments of configs/sweep/ and configs/grid/, as in "4 ranks x 3 seeds = 12 cells".
 """
 
 import argparse
 import csv
+import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moppa.bench.output import memory_text, slowdown
 from moppa.cli.errors import prints_errors
 from moppa.report.render.readme import quoting_files, updated_text
 from moppa.utils.atomic import write_text
@@ -29,6 +31,7 @@ PAPER = re.compile(r" \(([^()]*?),? arXiv (\d{4}\.\d{5})\)")
 FACTS = re.compile(
     r"(?:at most )?([\d,]+) trainable parameters on ViT-B/16 at 224 px, without the head; defined on ([\w, ]+)\."
 )
+COSTS = ROOT / "results" / "benchmarks" / "methods-vit_tiny_patch16_224-AMD-EPYC.json"
 NUM_COLUMNS = 4  # of methods in the README
 PLURALS = {"lr": "learning rates", "priors": "sets of priors", "quantize": "bit widths"}
 
@@ -130,6 +133,7 @@ def short_table(methods: list[Method]) -> str:
 
 def full_table(methods: list[Method]) -> str:
     """Returns the table of docs/methods.md."""
+    measured = json.loads(COSTS.read_text(encoding="utf-8"))["methods"]
     rows = [
         [
             f"`{method.name}`",
@@ -138,10 +142,17 @@ def full_table(methods: list[Method]) -> str:
             method.num_parameters,
             "yes" if merges(method.name) else "no",
             method.families,
+            *cost(measured.get(method.name)),
         ]
         for method in methods
     ]
-    return grid(["method", "what it trains", "paper", "parameters", "merges", "backbones"], rows)
+    columns = ["method", "what it trains", "paper", "parameters", "merges", "backbones", "step / frozen", "memory"]
+    return grid(columns, rows)
+
+
+def cost(measured: Mapping[str, Any] | None) -> list[str]:
+    """Returns the time of a method's step over the frozen backbone's, and its memory; dashes if not measured."""
+    return ["–", "–"] if measured is None else [f"{slowdown(measured):.2f}", memory_text(measured)]
 
 
 def official_table() -> str:

@@ -80,6 +80,12 @@ class PeakMemory:
         elif (PROC / "self" / "statm").exists():
             release_freed_memory()
             self.sampler = None if reset_peak() else MemorySampler()
+        self.start = held_bytes(device)
+
+    def added(self) -> int | None:
+        """Returns how many bytes the peak lies above what was held at the start; None if the system cannot tell."""
+        peak, scope = self.peak()
+        return None if peak is None or self.start is None or scope != "cell" else max(peak - self.start, 0)
 
     def peak(self) -> tuple[int | None, str]:
         """Returns bytes, and `cell` or, if the peak may be that of an earlier cell in the process, `process`."""
@@ -114,6 +120,11 @@ def status_bytes(name: str) -> int | None:
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return None
+
+
+def held_bytes(device: torch.device) -> int | None:
+    """Returns the memory of torch's allocator on a GPU, else the resident memory of this process; None if unknown."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else status_bytes("VmRSS")
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

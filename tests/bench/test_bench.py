@@ -34,6 +34,7 @@ def test_methods_are_compared_with_the_frozen_backbone(tmp_path):
         assert cost["step_flops"] > 1.5 * cost["evaluation_flops"] or cost["trainable_params"] == 0
         assert min(cost["step_seconds"], cost["plain_seconds"], cost["evaluation_seconds"]) > 0
         assert cost["peak_memory_bytes"] > 1e8
+        assert 0 < cost["step_memory_bytes"] < cost["peak_memory_bytes"]
 
 
 def test_every_optimization_is_switched_off_alone():

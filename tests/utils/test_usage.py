@@ -70,3 +70,13 @@ def test_phases_add_up_and_a_record_gets_the_rest():
     assert measured.seconds["data"] >= 0.02
     assert measured.for_record().keys() == {"peak_memory_bytes", "peak_memory_scope", "alone"}
     assert measured.alone is None
+
+
+@needs_linux
+def test_the_memory_that_is_added_leaves_out_what_was_held_before():
+    held = torch.ones(30_000_000)
+    memory = PeakMemory(CPU)
+    block = torch.ones(20_000_000)
+    del block
+    assert memory.added() == pytest.approx(80e6, rel=0.25)
+    assert held.sum() > 0
