@@ -78,8 +78,8 @@ def method_cost(method: str, setup: Setup) -> dict[str, Any]:
     """Returns a method's parameters, the seconds and operations per image of step and evaluation, and the memory.
 
     `step_memory_bytes` is what the first step adds to the model: activations, gradients and the optimizer's state.
-    `peak_memory_bytes` is the peak of the process. `plain_seconds` is a step of the backbone without the method: it trains
-    the head, but passes the gradient through all blocks, as a method in the first block needs it.
+    `peak_memory_bytes` is the peak of the process. `plain_seconds` is a step of the backbone without the method: it
+    trains the head, but passes the gradient through all blocks, as a method in the first block needs it.
     """
     images, labels = setup.random_batch()
     model = setup.prepare(with_method(method, setup.frozen_backbone(), (images.cpu(), labels.cpu())))
