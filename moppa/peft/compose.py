@@ -1,16 +1,16 @@
 """Several methods in one model: each is attached to what the ones before it have made of the frozen backbone."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from moppa.peft.attached import Change, changed_by, check_gradients
 from moppa.peft.blocks import find_blocks, only_layers
-from moppa.peft.method import attach_method
+from moppa.peft.method import Examples, FinishedTensors, attach_method, refuse_records
 from moppa.utils import validate
 from moppa.utils.errors import SettingError, UserError
 from moppa.utils.renamed import locate
@@ -49,7 +49,8 @@ def attach(
     methods: Mapping[str, Any],
     layers: Sequence[int] | Sequence[bool] | None,
     generator: Generator | None,
-    examples: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    examples: Examples,
+    finished: FinishedTensors = refuse_records,
 ) -> None:
     """Attaches methods in the alphabetical order of their places, `a`, `b`, ..., which a record keeps.
 
@@ -63,6 +64,7 @@ def attach(
             all. A method with `layers` of its own has those instead; with [] it is not attached.
         generator: draws the initial values.
         examples: returns batches of training images, for a method that reads them.
+        finished: returns the trained tensors of finished cells, for a method that starts from some.
 
     Raises:
         UserError: if a setting is wrong, or the methods cannot be combined.
@@ -74,7 +76,7 @@ def attach(
     changes: dict[str, Change] = {}
     for part in parts:
         with only_layers(model, depths[part.label]), changed_by(model) as change:
-            attach_part(model, part, generator=generator, examples=examples)
+            attach_part(model, part, generator=generator, examples=examples, finished=finished)
         if depths[part.label] is not None:
             check_inside(model, part, change, depths[part.label] or [])
         check_combination(model, part.label, change, changes)
@@ -175,10 +177,12 @@ def check_images(parts: Sequence[Part]) -> None:
         )
 
 
-def attach_part(model: nn.Module, part: Part, *, generator: Generator | None, examples: Any) -> None:
+def attach_part(
+    model: nn.Module, part: Part, *, generator: Generator | None, examples: Examples, finished: FinishedTensors
+) -> None:
     """Attaches one method. A setting that it rejects is named by its place."""
     try:
-        attach_method(model, part.attach, generator=generator, examples=examples)
+        attach_method(model, part.attach, generator=generator, examples=examples, finished=finished)
     except SettingError as error:
         raise error.inside(f"{part.place}.attach") from error
 

@@ -7,6 +7,7 @@ import torch
 from torch.func import functional_call
 
 from baselines import share
+from moppa.peft import compose
 from moppa.peft.collect import trainable_parameters
 from moppa.record.finished import finished_tensors
 from moppa.record.schema import read_record
@@ -93,6 +94,18 @@ def test_the_basis_holds_numpys_principal_directions_of_the_centered_factors(ten
         basis = model.get_buffer(f"{name}.basis").double().numpy()
         np.testing.assert_allclose(basis.T @ basis, np.eye(COMPONENTS), atol=1e-5)
         np.testing.assert_allclose(basis @ basis.T, u[:, :COMPONENTS] @ u[:, :COMPONENTS].T, atol=1e-4)
+
+
+def test_a_composition_starts_from_the_finished_cells_too(tensors):
+    settings = {name: value for name, value in SETTINGS.items() if name != "finished"}
+    entry = {"name": "share", "attach": {"_target_": "baselines.share.attach", **settings, "records": list(tensors)}}
+    model = vit()
+    finished = lambda names: {name: tensors[name] for name in names}  # noqa: E731
+    compose.attach(model, methods={"a": entry}, layers=None, generator=seeded(), examples=list, finished=finished)
+    expected = attached(tensors).state_dict()
+    assert all(tensor.equal(expected[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(SettingError, match=r"^methods\.a\.attach\.records=.*only `moppa run` reads finished cells"):
+        compose.attach(vit(), methods={"a": entry}, layers=None, generator=seeded(), examples=list)
 
 
 def test_directions_that_the_records_lack_come_from_the_seed(tensors):
