@@ -13,10 +13,18 @@ from tests.conftest import CONFIGS, ROOT
 
 RESULTS = ROOT / "results"
 EXPERIMENTS = sorted(path.parent for path in RESULTS.glob("*/records"))  # with records of their own
-TASKS = sorted(path for folder in (RESULTS, *EXPERIMENTS) for path in folder.glob("records/*/*/*"))
 
 
-@pytest.mark.parametrize("task", TASKS, ids=lambda path: path.relative_to(RESULTS).as_posix())
+def slow_experiments(paths):
+    """Returns a parameter for each path; those of the experiments are slow."""
+    marks = {path: () if path == RESULTS or RESULTS / "records" in path.parents else pytest.mark.slow for path in paths}
+    return [pytest.param(path, marks=mark, id=path.relative_to(ROOT).as_posix()) for path, mark in marks.items()]
+
+
+@pytest.mark.parametrize(
+    "task",
+    slow_experiments(sorted(path for folder in (RESULTS, *EXPERIMENTS) for path in folder.glob("records/*/*/*"))),
+)
 def test_committed_records_are_valid_and_agree_with_their_predictions(task):
     paths = list(task.rglob("seed*.json"))
     assert paths
