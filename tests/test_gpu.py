@@ -102,7 +102,11 @@ def test_the_gpu_trains_as_the_cpu(method, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
-@pytest.mark.parametrize("steps", [(CAPTURED, CAPTURED), (CAPTURED, {}), ({}, CAPTURED)], ids=str)
+@pytest.mark.parametrize(
+    "steps",
+    [(CAPTURED, CAPTURED), (CAPTURED, {}), ({}, CAPTURED)],
+    ids=["captured-captured", "captured-eager", "eager-captured"],
+)
 def test_a_training_resumes_with_the_same_bits(steps, tmp_path):
     def whole(name="again"):
         return train("moppa", tmp_path / name, device=DEVICE, epochs=3)
