@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
-EXPERIMENTS := mini_all mini_quantize eurosat_112 eurosat_all
+# a sweep with results of its own has them in the folder of its name
+EXPERIMENTS := $(wildcard $(patsubst configs/sweep/%.yaml,results/%,$(wildcard configs/sweep/*.yaml)))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test slow gpu cases check fix docs table compare figures report data-check
@@ -49,14 +50,14 @@ docs: $(STAMP) ## rewrite the generated tables of the docs and the cell counts o
 
 table: $(STAMP) ## write results/tables/ from results/records/, and the tables of the experiments
 	$(BIN)/moppa table
-	@for folder in $(EXPERIMENTS); do $(BIN)/moppa table --quiet results/$$folder || exit; done
+	@for folder in $(EXPERIMENTS); do $(BIN)/moppa table --quiet $$folder || exit; done
 
 compare: $(STAMP) ## test which differences between rows are significant
 	$(BIN)/moppa compare
 
 figures: $(STAMP) ## draw results/figures/, and the figures of the experiments
 	$(BIN)/moppa figures
-	@for folder in $(EXPERIMENTS); do $(BIN)/moppa figures results/$$folder || exit; done
+	@for folder in $(EXPERIMENTS); do $(BIN)/moppa figures $$folder || exit; done
 
 report: $(STAMP) ## write the page results/report/index.html
 	$(BIN)/moppa report

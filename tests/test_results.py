@@ -12,19 +12,16 @@ from moppa.report.render.readme import NUMBER, QUOTED, quoting_files, table_path
 from tests.conftest import CONFIGS, ROOT
 
 RESULTS = ROOT / "results"
-EXPERIMENTS = sorted(path.parent for path in RESULTS.glob("*/records"))  # with records of their own
+SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
+EXPERIMENTS = [RESULTS / name for name in ("precision", *SWEEPS) if (RESULTS / name).exists()]  # not results/demo
+TASKS = [
+    pytest.param(path, marks=() if folder == RESULTS else pytest.mark.slow, id=path.relative_to(ROOT).as_posix())
+    for folder in (RESULTS, *EXPERIMENTS)
+    for path in sorted(folder.glob("records/*/*/*"))
+]
 
 
-def slow_experiments(paths):
-    """Returns a parameter for each path; those of the experiments are slow."""
-    marks = {path: () if path == RESULTS or RESULTS / "records" in path.parents else pytest.mark.slow for path in paths}
-    return [pytest.param(path, marks=mark, id=path.relative_to(ROOT).as_posix()) for path, mark in marks.items()]
-
-
-@pytest.mark.parametrize(
-    "task",
-    slow_experiments(sorted(path for folder in (RESULTS, *EXPERIMENTS) for path in folder.glob("records/*/*/*"))),
-)
+@pytest.mark.parametrize("task", TASKS)
 def test_committed_records_are_valid_and_agree_with_their_predictions(task):
     paths = list(task.rglob("seed*.json"))
     assert paths

@@ -33,7 +33,7 @@ FACTS = re.compile(
 )
 COSTS = ROOT / "results" / "benchmarks" / "methods-vit_tiny_patch16_224-AMD-EPYC.json"
 NUM_COLUMNS = 4  # of methods in the README
-PLURALS = {"lr": "learning rates", "priors": "sets of priors", "quantize": "bit widths"}
+PLURALS = {"lr": "learning rates", "components": "components", "priors": "sets of priors", "quantize": "bit widths"}
 
 
 @dataclass(frozen=True, kw_only=True)
