@@ -23,6 +23,7 @@ from moppa.record.parts import Parts, instantiate_parts
 from moppa.record.trained_file import trained_path
 from moppa.train.checkpoint import Checkpoint
 from moppa.utils.device import get_device
+from moppa.utils.progress import progress_bar
 from moppa.utils.signals import exit_on_sigterm
 
 Heads = dict[str, dict[str, Tensor]]
@@ -105,17 +106,20 @@ class Evaluation:
     ) -> dict[str, dict[str, int]]:
         """Returns the correct images of each of the first tasks, which may be known, and the number of its images."""
         correct, totals = {}, {}
-        for parts, data in list(zip(self.parts, self.data, strict=True))[:number]:
-            task = parts.task.name
-            images = data.load(data.eval_split)
-            if task in known:
-                correct[task] = known[task]
-            else:
-                self.model.set_delta(strategy.delta(task))
-                features = self.model.features(images)
-                labels = torch.from_numpy(images.labels.copy())
-                correct[task] = count_correct(features, heads[task], labels)
-            totals[task] = len(images.labels)
+        with progress_bar() as bar:
+            line = bar.add_task("all tasks so far", total=number, note="")
+            for parts, data in list(zip(self.parts, self.data, strict=True))[:number]:
+                task = parts.task.name
+                images = data.load(data.eval_split)
+                if task in known:
+                    correct[task] = known[task]
+                else:
+                    self.model.set_delta(strategy.delta(task))
+                    features = self.model.features(images)
+                    labels = torch.from_numpy(images.labels.copy())
+                    correct[task] = count_correct(features, heads[task], labels)
+                totals[task] = len(images.labels)
+                bar.advance(line)
         return {"correct": correct, "total": totals}
 
 

@@ -51,7 +51,8 @@ class MergedModel:
 
     def features(self, split: Split) -> Float[Tensor, "count dim"]:
         """Returns the head's inputs for the images of a split, on the CPU."""
-        return self.compute(self.model, split.images, self.preprocess).clone()  # outside of inference mode
+        features = self.compute(self.model, split.images, self.preprocess, title=None)
+        return features.clone()  # outside of inference mode
 
 
 def predict(features: Float[Tensor, "count dim"], head: Mapping[str, Tensor]) -> Int[Tensor, " count"]:

@@ -7,6 +7,7 @@ Every task keeps its own head: that of its expert, or one that is fitted again o
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from moppa.merging.training_images import TrainingImages
 from moppa.record.merge_schema import ARRAYS, best_scale, mean_normalized
 from moppa.utils.errors import UserError
 from moppa.utils.logistic import fit_logistic
+from moppa.utils.progress import progress_bar
 from moppa.utils.seeds import derive_seed
 
 Merge = Callable[..., dict[str, Tensor]]
@@ -54,30 +56,55 @@ class Outcome:
 
 
 def run_protocol(
-    merge: Merge, tune: Stage, final: Stage, model: MergedModel, *, scales: Sequence[float], head_l2: float, seed: int
+    merge: Merge,
+    tune: Stage,
+    final: Stage,
+    model: MergedModel,
+    *,
+    scales: Sequence[float],
+    head_l2: float,
+    seed: int,
+    title: str,
 ) -> Outcome:
     """Returns the outcome of an algorithm. Afterwards the model holds the merged delta of the final experts.
 
-    `merge` is called with the deltas of the experts, and with the seed and the training images if it takes them.
+    `merge` is called with the deltas of the experts, and with the seed and the training images if it takes them. A
+    progress bar shows `title` and counts the splits that pass through the model.
     """
-    search = search_scale(merge, tune, model, scales=scales, seed=seed)
-    model.set_delta(call(merge, final, model, seed=seed), search.best)
-    heads = [fit_head(model, task, head_l2) for task in final.tasks]
+    with progress_bar() as bar:
+        line = bar.add_task(title, total=(len(scales) + 2) * len(final.tasks), note="val200")
+        search = search_scale(merge, tune, model, scales=scales, seed=seed, advance=partial(bar.advance, line))
+        model.set_delta(call(merge, final, model, seed=seed), search.best)
+        heads = []
+        bar.update(line, note="heads")
+        for task in final.tasks:
+            heads.append(fit_head(model, task, head_l2))
+            bar.advance(line)
 
-    # the last step: the test set, once
-    predictions = {}
-    for task, head in zip(final.tasks, heads, strict=True):
-        split, labels = task.load(task.data.eval_split)
-        features = model.features(split)
-        arrays = (predict(features, task.expert.head), predict(features, head), labels)
-        predictions[task.name] = {
-            name: array.numpy().astype(np.int16) for name, array in zip(ARRAYS, arrays, strict=True)
-        }
+        # the last step: the test set, once
+        predictions = {}
+        bar.update(line, note="test")
+        for task, head in zip(final.tasks, heads, strict=True):
+            split, labels = task.load(task.data.eval_split)
+            features = model.features(split)
+            arrays = (predict(features, task.expert.head), predict(features, head), labels)
+            predictions[task.name] = {
+                name: array.numpy().astype(np.int16) for name, array in zip(ARRAYS, arrays, strict=True)
+            }
+            bar.advance(line)
     return Outcome(search=search, predictions=predictions)
 
 
-def search_scale(merge: Merge, stage: Stage, model: MergedModel, *, scales: Sequence[float], seed: int) -> Search:
-    """Returns the accuracies of every scale on val200."""
+def search_scale(
+    merge: Merge,
+    stage: Stage,
+    model: MergedModel,
+    *,
+    scales: Sequence[float],
+    seed: int,
+    advance: Callable[[], None],
+) -> Search:
+    """Returns the accuracies of every scale on val200, and calls `advance` after each split."""
     delta = call(merge, stage, model, seed=seed)
     if any(not tensor.isfinite().all() for tensor in delta.values()):
         raise UserError("the merged delta is not finite: lower the learning rate of the algorithm, or of the experts")
@@ -86,9 +113,10 @@ def search_scale(merge: Merge, stage: Stage, model: MergedModel, *, scales: Sequ
     normalized, correct = [], []
     for scale in scales:
         model.set_delta(delta, scale)
-        counts = {
-            task.name: count_correct(model.features(split), task.expert.head, labels) for task, split, labels in loaded
-        }
+        counts = {}
+        for task, split, labels in loaded:
+            counts[task.name] = count_correct(model.features(split), task.expert.head, labels)
+            advance()
         normalized.append(mean_normalized(counts, experts))
         correct.append(counts)
     return Search(scales=list(scales), normalized=normalized, correct=correct)

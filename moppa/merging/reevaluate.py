@@ -84,4 +84,5 @@ def merge_again(content: Mapping[str, Any], tune: list[Cell], final: list[Cell])
             scales=[content["scale"]],
             head_l2=config["head_l2"],
             seed=draw_seed(content["seed"], content["draw"]),
+            title="reevaluate",
         )

@@ -72,6 +72,7 @@ def run_merges(group: Group, configs: Sequence[Mapping[str, Any]], results: Path
                 scales=config["scales"] if scale is None else [scale],
                 head_l2=config["head_l2"],
                 seed=draw_seed(group.seed, draw),
+                title=f"{config['merge']['name']} of {len(final.tasks)} tasks",
             )
             if config["export"] is not None:
                 write_backbone(

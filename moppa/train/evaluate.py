@@ -54,11 +54,12 @@ class Evaluator:
         return predicted.cpu().numpy(), kept.cpu().numpy() if kept is not None else None
 
     def run(
-        self, model: Any, forward: Callable[[Tensor], Tensor], images: np.ndarray, *, title: str
+        self, model: Any, forward: Callable[[Tensor], Tensor], images: np.ndarray, *, title: str | None
     ) -> Iterator[Tensor]:
         """Runs `forward` over `images` in batches, with `model` in eval mode, and yields its outputs.
 
-        A progress bar shows `title`. If a GPU runs out of memory, the batch size is halved until a batch fits.
+        A progress bar shows `title`; without one there is no bar. If a GPU runs out of memory, the batch size is halved
+        until a batch fits.
 
         Raises:
             SettingError: if the batch size is below 1.
@@ -68,8 +69,8 @@ class Evaluator:
         batch_size = DEFAULT_BATCH_SIZE[device.type] if self.batch_size is None else self.batch_size
         validate.integer("run.eval_batch", batch_size, minimum=1)
         model.eval()
-        with progress_bar() as bar:
-            line = bar.add_task(title, total=len(images), note="")
+        with progress_bar(is_shown=title is not None) as bar:
+            line = bar.add_task(title or "", total=len(images), note="")
             start = 0
             while start < len(images):
                 batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)

@@ -109,15 +109,17 @@ class FeatureCache:
         return json.dumps(description, sort_keys=True)
 
     @torch.inference_mode()
-    def compute(self, model: nn.Module, images: np.ndarray, preprocess: Preprocess) -> Float[Tensor, "count dim"]:
-        """Returns the head's inputs for images (N, S, S, 3) uint8, float32 on the CPU."""
+    def compute(
+        self, model: nn.Module, images: np.ndarray, preprocess: Preprocess, *, title: str | None = "features"
+    ) -> Float[Tensor, "count dim"]:
+        """Returns the head's inputs for images (N, S, S, 3) uint8, float32 on the CPU. A progress bar shows `title`."""
         timm_model: Any = model
 
         def features(batch: Tensor) -> Tensor:
             return timm_model.forward_head(timm_model.forward_features(batch), pre_logits=True)
 
         evaluator = Evaluator(normalize=preprocess.normalize, batch_size=self.batch_size, precision=self.precision)
-        return torch.cat([batch.float() for batch in evaluator.run(model, features, images, title="features")]).cpu()
+        return torch.cat([batch.float() for batch in evaluator.run(model, features, images, title=title)]).cpu()
 
 
 def inputs_of(
