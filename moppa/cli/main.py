@@ -8,12 +8,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.metadata import requires, version
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 from moppa.cli.errors import ends_with_its_pipe
 from moppa.utils.output import allow_any_text
+from moppa.utils.provenance import version_of
 
 COMMANDS = {
     "run": ("moppa.cli.run", "train and evaluate a method on a task; -m runs many cells"),
@@ -67,7 +68,7 @@ def main() -> int:
     """Runs the command that `sys.argv` names and returns its exit status."""
     words = sys.argv[1:]
     if words[:1] == ["--version"]:
-        print(f"moppa {version('moppa')}")
+        print(f"moppa {version_of('moppa') or 'of a checkout that is not installed'}")
         return 0
     if words[:1] == ["-sc"]:
         return import_module("moppa.cli.completion").main(list(COMMANDS))
@@ -119,9 +120,9 @@ def import_command(name: str) -> Callable[[], int | None]:
 
 
 def missing_extra(module: str) -> str | None:
-    """Returns the extra of moppa that installs a module, or None if none does."""
+    """Returns the extra of moppa that installs a module, or None if none does or moppa itself is not installed."""
     top = module.partition(".")[0]
-    for requirement in requires("moppa") or ():
+    for requirement in (requires("moppa") or ()) if version_of("moppa") else ():
         distribution = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
         extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
         if extra and MODULES.get(distribution, distribution.replace("-", "_")) == top:

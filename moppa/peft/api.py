@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -21,6 +20,7 @@ from moppa.utils.errors import SettingError, UserError
 from moppa.utils.flatten import HYDRA_KEYS
 from moppa.utils.method_yaml import read_method_yaml
 from moppa.utils.paths import CONFIGS, user_path
+from moppa.utils.provenance import version_of
 from moppa.utils.renamed import locate
 
 WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")  # what torch adds to names in blocks
@@ -124,7 +124,7 @@ def save(model: nn.Module, path: str | Path) -> None:
         raise UserError(f"the model no longer has {missing[0]}: save {method} before moppa.merge")
     metadata = {
         "method": method,
-        "version": version("moppa"),
+        "version": version_of("moppa") or "unknown",  # a checkout that is not installed
         "backbone": backbone_name(timm_model),
         "settings": json.dumps(timm_model.moppa_settings, sort_keys=True),
     }

@@ -237,3 +237,11 @@ def test_a_connection_that_is_closed_is_an_error_of_its_own():
 
     with pytest.raises(BrokenPipeError, match="the server"):
         upload()
+
+
+def test_a_checkout_works_without_being_installed(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "version_of", lambda package: None)
+    monkeypatch.setattr(cli, "requires", None)  # would raise that there is no package moppa
+    assert cli.missing_extra("onnx") is None
+    assert moppa(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == "moppa of a checkout that is not installed\n"
