@@ -1,6 +1,5 @@
 """Bad input ends with one line that names the setting, the value and the fix, and leaves no files behind."""
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from moppa.utils.errors import UserError
 from tests.bad_data import DATA_CASES, write_bad_data
 from tests.bad_settings import SETTING_CASES
 from tests.conftest import FEW_IMAGES, TOY, config_of
-from tests.python_process import run_python
+from tests.outcomes import outcome, start
+from tests.python_process import processes, run_python
 
 # name: overrides, and what the message must contain. New rows belong in tests/bad_settings.py and tests/bad_data.py.
 CASES = SETTING_CASES | DATA_CASES
@@ -72,50 +72,46 @@ def results(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def outcomes(files, mounts, results):
-    """Runs all cases in one fresh process, as a user would: without the type checks of the tests.
+def run_case(files, mounts, results):
+    """Returns a function that runs a case as a user would, in a process without the type checks of the tests.
 
-    A worker may come back to this module, hence the scope.
+    Every worker runs its own cases, one after another in the same process.
     """
     toy = [override for override in TOY if override not in FEW_IMAGES]  # some cases count the images
     standard = [*toy, "method=moppa", f"run.results={results / 'results'}", f"data.cache={results / 'cache'}"]
 
-    def resolved(override):
-        return override.replace("FILES", str(files)).replace("MOUNTS", str(mounts))
+    def cell(name):
+        own = [word.replace("FILES", str(files)).replace("MOUNTS", str(mounts)) for word in CASES[name][0]]
+        # choosing a group twice is an error of its own, so the choice of the case replaces the standard one
+        chosen = {word.partition("=")[0] for word in own}
+        return [*[word for word in standard if word.partition("=")[0] not in chosen], *own]
 
-    cells = [[*standard, *map(resolved, overrides)] for overrides, _ in CASES.values()]
-    # choosing a group twice is an error of its own, so the choice of the case replaces the standard one
-    for cell, (overrides, _) in zip(cells, CASES.values(), strict=True):
-        for override in overrides:
-            name = override.partition("=")[0]
-            for other in [word for word in cell if word.partition("=")[0] == name and word != resolved(override)]:
-                cell.remove(other)
-    (results / "cells.txt").write_text(json.dumps(cells))
     offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(results / "hub"), "HTTPS_PROXY": "http://127.0.0.1:9"}
-    done = run_python("-m", "tests.outcomes", results / "cells.txt", **offline)
-    assert done.returncode == 0, done.stderr
-    assert "pickled code ran" not in done.stdout
-    return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    with processes.Pool(1, start, [offline]) as pool:
+        yield lambda name: pool.apply_async(outcome, [cell(name)]).get(timeout=120)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_error_names_setting_value_and_fix(name, outcomes, files, mounts):
+def test_the_error_names_setting_value_and_fix(name, run_case, files, mounts, results):
     if name in NEEDS_MOUNT and mounts is None:
         pytest.skip("this machine does not allow mounts")
-    kind, text = outcomes[name]
+    kind, text, printed = run_case(name)
     assert kind == "one line", text
     for word in CASES[name][1]:
         assert word.replace("FILES", str(files)) in text
     if text.startswith("error: "):
         assert "\n" not in text.partition("\nUserError")[0].partition(f"\n{text[7:20]}")[0]
+    assert "pickled code ran" not in printed
+    assert partial_files(results) == []
 
 
-def test_no_bad_input_leaves_partial_files(outcomes, results):
-    leftovers = [
-        path for path in results.rglob("*") if path.suffix in {".json", ".tmp", ".npz"} and "cache" not in path.parts
+def partial_files(results):
+    """Returns the records, and what an interrupted write leaves."""
+    return [
+        path
+        for path in results.rglob("*")
+        if ".tmp" in path.name or (path.suffix in {".json", ".npz"} and "cache" not in path.parts)
     ]
-    assert leftovers == []
-    assert not list(results.rglob("*.tmp*"))
 
 
 def test_there_are_at_least_120_cases():
