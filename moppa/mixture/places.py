@@ -1,6 +1,6 @@
 """The places of a MoPPA unit in a block: each wraps one module of the block."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from moppa.mixture.unit import Unit
 from moppa.peft.blocks import BlockInfo, Layout, from_tokens, to_tokens
 from moppa.peft.inject import unwrapped, wrap_module
+from moppa.peft.low_rank import stacked
 from moppa.peft.targets import check_calls_qkv
 from moppa.utils.errors import SettingError
 
 MakeUnit = Callable[[BlockInfo], Unit]
+Factors = tuple[Tensor, Tensor]  # Down and s Up
 QKV = ("q", "k", "v")
 
 
@@ -71,8 +73,24 @@ class BesideMatrices(nn.Module):
         y = self.inner(z)
         if not self.units:
             return y
+        units: list[Any] = [self.units[name] for name in QKV if name in self.units]
+        factors = [found for unit in units if (found := unit.factors()) is not None]
+        if len(factors) == len(units):
+            return self.add_products(y, z, units, factors)
         chunks = zip(QKV, y.chunk(len(QKV), dim=-1), strict=True)
         return torch.cat([chunk + self.units[name](z) if name in self.units else chunk for name, chunk in chunks], -1)
+
+    def add_products(self, y: Tensor, z: Tensor, units: Sequence[Unit], factors: Sequence[Factors]) -> Tensor:
+        """Returns the same by one product with all Down and one with all Up.
+
+        The passes over all tokens, forward and backward, are then those of LoRA. Chunks of y would be added to and
+        concatenated one by one.
+        """
+        downs, ups = zip(*factors, strict=True)
+        reduced = F.linear(z, torch.cat(downs)).split([len(down) for down in downs], dim=-1)
+        mixed = [unit.mix(x.contiguous()) for unit, x in zip(units, reduced, strict=True)]
+        up = stacked([name in self.units for name in QKV], ups)
+        return torch.addmm(y.flatten(0, -2), torch.cat(mixed, dim=-1).flatten(0, -2), up.T).view_as(y)
 
     def merge(self) -> None:
         """Adds units that are linear maps of each token to the weight, as LoRA's."""

@@ -65,17 +65,25 @@ class Unit(nn.Module):
         self.noise = nn.Identity()  # of delta in training, if the trainer sets one
 
     def forward(self, z: Tokens) -> Tokens:
-        if z.shape[1] != self.num_prefix_tokens + self.grid[0] * self.grid[1]:
+        y = self.mix(z if self.down is None else F.linear(z, self.down))
+        return self.noise(y if self.down is None else F.linear(y, self.scale * self.up))
+
+    def mix(self, x: Bottleneck) -> Bottleneck:
+        """Returns Y for X, which is all between Down and Up."""
+        if x.shape[1] != self.num_prefix_tokens + self.grid[0] * self.grid[1]:
             raise UserError(
                 f"a MoPPA unit for {self.num_prefix_tokens} prefix tokens and a grid of "
-                f"{self.grid[0]} x {self.grid[1]} got {z.shape[1]} tokens: "
+                f"{self.grid[0]} x {self.grid[1]} got {x.shape[1]} tokens: "
                 f"attach MoPPA to a model that was created for this image size"
             )
-        x = z if self.down is None else F.linear(z, self.down)
         y = self.operator(x, self.router(x), self.output_gain)
-        if self.gate is not None:
-            y = self.gate(y, x)
-        return self.noise(y if self.down is None else F.linear(y, self.scale * self.up))
+        return y if self.gate is None else self.gate(y, x)
+
+    def factors(self) -> tuple[Float[Tensor, "rank dim"], Float[Tensor, "dim rank"]] | None:
+        """Returns Down and s Up; None without a bottleneck, or if noise acts on delta."""
+        if self.down is None or not isinstance(self.noise, nn.Identity):
+            return None
+        return self.down, self.scale * self.up
 
     @property
     def output_gain(self) -> Float[Tensor, " channels"] | None:

@@ -91,7 +91,7 @@ def pareto_chart(search: Search) -> Spec:
                 "encoding": {"x": x, "y": y},
             },
             {
-                "data": {"values": points},
+                "data": {"values": sorted(points, key=lambda point: point["key"] in front)},  # the front is drawn last
                 "mark": {"type": "point", "filled": True, "size": 70},
                 "encoding": {"x": x, "y": y, "color": color, "tooltip": tooltip("key", "params", "accuracy")},
             },
