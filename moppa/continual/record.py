@@ -77,6 +77,7 @@ def write_step(path: Path, config: Mapping[str, Any], cells: Sequence[Cell], ste
         "config": {
             "continual": config["continual"],
             "search": config.get("search", []),
+            "method": cell.config["method"],
         },
         "train": cell.config["train"],
         "weights": {"name": cell.weights_name, "sha256": cell.weights_sha256},

@@ -10,6 +10,7 @@ from moppa.report.columns import read_tasks
 from moppa.report.continual import write_continual_tables
 from moppa.report.load import Excluded, ValidRecord, exclude_record, load_records, relative_to
 from moppa.report.merge_files import write_merge_tables
+from moppa.report.merge_summary import write_summaries
 from moppa.report.merging import merge_tables, read_merges
 from moppa.report.render import csv_file, latex_html, markdown
 from moppa.report.table import Table, build_tables
@@ -94,5 +95,10 @@ def write_tables(results: Path, configs: Path, *, strict: bool = False) -> Writt
     written = []
     for table in tables:
         written += write_formats(table, FORMATS, results)
-    written += [*write_merge_tables(merge_tables(merges), results), *write_continual_tables(results)]
+    merged = merge_tables(merges)
+    written += [
+        *write_merge_tables(merged, results),
+        *write_summaries(merged, results),
+        *write_continual_tables(results),
+    ]
     return WrittenTables(tables=tables, written=written, excluded=excluded)

@@ -15,8 +15,10 @@ from moppa.record.schema import short_digest
 from moppa.report.merging import mean
 from moppa.report.render.markdown import escape_markdown, grid
 from moppa.report.rounding import round_text
+from moppa.report.setting_names import names_of_differences
 from moppa.report.table_files import write_formats
 from moppa.utils.errors import UserError
+from moppa.utils.flatten import flatten
 
 FOLDER = "continual"  # below results/records
 METRICS = {
@@ -127,24 +129,33 @@ def continual_tables(results: Path) -> list[ContinualTable]:
 
 
 def rows_of(sequences: Sequence[Finished]) -> dict[str, list[Finished]]:
-    """Returns the sequences by row: a strategy of a method, with a digest if its settings differ."""
-    settings: dict[tuple[str, str], list[Finished]] = {}
+    """Returns the sequences by row: a strategy of a method, with the settings in which its rows differ."""
+    found: dict[str, dict[str, list[Finished]]] = {}  # by label and by a digest of the settings
     for sequence in sequences:
-        last, digest = sequence.last, setting_of(sequence.last)
-        settings.setdefault((f"{last['method']}: {last['strategy']}", digest), []).append(sequence)
-    shown = [label for label, _ in settings]
-    return {label if shown.count(label) == 1 else f"{label} {digest}": own for (label, digest), own in settings.items()}
+        last = sequence.last
+        same = found.setdefault(f"{last['method']}: {last['strategy']}", {})
+        same.setdefault(short_digest(settings_of(last)), []).append(sequence)
+    rows: dict[str, list[Finished]] = {}
+    for label, by_digest in found.items():
+        suffixes = names_of_differences([settings_of(own[0].last) for own in by_digest.values()])
+        rows |= {
+            f"{label} ({suffix})" if suffix else label: own
+            for suffix, own in zip(suffixes, by_digest.values(), strict=True)
+        }
+    return rows
 
 
-def setting_of(record: Mapping[str, Any]) -> str:
-    """Returns a digest of the settings of a sequence; of one that was chosen on val200, its candidates count."""
-    search = record["config"]["search"]
-    chosen = {name for candidate in search for name in candidate["settings"]}
-    strategy = record["config"]["continual"]["strategy"]
-    train = {name: value for name, value in record["train"].items() if f"train.{name}" not in chosen}
-    own = {name: value for name, value in strategy.items() if name not in chosen}
-    setting = [own, train, record["dtype"], [candidate["settings"] for candidate in search]]
-    return short_digest(setting)[:6]
+def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a sequence by dotted name; of those that were chosen on val200, the candidates."""
+    config = record["config"]
+    groups = {
+        "train": record["train"],
+        "method": config.get("method", {}),
+    }  # the first records do not name the method's
+    settings = flatten(config["continual"]["strategy"]) | flatten(groups) | {"dtype": record["dtype"]}
+    chosen = {name for candidate in config["search"] for name in candidate["settings"]}
+    candidates = [candidate["settings"] for candidate in config["search"]]
+    return {name: value for name, value in settings.items() if name not in chosen} | {"tried": candidates}
 
 
 def text_of(values: Sequence[Fraction | None]) -> str:

@@ -1,7 +1,5 @@
 """Tables of merged models, computed from the records below results/records/merge."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,11 +8,15 @@ from statistics import stdev
 from typing import Any
 
 from moppa.record.merge_schema import FOLDER, merge_paths, read_merge_record
+from moppa.record.schema import short_digest
 from moppa.record.verify_merges import find_merge_inconsistency, verify_merges
 from moppa.report.load import Excluded
+from moppa.report.setting_names import names_of_differences
 from moppa.utils.errors import UserError
+from moppa.utils.flatten import flatten
 
 REFERENCE = "frozen"  # the algorithm that changes nothing
+LINEAR_PROBE = "linear probe of the frozen backbone"
 TABLES = {
     "trained_head": "the heads of the experts",
     "fitted_head": "heads fitted again on features of the merged backbone",
@@ -186,32 +188,29 @@ def merge_tables(records: Iterable[MergeRecord]) -> list[MergeTable]:
 
 def merge_rows(records: Sequence[MergeRecord], head: str) -> list[MergeRow]:
     """Returns the rows of the records, and the references: the experts, and the frozen backbone's linear probe."""
-    settings: dict[tuple[str, str, int, str], list[MergeRecord]] = {}
+    found: dict[tuple[str, str, int], dict[str, list[MergeRecord]]] = {}  # and by a digest of the settings
     for record in records:
-        name = record["method"], record["algorithm"], record.num_tasks, setting_of(record)
-        settings.setdefault(name, []).append(record)
-    shown = {name[:3]: [other for other in settings if other[:3] == name[:3]] for name in settings}
+        same = found.setdefault((record["method"], record["algorithm"], record.num_tasks), {})
+        same.setdefault(short_digest(settings_of(record)), []).append(record)
     rows = []
-    for (method, algorithm, number, setting), own in settings.items():
-        is_reference = algorithm == REFERENCE
-        suffix = f" {setting[:6]}" if len(shown[method, algorithm, number]) > 1 else ""
-        mark = READS_IMAGES if own[0]["config"]["merge"].get("images") else ""
-        label = (
-            "linear probe of the frozen backbone" if is_reference and head == "fitted_head" else f"{algorithm}{suffix}"
-        )
-        rows.append(row_of(method, label, mark, "reference" if is_reference else "merged", own, head))
-        if is_reference and head == "trained_head":
-            rows.append(row_of(method, "linear probe of the frozen backbone", "", "reference", own, "fitted_head"))
-        if is_reference:
-            rows.append(row_of(method, "experts", "", "reference", own, "expert"))
+    for (method, algorithm, _), by_digest in found.items():
+        suffixes = names_of_differences([settings_of(own[0]) for own in by_digest.values()])
+        for suffix, own in zip(suffixes, by_digest.values(), strict=True):
+            is_reference = algorithm == REFERENCE
+            mark = READS_IMAGES if own[0]["config"]["merge"].get("images") else ""
+            name = f"{algorithm} ({suffix})" if suffix else algorithm
+            label = LINEAR_PROBE if is_reference and head == "fitted_head" else name
+            rows.append(row_of(method, label, mark, "reference" if is_reference else "merged", own, head))
+            if is_reference and head == "trained_head":
+                rows.append(row_of(method, LINEAR_PROBE, "", "reference", own, "fitted_head"))
+            if is_reference:
+                rows.append(row_of(method, "experts", "", "reference", own, "expert"))
     return rows
 
 
-def setting_of(record: MergeRecord) -> str:
-    """Returns a digest of the settings of a merge, which its records share. The number of draws is none."""
-    config = record["config"]
-    settings = {**config, "merge": {name: value for name, value in config["merge"].items() if name != "draws"}}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+def settings_of(record: MergeRecord) -> dict[str, Any]:
+    """Returns the settings of a merge by dotted name, which its records share. The number of draws is none."""
+    return {name: value for name, value in flatten(record["config"]).items() if name != "merge.draws"}
 
 
 def row_of(method: str, label: str, mark: str, kind: str, records: Sequence[MergeRecord], head: str) -> MergeRow:

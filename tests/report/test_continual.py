@@ -13,7 +13,7 @@ TASKS = {"digits": 1, "spots": 3, "shapes": 5}
 ORDER = ("spots", "digits", "shapes")
 
 
-def write_sequence(results, strategy, correct, *, seed=0, lr=0.1, search=(), order=ORDER):
+def write_sequence(results, strategy, correct, *, seed=0, lr=0.1, search=(), order=ORDER, method=None):
     """Writes the records of a sequence; `correct` has the correct images of 100 for each task after each step."""
     for number, counts in enumerate(correct, start=1):
         names = order[:number]
@@ -28,6 +28,7 @@ def write_sequence(results, strategy, correct, *, seed=0, lr=0.1, search=(), ord
             "config": {
                 "continual": {"name": strategy, "strategy": {"alpha": 0.5}},
                 "search": [{"settings": {"train.lr": value}, "accuracy": 0.5} for value in search],
+                **({} if method is None else {"method": method}),
             },
             "train": {"lr": lr},
             "dtype": "float32",
@@ -71,8 +72,22 @@ def test_seeds_and_orders_are_one_row_and_other_settings_another(tmp_path):
     write_sequence(tmp_path, "opcm", SEQUENCE, lr=0.1, search=(0.1, 0.2))
     write_sequence(tmp_path, "opcm", SEQUENCE, lr=0.2, search=(0.1, 0.2), seed=1)
     [table] = continual_tables(tmp_path)
-    assert sorted(len(rows) for rows in table.rows.values()) == [1, 2, 3]
-    assert len(table.rows["lora: opcm"]) == 2
+    assert {name: len(rows) for name, rows in table.rows.items()} == {
+        "lora: sequential (lr 0.1)": 3,
+        "lora: sequential (lr 0.2)": 1,
+        "lora: opcm": 2,
+    }
+
+
+def test_the_settings_of_the_method_and_the_candidates_name_a_row_too(tmp_path):
+    write_sequence(tmp_path, "opcm", SEQUENCE, method={"attach": {"rank": 4}})
+    write_sequence(tmp_path, "opcm", SEQUENCE, seed=1, method={"attach": {"rank": 8}})
+    write_sequence(tmp_path, "share", SEQUENCE, lr=0.1, search=(0.1, 0.2))
+    write_sequence(tmp_path, "share", SEQUENCE, lr=0.3, seed=1, search=(0.1, 0.3))
+    first, second, *searched = continual_tables(tmp_path)[0].rows
+    assert [first, second] == ["lora: opcm (rank 4)", "lora: opcm (rank 8)"]
+    assert [name[:-8] for name in searched] == ["lora: share (tried 2"] * 2
+    assert len(set(searched)) == 2
 
 
 def test_tables_are_written_and_an_unfinished_sequence_is_left_out(tmp_path):

@@ -12,6 +12,7 @@ from vl_convert import vegalite_to_svg
 from moppa.cli import figures, report, table
 from moppa.report.merge_files import render_csv, render_markdown, write_merge_tables
 from moppa.report.merge_page import write_merge_page
+from moppa.report.merge_summary import write_summaries
 from moppa.report.merging import merge_tables, read_merges
 from moppa.report.plots.merging import merge_charts
 from tests.factories import merge_record_of, write_merge_file
@@ -19,7 +20,7 @@ from tests.factories import merge_record_of, write_merge_file
 TASKS = {"digits": ("natural", 1, 10), "spots": ("specialized", 3, 4)}
 
 
-def write_record(results, algorithm, correct, *, fitted=(60, 60), seed=0, draw=0, tasks=TASKS, **merge):
+def write_record(results, algorithm, correct, *, fitted=(60, 60), seed=0, draw=0, tasks=TASKS, method="lora", **merge):
     """Writes the record of a merge of experts with 90 and 80 of 100 correct images."""
     fields = {
         name: {
@@ -40,7 +41,10 @@ def write_record(results, algorithm, correct, *, fitted=(60, 60), seed=0, draw=0
         )
     }
     return write_merge_file(
-        results, merge_record_of(algorithm, fields, seed=seed, draw=draw, scale=0.5 + seed, **merge)
+        results,
+        merge_record_of(
+            algorithm, fields, names=("mini", "vit_micro", method), seed=seed, draw=draw, scale=0.5 + seed, **merge
+        ),
     )
 
 
@@ -118,6 +122,18 @@ def test_the_markdown_shows_means_deviations_and_marks(results):
     assert "One backbone out of 2 experts, in percent; the heads of the experts." in text
 
 
+def test_the_summary_has_every_method_with_both_kinds_of_heads(results):
+    write_record(results, "ties", (90, 80), fitted=(81, 72), method="ssf")
+    [path] = write_summaries(tables_of(results), results)
+    assert path.name == "merge-mini-vit_micro-summary.md"
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in path.read_text().splitlines() if "|" in line]
+    assert lines[0] == ["algorithm", "lora", "ssf", "lora, fitted", "ssf, fitted"]
+    found = {name: values for name, *values in lines[2:]}
+    assert list(found) == ["linear probe of the frozen backbone", "frozen", "ties", "lot*"]
+    assert found["ties"] == ["67.5 ± 7.1", "100.0", "70.8 ± 0.0", "90.0"]
+    assert found["frozen"] == ["22.5", "", "", ""]
+
+
 def test_the_csv_holds_all_numbers_of_tasks(results):
     write_record(results, "ties", (81,), fitted=(60,), tasks={"digits": TASKS["digits"]})
     [first, *_] = tables_of(results)
@@ -131,8 +147,7 @@ def test_the_csv_holds_all_numbers_of_tasks(results):
 def test_two_settings_of_an_algorithm_are_two_rows(results):
     write_record(results, "ties", (10, 10), keep=0.5)
     names = [name for name in rows_of(tables_of(results)) if name.startswith("ties")]
-    assert len(names) == 2
-    assert all(len(name) == len("ties 012345") for name in names)
+    assert sorted(names) == ["ties (keep 0.5)", "ties (keep None)"]
 
 
 def test_the_charts_are_drawn(results):
@@ -187,7 +202,8 @@ def test_the_commands_write_tables_and_figures(results, monkeypatch, capsys):
     assert table.main() == 0
     names = {path.name for path in (results / "tables").iterdir()}
     assert names == {
-        f"merge-mini-vit_micro{heads}.{suffix}" for heads in ("", "-fitted-heads") for suffix in ("md", "csv")
+        "merge-mini-vit_micro-summary.md",
+        *(f"merge-mini-vit_micro{heads}.{suffix}" for heads in ("", "-fitted-heads") for suffix in ("md", "csv")),
     }
     assert "merge-mini-vit_micro.csv" in capsys.readouterr().out
     written = {path: path.read_bytes() for path in (results / "tables").iterdir()}
