@@ -14,6 +14,7 @@ from moppa.peft.inject import merge
 from moppa.record.schema import read_record
 from moppa.train.evaluate import Evaluator
 from moppa.train.step import StepRunner, recorder_for
+from moppa.utils.device import set_deterministic
 from moppa.utils.errors import UserError
 from run import run_cell
 from tests.conftest import METHODS, config_of
@@ -115,6 +116,20 @@ def test_a_training_resumes_with_the_same_bits(steps, tmp_path):
     with pytest.raises(ConnectionError):
         train("moppa", tmp_path / "part", device=DEVICE, epochs=3, logger=StopsAfter(4), **steps[0])
     assert_same(train("moppa", tmp_path / "part", device=DEVICE, epochs=3, **steps[1]), expected, whole)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16-mixed"])
+@pytest.mark.parametrize("method", ["lora", "moppa"])
+def test_deterministic_trainings_have_the_same_bits(method, precision, tmp_path):
+    set_deterministic(True)
+    try:
+        first, second = (
+            train(method, tmp_path / name, device=DEVICE, precision=precision, **CAPTURED)
+            for name in ("first", "second")
+        )
+    finally:
+        set_deterministic(False)
+    assert first == second
 
 
 @pytest.mark.skipif(IS_REHEARSAL, reason="compiles for a minute; tests/train/test_compiled_blocks.py does so on a CPU")

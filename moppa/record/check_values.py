@@ -59,7 +59,7 @@ def check_run(run: Any) -> None:
     worker_count(run.augment_workers, device.type)
     for name in run.skip_unused:
         validate.one_of("run.skip_unused", name, SKIPPABLE)
-    for name in ("keep_memory", "keep_features", "keep_trained", "keep_logits"):
+    for name in ("deterministic", "keep_memory", "keep_features", "keep_trained", "keep_logits"):
         validate.boolean(f"run.{name}", run[name])
 
 

@@ -1,6 +1,7 @@
 """The machine that a cell runs on: device, threads and memory."""
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,18 @@ def configure_process(*, threads: int | None, backend: str, keep_memory: bool) -
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         torch.backends.cudnn.allow_tf32 = False  # run.precision=float32 means it for convolutions too
+
+
+def set_deterministic(is_deterministic: bool) -> None:
+    """Applies `run.deterministic` to this process: on a GPU torch then takes kernels that add in one order.
+
+    An operation that has no such kernel ends in torch's error, which names it. A CPU adds in one order anyway.
+    """
+    is_applied = validate.boolean("run.deterministic", is_deterministic) and torch.cuda.is_available()
+    if is_applied:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
+    torch.use_deterministic_algorithms(is_applied)
+    torch.utils.deterministic.fill_uninitialized_memory = not is_applied  # a check, which costs time
 
 
 def keep_freed_memory() -> None:
