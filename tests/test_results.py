@@ -5,7 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
+from moppa.record import merge_schema
 from moppa.record.schema import key_of, read_record, with_relative_paths
+from moppa.record.verify_merges import verify_merges
+from moppa.report import continual
 from moppa.report.build import write_tables
 from moppa.report.render.comparison import comparison
 from moppa.report.render.readme import NUMBER, QUOTED, quoting_files, table_path, updated_text
@@ -16,8 +19,9 @@ SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
 EXPERIMENTS = [RESULTS / name for name in ("precision", *SWEEPS) if (RESULTS / name).exists()]  # not results/demo
 TASKS = [
     pytest.param(path, marks=() if folder == RESULTS else pytest.mark.slow, id=path.relative_to(ROOT).as_posix())
-    for folder in (RESULTS, *EXPERIMENTS)
+    for folder in (RESULTS, *EXPERIMENTS, *(RESULTS / name / "retrained" for name in SWEEPS))
     for path in sorted(folder.glob("records/*/*/*"))
+    if path.parent.parent.name not in (merge_schema.FOLDER, continual.FOLDER)
 ]
 
 
@@ -27,6 +31,23 @@ def test_committed_records_are_valid_and_agree_with_their_predictions(task):
     assert paths
     for path in paths:
         check_record(path)
+
+
+@pytest.mark.slow  # seconds
+@pytest.mark.parametrize("results", [RESULTS, *EXPERIMENTS], ids=lambda path: path.name)
+def test_committed_merges_agree_with_their_predictions_and_their_experts(results):
+    assert verify_merges(results) == []
+    for path in merge_schema.merge_paths(results):
+        record, _ = merge_schema.read_merge_record(path)
+        assert record["git"]["dirty"] is False
+
+
+@pytest.mark.parametrize("results", [RESULTS, *EXPERIMENTS], ids=lambda path: path.name)
+def test_committed_sequences_are_whole(results):
+    files = list((results / "records" / continual.FOLDER).rglob("*.json"))
+    sequences = continual.read_sequences(results)
+    assert sum(len(sequence.steps) for sequence in sequences) == len(files)
+    assert all(sequence.last["git"]["dirty"] is False for sequence in sequences)
 
 
 def check_record(path):
