@@ -27,12 +27,49 @@ from moppa.utils import validate
 
 # last_block_tokens: in the last block the queries and the MLP of all tokens but the class token, which the head reads
 # dropped_samples: images that drop path drops from a residual branch
-SKIPPABLE = ("last_block_tokens", "dropped_samples")
+# gradient_copies: the gradients of q, k and v, copied side by side before they are copied into the layout of the layer
+SKIPPABLE = ("last_block_tokens", "dropped_samples", "gradient_copies")
 
 SOURCES: dict[Callable[..., Any], tuple[str, ...]] = {  # sha256 of the sources that were read: timm 1.0.31
     Block.forward: ("2cb6f77c3039d89cb550de426742c13fd3d322b693dea0bdadedc6ad162a04b9",),
     Attention.forward: ("37a80e0fdf45af9ca19ee07f1a176731d56a5f2028f2b19991578f58d0a3698a",),
 }
+
+
+class SplitHeads(torch.autograd.Function):
+    """q, k and v (B, H, N, D) as views of what the layer qkv returns (B, N, 3 H D).
+
+    The backward pass writes the three gradients into one tensor, where autograd stacks them and copies the stack.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, num_heads: int) -> tuple[Tensor, ...]:  # noqa: ARG004
+        return split_heads(qkv, num_heads)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: ARG004
+        batch, heads, tokens, dim = gradients[0].shape
+        whole = gradients[0].new_empty(batch, tokens, 3 * heads * dim)
+        for part, gradient in zip(split_heads(whole, heads), gradients, strict=True):
+            part.copy_(gradient)
+        return whole, None
+
+
+def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, ...]:
+    """Returns q, k and v (B, H, N, D) as views of (B, N, 3 H D)."""
+    return qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+class OneCopyAttention(Attention):
+    """Attention with one copy of the gradients of q, k and v. A compiled block has no copies to save."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        if not (self.fused_attn and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+            return super().forward(x, attn_mask, is_causal)
+        q, k, v = SplitHeads.apply(self.qkv(x), self.num_heads)
+        dropout = self.attn_drop.p if self.training else 0.0
+        y = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask, dropout, is_causal)
+        return self.proj_drop(self.proj(self.norm(y.transpose(1, 2).flatten(2))))
 
 
 class ClassTokenAttention(Attention):
@@ -84,8 +121,9 @@ def skip_unused(model: nn.Module, optimizations: Sequence[str]) -> nn.Module:
     `last_block_tokens` applies if the head reads only the class token. It excludes an MLP in which a method mixes
     tokens, an attention that a method wraps, and a block whose output a method reads. `dropped_samples` applies on a
     CPU without torch.compile, since elsewhere the host would wait for the number of kept images. It excludes blocks
-    with an auxiliary loss, which is a mean over all images. Dropout in a block then draws fewer numbers. If the
-    installed timm computes its blocks in an unknown way, one line says so and nothing is changed.
+    with an auxiliary loss, which is a mean over all images. Dropout in a block then draws fewer numbers.
+    `gradient_copies` applies to timm's own attention without a gate. If the installed timm computes its blocks in an
+    unknown way, one line says so and nothing is changed.
 
     Raises:
         SettingError: if an optimization is unknown.
@@ -103,6 +141,10 @@ def skip_unused(model: nn.Module, optimizations: Sequence[str]) -> nn.Module:
         for block in timm_blocks(blocks[-1]):
             if not needs_all_tokens(block.get_submodule("mlp")):
                 return_class_token(as_efficient(block))
+    if "gradient_copies" in optimizations:
+        for module in blocks.modules():
+            if type(module) is Attention and module.gate is None:
+                module.__class__ = OneCopyAttention
     return model
 
 

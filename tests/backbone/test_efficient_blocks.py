@@ -5,12 +5,20 @@ import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from moppa.backbone import efficient_blocks
-from moppa.backbone.efficient_blocks import SKIPPABLE, ClassTokenAttention, EfficientBlock, is_timm_known, skip_unused
+from moppa.backbone.efficient_blocks import (
+    SKIPPABLE,
+    ClassTokenAttention,
+    EfficientBlock,
+    OneCopyAttention,
+    is_timm_known,
+    skip_unused,
+)
 from moppa.peft.collect import trainable_parameters
 from moppa.utils.errors import UserError
-from tests.models import batch, logits_of, model_with, with_drop_path
+from tests.models import batch, logits_of, model_with, perturbed, with_drop_path
 
 
 def modules_of(model, kind):
@@ -81,6 +89,33 @@ def test_dropped_samples_are_skipped_under_autocast():
     assert all(parameter.grad.isfinite().all() for parameter in trainable_parameters(model).values())
 
 
+class Stacks(TorchDispatchMode):
+    """Counts the tensors that are concatenated or stacked."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket in (torch.ops.aten.cat, torch.ops.aten.stack)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["lora", "moppa", "prefix", "vpt_deep"])
+def test_the_gradients_of_q_k_and_v_have_the_same_bits_and_are_not_stacked(method):
+    counts, gradients = [], []
+    for optimizations in ([], ["gradient_copies"]):
+        model = skip_unused(perturbed(model_with(method)), optimizations).eval()  # without dropout
+        assert len(modules_of(model, OneCopyAttention)) == 3 * len(optimizations)
+        loss = F.cross_entropy(model(batch()[0]), batch()[1])
+        with Stacks() as stacks:
+            loss.backward()
+        counts.append(stacks.count)
+        gradients.append([parameter.grad for parameter in trainable_parameters(model).values()])
+    assert counts[0] - counts[1] == 3
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
 def test_an_unknown_optimization_is_named():
     with pytest.raises(UserError, match=r"run\.skip_unused='tokens': it must be one of last_block_tokens, dropped"):
         skip_unused(model_with("lora"), ["tokens"])
@@ -99,7 +134,7 @@ def test_an_unknown_timm_is_left_alone_with_one_warning(monkeypatch, capsys):
     monkeypatch.setitem(efficient_blocks.SOURCES, Block.forward, ("0" * 64,))
     for _ in range(2):
         model = skip_unused(model_with("lora"), SKIPPABLE)
-        assert not modules_of(model, (EfficientBlock, ClassTokenAttention))
+        assert not modules_of(model, (EfficientBlock, ClassTokenAttention, OneCopyAttention))
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("run.skip_unused has no effect: timm ")
     skip_unused(model_with("lora"), [])
