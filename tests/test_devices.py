@@ -41,7 +41,7 @@ def on_meta_device(method):
         generator=generator_for(0, "method"),
         examples=lambda: [(images, labels)],
     )
-    return skip_unused(model, ["last_block_tokens"]), images, labels
+    return skip_unused(model, ["last_block_tokens", "gradient_copies"]), images, labels
 
 
 def trunc_normal_without_values(tensor, *, generator=None, **_):

@@ -17,7 +17,6 @@ from moppa.peft.targets import check_calls_qkv
 from moppa.utils.errors import SettingError
 
 MakeUnit = Callable[[BlockInfo], Unit]
-Factors = tuple[Tensor, Tensor]  # Down and s Up
 QKV = ("q", "k", "v")
 
 
@@ -74,22 +73,20 @@ class BesideMatrices(nn.Module):
         if not self.units:
             return y
         units: list[Any] = [self.units[name] for name in QKV if name in self.units]
-        factors = [found for unit in units if (found := unit.factors()) is not None]
-        if len(factors) == len(units):
-            return self.add_products(y, z, units, factors)
+        if all(unit.has_products for unit in units):
+            return self.add_products(y, z, units)
         chunks = zip(QKV, y.chunk(len(QKV), dim=-1), strict=True)
         return torch.cat([chunk + self.units[name](z) if name in self.units else chunk for name, chunk in chunks], -1)
 
-    def add_products(self, y: Tensor, z: Tensor, units: Sequence[Unit], factors: Sequence[Factors]) -> Tensor:
+    def add_products(self, y: Tensor, z: Tensor, units: Sequence[Any]) -> Tensor:
         """Returns the same by one product with all Down and one with all Up.
 
         The passes over all tokens, forward and backward, are then those of LoRA. Chunks of y would be added to and
         concatenated one by one.
         """
-        downs, ups = zip(*factors, strict=True)
-        reduced = F.linear(z, torch.cat(downs)).split([len(down) for down in downs], dim=-1)
+        reduced = F.linear(z, torch.cat([unit.down for unit in units])).chunk(len(units), dim=-1)
         mixed = [unit.mix(x.contiguous()) for unit, x in zip(units, reduced, strict=True)]
-        up = stacked([name in self.units for name in QKV], ups)
+        up = stacked([name in self.units for name in QKV], [unit.scale * unit.up for unit in units])
         return torch.addmm(y.flatten(0, -2), torch.cat(mixed, dim=-1).flatten(0, -2), up.T).view_as(y)
 
     def merge(self) -> None:

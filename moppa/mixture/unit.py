@@ -79,11 +79,10 @@ class Unit(nn.Module):
         y = self.operator(x, self.router(x), self.output_gain)
         return y if self.gate is None else self.gate(y, x)
 
-    def factors(self) -> tuple[Float[Tensor, "rank dim"], Float[Tensor, "dim rank"]] | None:
-        """Returns Down and s Up; None without a bottleneck, or if noise acts on delta."""
-        if self.down is None or not isinstance(self.noise, nn.Identity):
-            return None
-        return self.down, self.scale * self.up
+    @property
+    def has_products(self) -> bool:
+        """Whether delta is s Up Y with Y from Down z, so that units of several matrices can share these products."""
+        return self.down is not None and isinstance(self.noise, nn.Identity)
 
     @property
     def output_gain(self) -> Float[Tensor, " channels"] | None:

@@ -66,7 +66,7 @@ def train(
     config = config_of(
         "task=eurosat", f"train.epochs={epochs}", "train.batch_size=6", f"train.optimizer={optimizer}", *recipe
     )
-    model = skip_unused(model_for(method, drop_path).to(device), ["last_block_tokens"])
+    model = skip_unused(model_for(method, drop_path).to(device), ["last_block_tokens", "gradient_copies"])
     to_precision(model, precision_name(precision, device))
     normalize = instantiate(config, "backbone").preprocess(model).normalize
     create, epoch_values, losses = Recipe.create_optimizer, loop.epoch_values, []
