@@ -64,8 +64,11 @@ def check_record(path):
 
 @pytest.mark.parametrize(
     "results",
-    [RESULTS, *[folder for folder in EXPERIMENTS if (folder / "tables").exists()]],
-    ids=lambda path: path.name,
+    [
+        pytest.param(folder, marks=() if folder == RESULTS else pytest.mark.slow, id=folder.name)
+        for folder in (RESULTS, *EXPERIMENTS)
+        if (folder / "tables").exists()
+    ],
 )
 def test_the_committed_tables_are_those_of_the_records(results, tmp_path):
     shutil.copytree(results / "records", tmp_path / "records")
