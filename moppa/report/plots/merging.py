@@ -1,5 +1,7 @@
 """Charts of merged models: accuracy against the number of merged tasks, and each algorithm on each task."""
 
+from collections.abc import Sequence
+
 from moppa.report.merging import MergeRow, MergeTable
 from moppa.report.plots.encodings import COLORS, DASHES, LEGEND, ROW_AXIS, Spec, round_number, tooltip
 from moppa.report.rounding import round_text
@@ -8,9 +10,16 @@ from moppa.report.rounding import round_text
 def merge_charts(table: MergeTable) -> dict[str, Spec]:
     """Returns the charts of a table by name."""
     charts = {"heat-map": heat_map(table)}
-    if len({row.num_tasks for row in table.rows}) > 1:
-        charts["number-of-tasks"] = number_chart(table)
+    if rows := rows_over_numbers(table):
+        charts["number-of-tasks"] = number_chart(table, rows)
     return charts
+
+
+def rows_over_numbers(table: MergeTable) -> list[MergeRow]:
+    """Returns the rows of algorithms that merged several numbers of tasks with the experts of a method."""
+    merged = [row for row in table.rows if row.kind == "merged" and row.mean("normalized") is not None]
+    places = [(row.method, row.algorithm) for row in merged]
+    return [row for row, place in zip(merged, places, strict=True) if places.count(place) > 1]
 
 
 def title(table: MergeTable, subtitle: str) -> Spec:
@@ -18,9 +27,8 @@ def title(table: MergeTable, subtitle: str) -> Spec:
     return {"text": f"Merged models: {table.suite}, {table.backbone}", "subtitle": subtitle}
 
 
-def number_chart(table: MergeTable) -> Spec:
-    """Shows the average normalized accuracy of every algorithm against the number of merged tasks, by method."""
-    rows = [row for row in table.rows if row.kind == "merged" and row.mean("normalized") is not None]
+def number_chart(table: MergeTable, rows: Sequence[MergeRow]) -> Spec:
+    """Shows the average normalized accuracy of algorithms against the number of merged tasks, by method."""
     names = sorted({row.algorithm for row in rows})
     values = [
         {
