@@ -47,8 +47,12 @@ for words in sys.argv[2:]:
 @pytest.mark.parametrize(
     ("backend", "methods"),
     # inductor runs a C++ compiler for minutes; without it the graphs are the same and their code is torch's own
-    [("inductor", ["lora"]), ("aot_eager", ["moppa", "ssf", "adapter"])],
-    ids=["inductor", "aot_eager"],
+    [
+        ("inductor", ["lora"]),
+        ("aot_eager", ["moppa", "ssf", "adapter"]),
+        ("aot_eager", ["lora backbone.quantize=int8", "moppa backbone.quantize=int4"]),
+    ],
+    ids=["inductor", "aot_eager", "quantized"],
 )
 def test_a_compiled_training_is_the_eager_one_and_compiles_three_kinds_of_block(backend, methods, tmp_path):
     """The first, those in the middle, and the last. In a separate process, without the tests' type checks."""
