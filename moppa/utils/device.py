@@ -49,7 +49,7 @@ def set_deterministic(is_deterministic: bool) -> None:
     if is_applied:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
     torch.use_deterministic_algorithms(is_applied)
-    torch.utils.deterministic.fill_uninitialized_memory = not is_applied  # a check, which costs time
+    torch.utils.deterministic.fill_uninitialized_memory = not is_applied  # type: ignore[attr-defined]  # costs time
 
 
 def keep_freed_memory() -> None:
