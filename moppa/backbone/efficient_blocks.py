@@ -78,7 +78,7 @@ class ClassTokenAttention(Attention):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         if attn_mask is not None or is_causal:
             return super().forward(x, attn_mask, is_causal)
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        q, k, v = split_heads(self.qkv(x), self.num_heads)
         dropout = self.attn_drop.p if self.training else 0.0
         y = F.scaled_dot_product_attention(self.q_norm(q[:, :, :1]), self.k_norm(k), v, dropout_p=dropout)
         return self.proj_drop(self.proj(self.norm(y.transpose(1, 2).flatten(2))))

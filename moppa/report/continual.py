@@ -148,11 +148,9 @@ def rows_of(sequences: Sequence[Finished]) -> dict[str, list[Finished]]:
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of a sequence by dotted name; of those that were chosen on val200, the candidates."""
     config = record["config"]
-    groups = {
-        "train": record["train"],
-        "method": config.get("method", {}),
-    }  # the first records do not name the method's
-    settings = flatten(config["continual"]["strategy"]) | flatten(groups) | {"dtype": record["dtype"]}
+    method = config.get("method", {})  # the first records do not hold it
+    settings = flatten({"train": record["train"], "method": method}) | {"dtype": record["dtype"]}
+    settings = flatten(config["continual"]["strategy"]) | settings
     chosen = {name for candidate in config["search"] for name in candidate["settings"]}
     candidates = [candidate["settings"] for candidate in config["search"]]
     return {name: value for name, value in settings.items() if name not in chosen} | {"tried": candidates}
