@@ -11,11 +11,10 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from moppa.record.schema import short_digest
 from moppa.report.merging import mean
 from moppa.report.render.markdown import escape_markdown, grid
 from moppa.report.rounding import round_text
-from moppa.report.setting_names import names_of_differences
+from moppa.report.setting_names import by_settings
 from moppa.report.table_files import write_formats
 from moppa.utils.errors import UserError
 from moppa.utils.flatten import flatten
@@ -130,19 +129,12 @@ def continual_tables(results: Path) -> list[ContinualTable]:
 
 def rows_of(sequences: Sequence[Finished]) -> dict[str, list[Finished]]:
     """Returns the sequences by row: a strategy of a method, with the settings in which its rows differ."""
-    found: dict[str, dict[str, list[Finished]]] = {}  # by label and by a digest of the settings
-    for sequence in sequences:
-        last = sequence.last
-        same = found.setdefault(f"{last['method']}: {last['strategy']}", {})
-        same.setdefault(short_digest(settings_of(last)), []).append(sequence)
-    rows: dict[str, list[Finished]] = {}
-    for label, by_digest in found.items():
-        suffixes = names_of_differences([settings_of(own[0].last) for own in by_digest.values()])
-        rows |= {
-            f"{label} ({suffix})" if suffix else label: own
-            for suffix, own in zip(suffixes, by_digest.values(), strict=True)
-        }
-    return rows
+
+    def label(sequence: Finished) -> str:
+        return f"{sequence.last['method']}: {sequence.last['strategy']}"
+
+    groups = by_settings(sequences, label, lambda sequence: settings_of(sequence.last))
+    return {f"{name} ({text})" if text else name: own for name, text, own in groups}
 
 
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from statistics import stdev
 from typing import Any
 
 from moppa.record.merge_schema import FOLDER, merge_paths, read_merge_record
-from moppa.record.schema import short_digest
 from moppa.record.verify_merges import find_merge_inconsistency, verify_merges
 from moppa.report.load import Excluded
-from moppa.report.setting_names import names_of_differences
+from moppa.report.setting_names import by_settings
 from moppa.utils.errors import UserError
 from moppa.utils.flatten import flatten
 
@@ -188,23 +187,21 @@ def merge_tables(records: Iterable[MergeRecord]) -> list[MergeTable]:
 
 def merge_rows(records: Sequence[MergeRecord], head: str) -> list[MergeRow]:
     """Returns the rows of the records, and the references: the experts, and the frozen backbone's linear probe."""
-    found: dict[tuple[str, str, int], dict[str, list[MergeRecord]]] = {}  # and by a digest of the settings
-    for record in records:
-        same = found.setdefault((record["method"], record["algorithm"], record.num_tasks), {})
-        same.setdefault(short_digest(settings_of(record)), []).append(record)
+
+    def place(record: MergeRecord) -> tuple[str, str, int]:
+        return record["method"], record["algorithm"], record.num_tasks
+
     rows = []
-    for (method, algorithm, _), by_digest in found.items():
-        suffixes = names_of_differences([settings_of(own[0]) for own in by_digest.values()])
-        for suffix, own in zip(suffixes, by_digest.values(), strict=True):
-            is_reference = algorithm == REFERENCE
-            mark = READS_IMAGES if own[0]["config"]["merge"].get("images") else ""
-            name = f"{algorithm} ({suffix})" if suffix else algorithm
-            label = LINEAR_PROBE if is_reference and head == "fitted_head" else name
-            rows.append(row_of(method, label, mark, "reference" if is_reference else "merged", own, head))
-            if is_reference and head == "trained_head":
-                rows.append(row_of(method, LINEAR_PROBE, "", "reference", own, "fitted_head"))
-            if is_reference:
-                rows.append(row_of(method, "experts", "", "reference", own, "expert"))
+    for (method, algorithm, _), text, own in by_settings(records, place, settings_of):
+        is_reference = algorithm == REFERENCE
+        mark = READS_IMAGES if own[0]["config"]["merge"].get("images") else ""
+        name = f"{algorithm} ({text})" if text else algorithm
+        label = LINEAR_PROBE if is_reference and head == "fitted_head" else name
+        rows.append(row_of(method, label, mark, "reference" if is_reference else "merged", own, head))
+        if is_reference and head == "trained_head":
+            rows.append(row_of(method, LINEAR_PROBE, "", "reference", own, "fitted_head"))
+        if is_reference:
+            rows.append(row_of(method, "experts", "", "reference", own, "expert"))
     return rows
 
 

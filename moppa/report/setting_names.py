@@ -1,10 +1,26 @@
 """Names of rows that differ in their settings alone."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from moppa.record.schema import short_digest
 from moppa.report.row_settings import format_value
+
+T = TypeVar("T")
+P = TypeVar("P")
+
+
+def by_settings(
+    items: Iterable[T], place: Callable[[T], P], settings: Callable[[T], Mapping[str, Any]]
+) -> Iterator[tuple[P, str, list[T]]]:
+    """Yields the items of each place that share their settings, with the place and a text of what differs there."""
+    found: dict[P, dict[str, list[T]]] = {}
+    for item in items:
+        found.setdefault(place(item), {}).setdefault(short_digest(settings(item)), []).append(item)
+    for where, by_digest in found.items():
+        groups = list(by_digest.values())
+        for text, own in zip(names_of_differences([settings(own[0]) for own in groups]), groups, strict=True):
+            yield where, text, own
 
 
 def names_of_differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
